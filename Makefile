@@ -1,0 +1,54 @@
+# What a person types. The work of getting Caffe is in tools/build_caffe.py, how it is built in Makefile.config.example.
+#
+#   CAFFE_ROOT=/path  use the Caffe built there, and build none
+#   CACHE=0           neither take a finished Caffe from the cache that clones share nor put it there
+
+SYSTEM_PYTHON := /usr/bin/python3
+PYTHON := .venv/bin/python
+BUILD := $(SYSTEM_PYTHON) tools/build_caffe.py
+
+export CAFFE_ROOT CACHE
+# With another Caffe on it, PYTHONPATH would come before .venv's.
+unexport PYTHONPATH PYTHONHOME
+
+.PHONY: help venv caffe caffe-test train test lint clean distclean
+.NOTPARALLEL:
+
+help:
+	@echo "make caffe       get Caffe: installs what it needs, builds it into .venv (3 minutes, once)"
+	@echo "make train       train the model, as config.py says"
+	@echo "make test        run all tests, Caffe's own too"
+	@echo "make caffe-test  run the tests of Caffe's Python interface"
+	@echo "make lint        check the style of the code"
+	@echo "make venv        make .venv with everything but Caffe"
+	@echo "make clean       remove .build, in which Caffe is compiled"
+	@echo "make distclean   remove .venv too"
+
+venv: | $(SYSTEM_PYTHON)
+	@$(BUILD) venv
+
+caffe: | $(SYSTEM_PYTHON)
+	@$(BUILD) caffe
+
+caffe-test: caffe
+	@$(BUILD) test
+
+train: caffe
+	$(PYTHON) train.py
+
+test: caffe caffe-test
+	$(PYTHON) -m pytest
+	$(PYTHON) -m ruff check .
+
+lint: venv
+	$(PYTHON) -m ruff check .
+
+clean:
+	rm -rf .build
+
+distclean: clean
+	rm -rf .venv *.egg-info
+
+# The smallest systems have no python3.
+$(SYSTEM_PYTHON):
+	@sh tools/bootstrap.sh

@@ -1,0 +1,44 @@
+"""What to train, on what, and how: everything a person edits.
+
+This file is read, not run: one plain value a name. Paths are relative to this file. A value that differs between the
+stages is a dictionary by stage.
+"""
+
+# --- what to train -------------------------------------------------------------------------------------------------
+STAGES = ['softmax', 'triplet']     # run in this order; `python train.py --stage triplet` runs one alone
+RUN_FOLDER = 'runs/sample'          # weights, resolved prototxts, settings and logs go here; must be new
+NET = 'train.prototxt'              # its sections are chosen by stage; without stage rules it is trained as it stands
+SOLVER = 'solver.prototxt'          # momentum, weight decay, how the learning rate falls
+DEPLOY = 'deploy.prototxt'          # image -> embedding, to measure with; '' measures nothing
+
+# Weights (.caffemodel) to start a stage from. '' starts fresh; for the triplet stage, from the softmax stage's last.
+WEIGHTS = {'softmax': '', 'triplet': ''}
+FREEZE = {'softmax': '', 'triplet': 'fc7'}              # everything up to this blob keeps its weights; '': all learns
+FEATURE = {'softmax': 'norm2', 'triplet': 'embedding'}  # the blob of DEPLOY that is measured after a stage
+
+# --- images ----------------------------------------------------------------------------------------------------------
+IMAGEPATH = 'data/images/'          # the folder that the names in the lists are relative to
+TRAIN_LIST = 'data/train.txt'       # lines `person@file.jpg LABEL`, labels from 0
+HELD_OUT_LIST = 'data/held_out.txt' # identities that are never trained on, to measure with; '': none
+IMAGE_SIZE = 64                     # pixels: images are stretched to a square of this side
+PIXEL_MEANS = [102.9801, 115.9465, 122.7717]    # subtracted from B, G, R (0 to 255)
+MIRROR = True                       # show every second image, at random, from left to right
+CROP_JITTER = 0.05                  # shift images at random, by up to this share of their side each way
+
+# --- mini-batches ------------------------------------------------------------------------------------------------------
+# 'shuffled': single images; 'identities': BATCH_SIZE / IMAGES_PER_IDENTITY identities with so many images each;
+# 'anchor': one third copies of an anchor, one third its positives, one third negatives.
+BATCHES = {'softmax': 'shuffled', 'triplet': 'identities'}
+BATCH_SIZE = {'softmax': 64, 'triplet': 96}     # images
+IMAGES_PER_IDENTITY = 6             # images, in batches of identities
+
+# --- triplets --------------------------------------------------------------------------------------------------------
+SELECTION = 'semi-hard'             # or 'batch-hard', 'batch-all'; 'rank-paired' goes with BATCHES 'anchor'
+MARGIN = 0.2                        # of squared distances, between a negative and a positive
+
+# --- training ----------------------------------------------------------------------------------------------------------
+MAX_ITERS = {'softmax': 300, 'triplet': 200}            # iterations
+SNAPSHOT_ITERS = 100                # iterations between snapshots; one is written at the end as well
+LEARNING_RATE = {'softmax': 0.05, 'triplet': 0.05}      # at the start; SOLVER says how it goes on
+DEVICE = 'auto'                     # 'auto': the first GPU if Caffe has one, else the CPU; 'cpu'; 'gpu'; a GPU's number
+SEED = 1                            # of every random draw

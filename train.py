@@ -1,0 +1,57 @@
+#!/usr/bin/env python
+"""Train the stages of config.py: python train.py [--stage softmax | triplet] [--config FILE]."""
+
+import argparse
+import os
+import sys
+
+# glog reads this when Caffe is imported: until a stage has its own log file, only errors are worth reading.
+os.environ.setdefault("GLOG_minloglevel", "0")
+
+from tripletloss import config, solver
+from tripletloss.errors import InputError
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def main():
+    """Plan, train and measure each stage in turn. Returns the exit status."""
+    parser = argparse.ArgumentParser(description="Train an embedding with Caffe: softmax first, then triplets.")
+    parser.add_argument("--config", default=os.path.join(HERE, "config.py"), help="the settings (default: %(default)s)")
+    parser.add_argument("--stage", choices=config.STAGES, help="train this stage only (default: STAGES of the config)")
+    arguments = parser.parse_args()
+    try:
+        settings = config.load(arguments.config)
+        stages = [arguments.stage] if arguments.stage else settings["STAGES"]
+        solver.claim_folder(settings["RUN_FOLDER"], stages)
+        gpu, sentence = solver.choose_device(settings["DEVICE"])
+        print(sentence)
+        for stage in stages:
+            run_stage(settings, stage, gpu)
+    except InputError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    except solver.Stopped as stopped:
+        print(f"train.py: {stopped}", file=sys.stderr)
+        return 128 + stopped.number
+    return 0
+
+
+def run_stage(settings, stage, gpu):
+    """One stage, from plan to measurement, in words."""
+    plan = solver.make_plan(settings, stage, gpu)
+    print(plan.describe(), flush=True)
+    solver.use_device(gpu)
+    weights = solver.train_stage(plan)
+    print(f"weights    {weights}")
+    held_out = solver.measure(plan, weights)
+    if held_out:
+        print(
+            f"held out   {plan.settings['FEATURE']}: AUC {held_out.auc:.4f}, TAR {held_out.tar_at_far_1:.3f} at FAR 1% "
+            f"({held_out.same} same and {held_out.different} different pairs of identities never trained on)"
+        )
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""The Caffe Python layers that a prototxt names. They move blobs in and out of NumPy functions, no more.
+
+    python_param { module: "tripletloss.layers" layer: "TripletLossLayer" param_str: "{margin: 0.2}" }
+
+param_str is a YAML mapping, read and never run. Its keys are the names of config.py in small letters; train.py
+fills in those that a prototxt leaves out.
+"""
+
+import math
+
+import caffe
+import yaml
+
+from tripletloss import images, norm, sampling, triplets
+from tripletloss.config import REQUIRED, SCHEMA, check_value, unknown_name
+from tripletloss.dataset import read_list
+from tripletloss.errors import InputError
+
+
+def parse_param_str(param_str, keys, where):
+    """The mapping that a param_str holds: {} if it is empty.
+
+    keys: the names that it may hold. where: what an error begins with. Raises InputError for text that is not a
+    YAML mapping, an unknown key or a value that SCHEMA does not accept.
+    """
+    try:
+        params = yaml.safe_load(param_str) or {}
+    except (yaml.YAMLError, ValueError, RecursionError):
+        params = None
+    if not isinstance(params, dict):
+        raise InputError(f"{where}: param_str {param_str!r} is not a YAML mapping such as \"{{margin: 0.2}}\"")
+    for key, value in params.items():
+        if key not in keys:
+            raise unknown_name(str(key), keys, f"{where}, param_str")
+        check_value(key.upper(), value, f"{where}, param_str")
+    return params
+
+
+class SettingsLayer(caffe.Layer):
+    """A layer that takes its settings from its own param_str and from nothing else."""
+
+    keys = ()  # the settings that param_str may give, in small letters
+
+    def read_settings(self, **defaults):
+        """All of `keys` as a dict: from param_str, else from `defaults`, else SCHEMA's default.
+
+        Raises InputError as parse_param_str does, and for a key without a value that has no default.
+        """
+        name = type(self).__name__
+        given = {**defaults, **parse_param_str(self.param_str, self.keys, name)}
+        for key in self.keys:
+            default = SCHEMA[key.upper()].default
+            if key not in given and (default is REQUIRED or isinstance(default, dict)):
+                raise InputError(f"{name}: param_str lacks {key}: write it there, or let train.py fill it in")
+            given.setdefault(key, default)
+        return given
+
+    def check_arity(self, bottom, top, bottoms, tops, means):
+        """Raise InputError unless the numbers of bottoms and tops are among those that the layer takes."""
+        if len(bottom) not in bottoms or len(top) not in tops:
+            raise InputError(f"{type(self).__name__} takes {means}, not {len(bottom)} bottoms and {len(top)} tops")
+
+
+def rows_of(array):
+    """The array as a matrix with a row an item: (N, D), also where N is 0."""
+    return array.reshape(len(array), math.prod(array.shape[1:]))
+
+
+class DataLayer(SettingsLayer):
+    """Images and labels, batch by batch, from a list file and an image folder.
+
+    Tops: data (N, 3, S, S) float32, BGR minus pixel_means; labels (N,).
+    param_str: train_list, imagepath, batches (shuffled | identities | anchor), batch_size, images_per_identity,
+    image_size, pixel_means, mirror, crop_jitter, seed; as in config.py. Example:
+    "{train_list: data/train.txt, imagepath: data/images, batches: shuffled, batch_size: 64, image_size: 64}"
+    """
+
+    keys = (
+        "train_list", "imagepath", "batches", "batch_size", "images_per_identity",
+        "image_size", "pixel_means", "mirror", "crop_jitter", "seed",
+    )  # fmt: skip
+
+    def setup(self, bottom, top):
+        """Read the list. Raises InputError for wrong settings, a bad list, or too few identities or images."""
+        self.check_arity(bottom, top, (0,), (2,), "no bottom and two tops, data and labels")
+        self.settings = self.read_settings()
+        s = self.settings
+        self.images = read_list(s["train_list"], s["imagepath"])
+        self.batches = sampling.make_batches(
+            s["batches"], self.images.labels, s["batch_size"], s["images_per_identity"], s["seed"]
+        )
+        self.iteration = 0
+
+    def reshape(self, bottom, top):
+        """The shapes never change."""
+        count, size = self.settings["batch_size"], self.settings["image_size"]
+        top[0].reshape(count, 3, size, size)
+        top[1].reshape(count)
+
+    def forward(self, bottom, top):
+        """The next mini-batch. Raises InputError for an image that cannot be decoded."""
+        s, batch = self.settings, self.batches.batch(self.iteration)
+
+        def rng_of(draw):
+            return sampling.random_stream(s["seed"], sampling.AUGMENTATION, self.iteration, draw)
+
+        top[0].data[...] = images.load_batch(
+            self.images, batch, s["image_size"], s["pixel_means"], s["mirror"], s["crop_jitter"], rng_of
+        )
+        top[1].data[...] = self.images.labels[batch.images]
+        self.iteration += 1
+
+    def backward(self, top, propagate_down, bottom):
+        """Images have no gradient."""
+
+
+class Norm2Layer(SettingsLayer):
+    """Scale every row to length one. Bottom (N, ...), top the same shape. No settings."""
+
+    def setup(self, bottom, top):
+        """Check arity; raises InputError."""
+        self.check_arity(bottom, top, (1,), (1,), "one bottom and one top")
+        self.read_settings()
+
+    def reshape(self, bottom, top):
+        """The top has the bottom's shape."""
+        top[0].reshape(*bottom[0].shape)
+
+    def forward(self, bottom, top):
+        """norm.l2_normalize."""
+        self.normalized, self.lengths = norm.l2_normalize(bottom[0].data)
+        top[0].data[...] = self.normalized
+
+    def backward(self, top, propagate_down, bottom):
+        """norm.l2_normalize_gradient."""
+        if propagate_down[0]:
+            bottom[0].diff[...] = norm.l2_normalize_gradient(self.normalized, self.lengths, top[0].diff)
+
+
+class TripletSelectLayer(SettingsLayer):
+    """Select triplets among the embeddings of a mini-batch.
+
+    Bottoms: embeddings (N, ...), labels (N,). With embeddings alone, the selection is rank-paired.
+    Tops: anchors, positives, negatives (T, D), T changing from iteration to iteration and sometimes 0; and, by
+    choice, three numbers (1,): the active share of the triplets, the mean d(a,p) and the mean d(a,n).
+    param_str: selection (semi-hard | batch-hard | batch-all | rank-paired), margin. Example:
+    "{selection: semi-hard, margin: 0.2}"
+    """
+
+    keys = ("selection", "margin")
+
+    def setup(self, bottom, top):
+        """Check arity and settings; raises InputError."""
+        self.check_arity(
+            bottom, top, (1, 2), (3, 6), "embeddings and labels, and three tops, or six with the statistics"
+        )
+        only = {"selection": "rank-paired"} if len(bottom) == 1 else {}
+        settings = self.read_settings(**only)
+        self.strategy, self.margin = triplets.STRATEGIES[settings["selection"]], settings["margin"]
+        if len(bottom) == 1 and settings["selection"] != "rank-paired":
+            raise InputError(
+                f"TripletSelectLayer: selection {settings['selection']} needs the labels: add `bottom: \"labels\"`"
+            )
+
+    def reshape(self, bottom, top):
+        """One row a top until forward knows how many triplets there are."""
+        for i in range(3):
+            top[i].reshape(1, math.prod(bottom[0].shape[1:]))
+        for i in range(3, len(top)):
+            top[i].reshape(1)
+
+    def forward(self, bottom, top):
+        """Select, and gather the rows. Raises InputError for embeddings that are not finite."""
+        embeddings = rows_of(bottom[0].data)  # (N, D)
+        labels = bottom[1].data.ravel() if len(bottom) == 2 else None
+        try:
+            distances = triplets.squared_distances(embeddings)
+            self.selection = self.strategy(distances, labels, self.margin)
+        except (FloatingPointError, ValueError) as error:
+            raise InputError(f"TripletSelectLayer: {error}: lower LEARNING_RATE, or look at the batch") from None
+        picked = (self.selection.anchors, self.selection.positives, self.selection.negatives)
+        for i, rows in enumerate(picked):
+            top[i].reshape(len(rows), embeddings.shape[1])
+            top[i].data[...] = embeddings[rows]
+        if len(top) == 6:
+            top[3].data[0] = triplets.active_share(self.selection, distances, self.margin)
+            for i, other in ((4, picked[1]), (5, picked[2])):
+                top[i].data[0] = distances[picked[0], other].mean() if len(other) else 0
+
+    def backward(self, top, propagate_down, bottom):
+        """Sum the triplets' gradients into the rows that they came from; every row is assigned."""
+        if propagate_down[0]:
+            diff = triplets.scatter_gradients(
+                self.selection, top[0].diff, top[1].diff, top[2].diff, rows=len(bottom[0].data)
+            )
+            bottom[0].diff[...] = diff.reshape(bottom[0].diff.shape)
+
+
+class TripletLossLayer(SettingsLayer):
+    """FaceNet's triplet loss, see triplets.triplet_loss. Give the layer `loss_weight: 1`: Caffe sets none by itself.
+
+    Bottoms: anchors, positives, negatives (T, ...), T may be 0. Top: the loss (1,).
+    param_str: margin, a squared distance. Example: "{margin: 0.2}"
+    """
+
+    keys = ("margin",)
+
+    def setup(self, bottom, top):
+        """Check arity and settings; raises InputError."""
+        self.check_arity(bottom, top, (3,), (1,), "anchors, positives and negatives, and one top")
+        self.margin = self.read_settings()["margin"]
+
+    def reshape(self, bottom, top):
+        """Raises InputError if the bottoms differ in shape."""
+        shapes = [tuple(bottom[i].shape) for i in range(3)]
+        if len(set(shapes)) > 1:
+            raise InputError(f"TripletLossLayer: anchors, positives and negatives differ in shape: {shapes}")
+        top[0].reshape(1)
+
+    def forward(self, bottom, top):
+        """triplets.triplet_loss."""
+        self.rows = [rows_of(bottom[i].data) for i in range(3)]
+        top[0].data[0], self.active = triplets.triplet_loss(*self.rows, self.margin)
+
+    def backward(self, top, propagate_down, bottom):
+        """triplets.triplet_loss_gradients, times the top diff."""
+        diffs = triplets.triplet_loss_gradients(*self.rows, self.active, top[0].diff[0])
+        for i in range(3):
+            if propagate_down[i]:
+                bottom[i].diff[...] = diffs[i].reshape(bottom[i].diff.shape)

@@ -1,0 +1,262 @@
+"""Prototxt and weights, in and out: stages, settings, freezing, and what is checked before Caffe sees them."""
+
+import difflib
+import importlib
+from collections import Counter
+
+import caffe
+import h5py
+import yaml
+from caffe.proto import caffe_pb2
+from google.protobuf import text_format
+from google.protobuf.message import DecodeError
+
+from tripletloss.errors import InputError
+from tripletloss.layers import SettingsLayer, TripletSelectLayer, parse_param_str
+
+SELECT_STATISTICS = ("active_share", "d_ap", "d_an")
+
+
+def read_prototxt(path, message):
+    """Parse a prototxt into a message, an empty NetParameter or SolverParameter, and return it.
+
+    Raises InputError with line and column for a syntax error or an unknown field.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"the prototxt {path} cannot be read ({reason}): check the setting that names it")
+    try:
+        return text_format.Parse(text, message)
+    except text_format.ParseError as error:
+        line, column = error.GetLine(), error.GetColumn()
+        where = f", line {line}, column {column}" if line else ""
+        reason = str(error).removeprefix(f"{line}:{column} : ")
+        raise InputError(f"{path}{where}: {reason}") from None
+
+
+def read_net(path):
+    """The NetParameter of a prototxt; raises InputError as read_prototxt, and for the layer syntax before 2014."""
+    net = read_prototxt(path, caffe_pb2.NetParameter())
+    if len(net.layers):
+        raise InputError(
+            f"{path} writes `layers`, the syntax before 2014: convert it with Caffe's upgrade_net_proto_text"
+        )
+    return net
+
+
+def write_prototxt(message, path):
+    """Write a message as text."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text_format.MessageToString(message))
+
+
+def for_stage(net, phase, stage):
+    """A copy of a net with the layers that Caffe's rules include in a phase (TRAIN, TEST) and a stage.
+
+    A layer with include rules needs one that is met, one with exclude rules none (Net::StateMeetsRule).
+    """
+    chosen = caffe_pb2.NetParameter()
+    chosen.CopyFrom(net)
+    del chosen.layer[:]
+    for layer in net.layer:
+        met = [_meets(rule, phase, stage) for rule in (layer.include or layer.exclude)]
+        if any(met) if len(layer.include) else not any(met):
+            kept = chosen.layer.add()
+            kept.CopyFrom(layer)
+            kept.ClearField("include")
+            kept.ClearField("exclude")
+    return chosen
+
+
+def _meets(rule, phase, stage):
+    return (
+        (not rule.HasField("phase") or rule.phase == phase)
+        and (not rule.HasField("min_level") or rule.min_level <= 0)
+        and (not rule.HasField("max_level") or rule.max_level >= 0)
+        and all(wanted == stage for wanted in rule.stage)
+        and stage not in rule.not_stage
+    )
+
+
+def check_wiring(net, source):
+    """Raise InputError for an unknown layer type, a bottom or a Python layer that is not there, names given twice."""
+    if not net.layer:
+        raise InputError(f"{source} has no layer in this stage: look at its include rules")
+    types = list(caffe.layer_type_list())
+    names = Counter(layer.name for layer in net.layer)
+    made = set(net.input)
+    for layer in net.layer:
+        where = f"{source}: layer {layer.name!r}"
+        if layer.type not in types:
+            raise InputError(f"{where} has the unknown type {layer.type!r}{_nearest(layer.type, types)}")
+        if names[layer.name] > 1:
+            raise InputError(f"{where} stands there {names[layer.name]} times in one stage: give each its own name")
+        if layer.type == "Python":
+            python_layer(layer, source)
+        for bottom in layer.bottom:
+            if bottom not in made:
+                raise InputError(f"{where} takes the bottom {bottom!r}, which no layer above makes{_nearest(bottom, made)}")
+        for top in layer.top:
+            if top in made and top not in layer.bottom:
+                raise InputError(f"{where} makes the top {top!r}, which a layer above makes already: rename one")
+        made.update(layer.top)
+
+
+def _nearest(name, known):
+    nearest = difflib.get_close_matches(name, known, 1, 0.5)
+    return f": did you mean {nearest[0]!r}?" if nearest else ": check its spelling"
+
+
+def python_layer(layer, source):
+    """The class of a Python layer; raises InputError if its module or the class in it is not there."""
+    module, name = layer.python_param.module, layer.python_param.layer
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{source}: layer {layer.name!r} wants {name!r} from the Python module {module!r}, which fails: {error}"
+        ) from None
+
+
+def fill_settings(net, settings, source):
+    """Write settings into the param_str of this package's layers, where the prototxt leaves them out.
+
+    net: NetParameter, changed in place; settings: a stage's settings by name. A selection layer gets the tops of
+    its statistics as well. Returns a list of sentences, one a setting that the prototxt decides otherwise.
+    """
+    decided = []
+    for layer in net.layer:
+        if layer.type != "Python":
+            continue
+        kind = python_layer(layer, source)
+        if not (isinstance(kind, type) and issubclass(kind, SettingsLayer)):
+            continue
+        where = f"{source}: layer {layer.name!r}"
+        own = parse_param_str(layer.python_param.param_str, kind.keys, where)
+        filled = {key: settings[key.upper()] for key in kind.keys}
+        if issubclass(kind, TripletSelectLayer):
+            if len(layer.bottom) == 1:
+                own.setdefault("selection", "rank-paired")
+            if len(layer.top) == 3:
+                layer.top.extend(SELECT_STATISTICS)
+        decided += [f"{key} {own[key]} is {layer.name}'s own" for key in own if own[key] != filled[key]]
+        layer.python_param.param_str = yaml.safe_dump({**filled, **own}, default_flow_style=True, width=10**9).strip()
+    return decided
+
+
+def freeze(net, blob, blob_counts, source):
+    """Set every rate to 0 in the layers that a blob is made by, from the data on.
+
+    net: NetParameter, changed in place; blob_counts: layer name -> how many parameter blobs it has.
+    Raises InputError if no layer makes the blob.
+    """
+    tops = {top for layer in net.layer for top in layer.top}
+    if blob not in tops:
+        raise InputError(f"FREEZE names the blob {blob!r}, which no layer of {source} makes{_nearest(blob, tops)}")
+    wanted = {blob}
+    for layer in reversed(net.layer):
+        if wanted.intersection(layer.top):
+            wanted.update(layer.bottom)
+            while len(layer.param) < blob_counts.get(layer.name, 0):
+                layer.param.add()
+            for param in layer.param:
+                param.lr_mult = param.decay_mult = 0
+
+
+def settle_frozen(net, blob_counts, loaded):
+    """Make frozen layers work as they do after training: BatchNorm by its stored statistics, no dropout.
+
+    A layer is frozen if neither it nor any layer below learns. net: NetParameter, changed in place; blob_counts: as
+    for freeze; loaded: names of layers whose parameters come from weights. Returns the names of the frozen layers
+    that have parameters.
+    """
+    frozen, moving = [], set()
+    for layer in net.layer:
+        if moving.intersection(layer.bottom) or _learns(layer, blob_counts.get(layer.name, 0)):
+            moving.update(layer.top)
+            continue
+        moving.difference_update(layer.top)
+        if layer.type == "Dropout":
+            layer.type = "Power"  # with its default parameters, Caffe's identity
+            layer.ClearField("dropout_param")
+        if layer.type == "BatchNorm" and layer.name in loaded:
+            layer.batch_norm_param.use_global_stats = True
+        if layer.name in blob_counts:
+            frozen.append(layer.name)
+    return frozen
+
+
+def _learns(layer, blobs):
+    if layer.type == "BatchNorm":
+        return False  # its blobs are statistics; Caffe gives them no rate
+    return any(i >= len(layer.param) or layer.param[i].lr_mult != 0 for i in range(blobs))
+
+
+def weight_shapes(path):
+    """Layer name -> shapes of its parameter blobs, in a .caffemodel or .caffemodel.h5 file.
+
+    Raises InputError if the file is missing, cut off, or holds no weights.
+    """
+    try:
+        if h5py.is_hdf5(path):
+            with h5py.File(path, "r") as file:
+                found = {
+                    name: [tuple(layer[str(i)].shape) for i in range(len(layer))]
+                    for name, layer in file["data"].items()
+                    if len(layer)
+                }
+        else:
+            net = caffe_pb2.NetParameter()
+            with open(path, "rb") as file:
+                net.ParseFromString(file.read())
+            found = {layer.name: [_shape(blob) for blob in layer.blobs]
+                     for layer in (net.layer or net.layers) if len(layer.blobs)}  # fmt: skip
+    except FileNotFoundError:
+        raise InputError(f"there are no weights {path}: check WEIGHTS, or train the stage before") from None
+    except OSError as error:
+        raise InputError(f"the weights {path} cannot be read ({error}): check WEIGHTS") from None
+    except (DecodeError, KeyError, AttributeError, TypeError):
+        raise InputError(f"{path} is not a caffemodel, or is cut off: fetch or train it again") from None
+    if not found:
+        raise InputError(f"{path} holds no weights, so it is not a caffemodel: check WEIGHTS")
+    return found
+
+
+def _shape(blob):
+    """The shape of a BlobProto; the data in it must be as many, or the file is damaged."""
+    if blob.HasField("shape"):
+        return tuple(blob.shape.dim)
+    return (blob.num, blob.channels, blob.height, blob.width)
+
+
+def match_weights(shapes, found, path, source):
+    """Which layers of a net take their parameters from weights, and which start fresh.
+
+    shapes: layer -> parameter shapes of the net; found: of the weights. Returns (loaded, fresh), lists of layer
+    names in the net's order. Raises InputError if a layer of one name differs in shape, or none has the same name.
+    """
+    loaded = [name for name in shapes if name in found]
+    for name in loaded:
+        if not _same_shapes(shapes[name], found[name]):
+            raise InputError(
+                f"{path} does not fit {source}: layer {name!r} is {_text(found[name])} in the weights and "
+                f"{_text(shapes[name])} in the net: rename the layer in the prototxt to start it fresh"
+            )
+    if not loaded:
+        raise InputError(f"no layer of {path} has the name of a layer with parameters in {source}: check WEIGHTS")
+    return loaded, [name for name in shapes if name not in found]
+
+
+def _same_shapes(net, weights):
+    """Equal, or equal to the four numbers that old weights have, padded with ones in front."""
+    def padded(shape, other):
+        return (1,) * (len(other) - len(shape)) + tuple(shape) if len(other) == 4 else tuple(shape)
+
+    return len(net) == len(weights) and all(padded(a, b) == tuple(b) for a, b in zip(net, weights, strict=True))
+
+
+def _text(shapes):
+    return " and ".join("x".join(map(str, shape)) or "one number" for shape in shapes)

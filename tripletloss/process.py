@@ -1,0 +1,75 @@
+"""Living with Caffe as a process: its log, and the checks that end the process when they fail."""
+
+import contextlib
+import multiprocessing
+import os
+import re
+import resource
+import sys
+import tempfile
+
+from tripletloss.errors import InputError
+
+
+@contextlib.contextmanager
+def caffe_log(path):
+    """Send what C++ writes to standard error into a file, appending; Python's sys.stderr stays where it was."""
+    with open(path, "ab") as file, os.fdopen(os.dup(2), "w", buffering=1) as terminal:
+        before, sys.stderr = sys.stderr, terminal
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal.fileno(), 2)
+            sys.stderr = before
+
+
+def try_in_child(function, what):
+    """Run function() in a forked child and return what it returns (it must pickle).
+
+    Caffe ends the process when one of its checks fails, so what may fail is tried where that does no harm.
+    Raises InputError: the child's own, or one that begins with `what` and quotes Caffe's failed check.
+    """
+    # The caller's own Caffe must still be untouched by CUDA here: a forked child cannot use its parent's GPU.
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    with tempfile.TemporaryFile() as log:
+        child = context.Process(target=_child, args=(function, sender, log.fileno()))
+        child.start()
+        sender.close()
+        try:
+            answer = receiver.recv()
+        except EOFError:
+            answer = None
+        child.join()
+        log.seek(0)
+        lines = log.read().decode(errors="replace").splitlines()
+    if isinstance(answer, InputError):
+        raise answer
+    if answer is None:
+        raise InputError(f"{what}: {_last_words(lines, child.exitcode)}")
+    return answer[0]
+
+
+def _child(function, sender, log):
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.dup2(log, 2)
+    try:
+        answer = (function(),)
+    except InputError as error:
+        answer = error
+    sender.send(answer)
+
+
+def _last_words(lines, exitcode):
+    """The failed check and the layer it failed in, out of Caffe's log."""
+    layer = ""
+    for line in lines:
+        creating = re.search(r"\] Creating Layer (.*)", line)
+        if creating:
+            layer = f" in layer {creating.group(1)!r}"
+        fatal = re.match(r"F\d+ .*?\] (.*)", line)
+        if fatal:
+            return f"Caffe stops{layer}: {fatal.group(1).strip()}"
+    python_error = next((line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception)\b", line)), "")
+    return python_error or f"Caffe stops{layer} with exit code {exitcode}"

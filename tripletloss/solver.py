@@ -1,0 +1,329 @@
+"""One stage of training: plan it and check it, then step, report and snapshot."""
+
+import collections
+import csv
+import glob
+import json
+import os
+import re
+import signal
+import sys
+import time
+from typing import NamedTuple
+
+import caffe
+import numpy as np
+from caffe.proto import caffe_pb2
+from tqdm import tqdm
+
+from tripletloss import nets
+from tripletloss.dataset import ImageList, read_list
+from tripletloss.errors import InputError
+from tripletloss.extract import extract
+from tripletloss.layers import DataLayer
+from tripletloss.metrics import verification
+from tripletloss.process import caffe_log, try_in_child
+
+SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
+AVERAGED_ITERATIONS = 20  # the progress bar shows means over so many
+
+
+class Plan(NamedTuple):
+    """A stage that has been checked and can be trained."""
+
+    stage: str
+    settings: dict  # every setting by name, as it holds in this stage
+    prefix: str  # of the stage's files in the run's folder
+    images: ImageList
+    held_out: ImageList | None
+    weights: str  # '' for none
+    loaded: list  # names of the layers that start from the weights,
+    fresh: list  # that start fresh,
+    frozen: list  # and that do not learn
+    decided: list  # sentences: settings that the prototxt decides
+    parameters: int  # how many numbers the net has
+
+    def describe(self):
+        """The plan, for a person to read."""
+        s = self.settings
+        identities = len(np.unique(self.images.labels))
+        learning = [name for name in self.loaded + self.fresh if name not in self.frozen]
+        lines = [
+            f"stage      {self.stage}: {s['MAX_ITERS']} iterations, learning rate {s['LEARNING_RATE']:g}, "
+            f"seed {s['SEED']}",
+            f"images     {len(self.images.names)} of {identities} identities ({s['TRAIN_LIST']})",
+            f"batches    {s['BATCHES']}, {s['BATCH_SIZE']} images"
+            + (f" = {s['BATCH_SIZE'] // s['IMAGES_PER_IDENTITY']} identities x {s['IMAGES_PER_IDENTITY']}"
+               if s["BATCHES"] == "identities" else "")
+            + f" of {s['IMAGE_SIZE']} x {s['IMAGE_SIZE']}",
+            f"net        {s['NET']}, {self.parameters:,} parameters",
+            f"weights    {self.weights or 'none: every layer starts fresh'}",
+        ]
+        if self.weights:
+            lines.append(f"  loaded   {', '.join(self.loaded)}")
+            lines.append(f"  fresh    {', '.join(self.fresh) or 'none'}")
+        lines.append(f"learning   {', '.join(learning)}")
+        lines.append(f"frozen     {', '.join(self.frozen) or 'none'}")
+        if self.stage == "triplet":
+            lines.append(f"triplets   {s['SELECTION']}, margin {s['MARGIN']:g}")
+        lines += [f"prototxt   {sentence}" for sentence in self.decided]
+        return "\n".join(lines)
+
+
+class Stopped(Exception):
+    """Training was stopped by a signal after a whole iteration; the snapshot is on disk."""
+
+    def __init__(self, number, snapshot):
+        super().__init__(f"stopped; the weights so far are in {snapshot}")
+        self.number = number
+
+
+def choose_device(wanted):
+    """Turn the DEVICE setting into a GPU number or None for the CPU, and a sentence that says which.
+
+    Raises InputError if a GPU is asked for and Caffe has none.
+    """
+    if wanted == "cpu":
+        return None, "device     CPU"
+    gpu = 0 if wanted in ("auto", "gpu") else wanted
+
+    def use_it():
+        caffe.set_device(gpu)
+        caffe.set_mode_gpu()
+
+    try:
+        try_in_child(use_it, f"DEVICE asks for GPU {gpu}")
+    except InputError as error:
+        if wanted == "auto":
+            return None, "device     CPU (Caffe has no GPU here)"
+        raise InputError(f"{error}: set DEVICE to 'cpu' or 'auto', or build Caffe for the GPU") from None
+    return gpu, f"device     GPU {gpu}"
+
+
+def use_device(gpu):
+    """Tell Caffe in this process which device to use: a GPU number, or None for the CPU."""
+    if gpu is None:
+        caffe.set_mode_cpu()
+    else:
+        caffe.set_device(gpu)
+        caffe.set_mode_gpu()
+
+
+def claim_folder(folder, stages):
+    """Make the run's folder; raises InputError if it cannot be written or holds one of the stages already."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        probe = os.path.join(folder, ".writable")
+        with open(probe, "w"):
+            os.remove(probe)
+    except OSError as error:
+        raise InputError(f"the run's folder {folder} cannot be written ({error.strerror}): set RUN_FOLDER to another")
+    for stage in stages:
+        if glob.glob(os.path.join(glob.escape(folder), f"{stage}_*")):
+            raise InputError(
+                f"{folder} holds a {stage} stage already: set RUN_FOLDER to a new folder, or move that one away"
+            )
+
+
+def last_snapshot(folder, stage):
+    """The weights of a stage's latest iteration in a run's folder, or '' if there are none."""
+    found = {}
+    for path in glob.glob(os.path.join(glob.escape(folder), f"{stage}_iter_*.caffemodel*")):
+        number = re.search(r"_iter_(\d+)\.caffemodel(\.h5)?$", path)
+        if number:
+            found[int(number.group(1))] = path
+    return found[max(found)] if found else ""
+
+
+def make_plan(config, stage, gpu):
+    """Resolve a stage's net and solver into the run's folder, and check all that can be checked before training.
+
+    Raises InputError for whatever does not fit, naming the file, line or setting.
+    """
+    settings = config.stage(stage)
+    prefix = os.path.join(settings["RUN_FOLDER"], stage)
+    source = settings["NET"]
+    images = read_list(settings["TRAIN_LIST"], settings["IMAGEPATH"])
+    held_out = read_list(settings["HELD_OUT_LIST"], settings["IMAGEPATH"]) if settings["HELD_OUT_LIST"] else None
+    _check_batches(settings, images)
+
+    net = nets.for_stage(nets.read_net(source), caffe.TRAIN, stage)
+    nets.check_wiring(net, source)
+    _check_loss(net, source)
+    decided = nets.fill_settings(net, settings, source)
+    solver = _resolve_solver(settings, prefix, gpu)
+    nets.write_prototxt(net, f"{prefix}_train.prototxt")
+    nets.write_prototxt(solver, f"{prefix}_solver.prototxt")
+    params, blobs = try_in_child(lambda: _build_solver(f"{prefix}_solver.prototxt"), source)
+    _check_labels(net, blobs, images, source)
+
+    weights = settings["WEIGHTS"]
+    if stage == "triplet" and not weights:
+        weights = last_snapshot(settings["RUN_FOLDER"], "softmax")
+        if not weights and "softmax" in config["STAGES"]:
+            raise InputError(
+                f"there are no softmax weights in {settings['RUN_FOLDER']} to start the triplet stage from: train the "
+                "softmax stage first, or set WEIGHTS"
+            )
+    loaded, fresh = [], list(params)
+    if weights:
+        loaded, fresh = nets.match_weights(params, nets.weight_shapes(weights), weights, source)
+    counts = {name: len(shapes) for name, shapes in params.items()}
+    if settings["FREEZE"]:
+        nets.freeze(net, settings["FREEZE"], counts, source)
+    frozen = nets.settle_frozen(net, counts, loaded)
+    if len(frozen) == len(params):
+        raise InputError(f"{source}: every layer is frozen in the {stage} stage: set FREEZE to a lower blob, or lr_mult")
+    nets.write_prototxt(net, f"{prefix}_train.prototxt")
+    if settings["DEPLOY"] and held_out:
+        _check_deploy(settings, params)
+    with open(f"{prefix}_settings.json", "w") as file:
+        json.dump({**settings, "WEIGHTS": weights}, file, indent=2)
+    total = sum(int(np.prod(shape)) for shapes in params.values() for shape in shapes)
+    return Plan(stage, settings, prefix, images, held_out, weights, loaded, fresh, frozen, decided, total)
+
+
+def _check_batches(settings, images):
+    if settings["SELECTION"] == "rank-paired" and settings["BATCHES"] == "identities":
+        raise InputError("SELECTION 'rank-paired' goes by position in the mini-batch: set BATCHES to 'anchor'")
+
+
+def _check_loss(net, source):
+    losses = [layer for layer in net.layer if layer.type.endswith("Loss") or any(layer.loss_weight)]
+    if not losses:
+        raise InputError(
+            f"{source}: no layer has a loss: give the loss layer `loss_weight: 1`, since Caffe gives a Python layer none"
+        )
+
+
+def _check_labels(net, blobs, images, source):
+    """Every label needs an output of the classifier in front of a softmax loss."""
+    data = [layer for layer in net.layer if layer.type == "Python" and nets.python_layer(layer, source) is DataLayer]
+    for layer in net.layer:
+        if layer.type == "SoftmaxWithLoss" and data and layer.bottom[1] == data[0].top[1]:
+            outputs, worst = blobs[layer.bottom[0]][1], int(images.labels.argmax())
+            if images.labels[worst] >= outputs:
+                raise InputError(
+                    f"{images.source}: the image {images.names[worst]} has label {images.labels[worst]}, but "
+                    f"{layer.bottom[0]!r} has {outputs} outputs, for labels 0 to {outputs - 1}: set its num_output to "
+                    f"{images.labels[worst] + 1} in {source}"
+                )
+
+
+def _resolve_solver(settings, prefix, gpu):
+    """solver.prototxt with the settings of config.py in it."""
+    source = settings["SOLVER"]
+    solver = nets.read_prototxt(source, caffe_pb2.SolverParameter())
+    for field, _ in solver.ListFields():
+        if field.name.startswith("test_"):
+            raise InputError(f"{source}: take {field.name} out: train.py measures HELD_OUT_LIST after the stage instead")
+    if solver.type not in SOLVER_TYPES:
+        raise InputError(f"{source}: the type {solver.type!r} must be one of {', '.join(SOLVER_TYPES)}")
+    for name in ("net_param", "train_net", "train_net_param", "train_state", "stepsize" if not solver.stepsize else ""):
+        if name:
+            solver.ClearField(name)
+    solver.net = f"{prefix}_train.prototxt"
+    solver.base_lr = settings["LEARNING_RATE"]
+    solver.max_iter = settings["MAX_ITERS"]
+    solver.random_seed = settings["SEED"]
+    solver.snapshot_prefix = prefix
+    solver.snapshot = solver.display = 0  # train_stage does both
+    solver.solver_mode = caffe_pb2.SolverParameter.CPU if gpu is None else caffe_pb2.SolverParameter.GPU
+    solver.device_id = gpu or 0
+    return solver
+
+
+def _build_solver(path):
+    """Build a solver and its net, as training will; returns the shapes of its parameters and of its blobs."""
+    solver = caffe.get_solver(path)
+    _ = solver.lr  # Caffe looks at lr_policy only when it is first used
+    params = {name: [tuple(blob.shape) for blob in blobs] for name, blobs in solver.net.params.items()}
+    return params, {name: tuple(blob.shape) for name, blob in solver.net.blobs.items()}
+
+
+def _check_deploy(settings, params):
+    """The deploy net builds, holds the feature, and its layers have the training net's shapes."""
+    source, size = settings["DEPLOY"], settings["IMAGE_SIZE"]
+    nets.check_wiring(nets.read_net(source), source)
+
+    def build():
+        net = caffe.Net(source, caffe.TEST)
+        net.blobs[net.inputs[0]].reshape(1, 3, size, size)
+        net.reshape()
+        return list(net.blobs), {name: [tuple(blob.shape) for blob in blobs] for name, blobs in net.params.items()}
+
+    blobs, shapes = try_in_child(build, source)
+    if settings["FEATURE"] not in blobs:
+        raise InputError(f"{source} has no blob {settings['FEATURE']!r}: set FEATURE to one of {', '.join(blobs)}")
+    nets.match_weights(shapes, params, settings["NET"], source)
+
+
+def train_stage(plan):
+    """Train a planned stage to its last iteration; returns the path of the weights.
+
+    Raises Stopped after SIGINT or SIGTERM, and InputError if the loss stops being a number.
+    """
+    s = plan.settings
+    with caffe_log(f"{plan.prefix}_caffe.log"), _signals() as caught, open(f"{plan.prefix}_log.csv", "w") as file:
+        solver = caffe.get_solver(f"{plan.prefix}_solver.prototxt")
+        if plan.weights:
+            solver.net.copy_from(plan.weights)
+        scalars = [name for name in solver.net.outputs if solver.net.blobs[name].count == 1]
+        rows = csv.writer(file)
+        rows.writerow(["iteration", "learning_rate", "images_per_s", *scalars])
+        recent = collections.deque(maxlen=AVERAGED_ITERATIONS)
+        bar = tqdm(total=s["MAX_ITERS"], desc=plan.stage, unit="it", mininterval=0.2 if sys.stderr.isatty() else 15)
+        with bar:
+            while solver.iter < s["MAX_ITERS"] and not caught:
+                rate, start = solver.lr, time.perf_counter()
+                solver.step(1)
+                speed = s["BATCH_SIZE"] / (time.perf_counter() - start)
+                values = [float(solver.net.blobs[name].data.flat[0]) for name in scalars]
+                rows.writerow([solver.iter, rate, round(speed, 1), *values])
+                recent.append([speed, *values])
+                if not np.isfinite(values).all():
+                    raise InputError(
+                        f"the {plan.stage} stage stops at iteration {solver.iter}, where "
+                        f"{scalars[int(np.argmin(np.isfinite(values)))]} is not a number any more: lower LEARNING_RATE"
+                    )
+                mean = np.mean(recent, axis=0)
+                shown = dict(zip(scalars, (f"{v:.4g}" for v in mean[1:]), strict=True))
+                bar.set_postfix({**shown, "lr": f"{rate:.3g}", "images/s": f"{mean[0]:.0f}"}, refresh=False)
+                bar.update()
+                if solver.iter % s["SNAPSHOT_ITERS"] == 0 or solver.iter == s["MAX_ITERS"] or caught:
+                    file.flush()
+                    solver.snapshot()
+    weights = last_snapshot(s["RUN_FOLDER"], plan.stage)
+    if caught:
+        raise Stopped(caught[0], weights)
+    return weights
+
+
+class _signals:
+    """Collects SIGINT and SIGTERM while a block runs, so that an iteration is finished first; a second one ends."""
+
+    def __enter__(self):
+        caught = []
+
+        def catch(number, frame):
+            if caught:
+                raise KeyboardInterrupt
+            caught.append(number)
+
+        self.before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
+        return caught
+
+    def __exit__(self, *error):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def measure(plan, weights):
+    """Verification on the held-out identities with a stage's weights; None if there is nothing to measure with."""
+    s = plan.settings
+    if not (s["DEPLOY"] and plan.held_out):
+        return None
+    with caffe_log(f"{plan.prefix}_caffe.log"):
+        net = caffe.Net(s["DEPLOY"], caffe.TEST, weights=weights)
+        embeddings = extract(net, s["FEATURE"], plan.held_out, s["IMAGE_SIZE"], s["PIXEL_MEANS"])
+    return verification(embeddings, plan.held_out.labels)

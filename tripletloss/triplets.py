@@ -1,0 +1,185 @@
+"""Triplets in plain NumPy: distances, selection inside a mini-batch, loss and gradients.
+
+Distances are squared Euclidean. S(a) are the rows with the label of row a, without a itself; D(a) are the
+rows with another label. A strategy takes (distances, labels, margin) and returns a Selection.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_array
+
+# Pairs are compared with all rows in blocks of about this many entries, which bounds memory.
+BLOCK_ENTRIES = 4_000_000
+
+
+class Selection(NamedTuple):
+    """The T triplets that a strategy chose, as row numbers of the mini-batch."""
+
+    anchors: np.ndarray  # (T,) int
+    positives: np.ndarray  # (T,) int
+    negatives: np.ndarray  # (T,) int
+    learns: np.ndarray  # (T,) bool; False: the triplet is passed on, but gets no gradient
+    considered: int  # how many triplets (semi-hard: anchor-positive pairs) the strategy looked at
+
+
+def squared_distances(x):
+    """Squared Euclidean distances between all rows.
+
+    x: (N, D) float. Returns (N, N) float64, exactly zero on the diagonal and never negative.
+    Raises FloatingPointError if x holds a NaN or an infinity: no comparison would mean anything.
+    """
+    if not np.isfinite(x).all():
+        row = int(np.flatnonzero(~np.isfinite(x).all(axis=1))[0])
+        raise FloatingPointError(f"row {row} of the embeddings holds NaN or infinity")
+    # Double precision, and centred: |x|^2 + |y|^2 - 2xy loses the small distances otherwise.
+    x = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
+    norms = np.einsum("nd,nd->n", x, x)  # (N,)
+    distances = norms[:, None] + norms[None, :] - 2 * (x @ x.T)  # (N, N)
+    np.maximum(distances, 0, out=distances)
+    np.fill_diagonal(distances, 0)
+    return distances
+
+
+def same_and_other(labels):
+    """Who is whose positive: same[a, p] for p in S(a), other[a, n] for n in D(a).
+
+    labels: (N,). Returns two (N, N) bool arrays; same is False on its diagonal.
+    """
+    equal = labels[:, None] == labels[None, :]
+    other = ~equal
+    np.fill_diagonal(equal, False)
+    return equal, other
+
+
+def _blocks(pairs, rows):
+    """Slices over `pairs` pairs, such that a block against `rows` rows has about BLOCK_ENTRIES entries."""
+    step = max(1, BLOCK_ENTRIES // max(1, rows))
+    return [slice(start, start + step) for start in range(0, pairs, step)]
+
+
+def semi_hard(distances, labels, margin):
+    """FaceNet's: for every (a, p), an n with d(a,p) < d(a,n) < d(a,p) + margin (arXiv 1503.03832, section 3.2).
+
+    The paper leaves open which n of that band is taken; here it is the nearest, the hardest of the band.
+    A pair without such an n gives no triplet; `considered` counts the pairs.
+    """
+    same, other = same_and_other(labels)
+    anchors, positives = np.nonzero(same)  # (A,) each
+    d_ap = distances[anchors, positives]  # (A,)
+    negatives = np.zeros_like(anchors)
+    d_an = np.full(len(anchors), np.inf)
+    for block in _blocks(len(anchors), len(labels)):
+        candidates = distances[anchors[block]]  # (B, N)
+        beyond = other[anchors[block]] & (candidates > d_ap[block, None])  # (B, N)
+        candidates[~beyond] = np.inf
+        negatives[block] = candidates.argmin(axis=1)
+        d_an[block] = candidates.min(axis=1)
+    found = d_an < d_ap + margin
+    return Selection(anchors[found], positives[found], negatives[found], np.ones(found.sum(), bool), len(anchors))
+
+
+def batch_hard(distances, labels, margin):
+    """For every a, the farthest of S(a) and the nearest of D(a) (Hermans et al. 2017, arXiv 1703.07737, eq. 5).
+
+    Anchors without a positive or without a negative give no triplet. The margin plays no part in the choice.
+    """
+    same, other = same_and_other(labels)
+    anchors = np.flatnonzero(same.any(axis=1) & other.any(axis=1))  # (T,)
+    positives = np.where(same, distances, -np.inf)[anchors].argmax(axis=1)
+    negatives = np.where(other, distances, np.inf)[anchors].argmin(axis=1)
+    return Selection(anchors, positives, negatives, np.ones(len(anchors), bool), len(anchors))
+
+
+def batch_all(distances, labels, margin):
+    """Every valid triplet whose loss is not zero: d(a,n) < d(a,p) + margin (Hermans et al. 2017, eq. 6, BA!=0).
+
+    `considered` counts all valid triplets, so that the active share can be told. The number of triplets grows
+    with the cube of the mini-batch: for large batches take another strategy.
+    """
+    same, other = same_and_other(labels)
+    anchors, positives = np.nonzero(same)  # (A,) each
+    limit = distances[anchors, positives] + margin  # (A,)
+    pairs, negatives = [np.zeros(0, int)], [np.zeros(0, int)]
+    for block in _blocks(len(anchors), len(labels)):
+        active = other[anchors[block]] & (distances[anchors[block]] < limit[block, None])  # (B, N)
+        pair, negative = np.nonzero(active)
+        pairs.append(pair + block.start)
+        negatives.append(negative)
+    pairs, negatives = np.concatenate(pairs), np.concatenate(negatives)  # (T,) each
+    considered = int(other.sum(axis=1)[anchors].sum())
+    return Selection(anchors[pairs], positives[pairs], negatives, np.ones(len(pairs), bool), considered)
+
+
+def rank_paired(distances, labels, margin):
+    """The selection of the 2015 toolkit: by position, not by label, in a mini-batch made for it.
+
+    The rows are n copies of one anchor, then n positives, then n negatives. Positives and negatives are both
+    sorted by their distance from the first row, farthest first, and paired rank by rank. A triplet with
+    d(a,p) >= d(a,n) is kept, so that the loss counts it, but does not learn. `labels` and `margin` play no part.
+    Raises ValueError if the number of rows is not a multiple of three.
+    """
+    if len(distances) % 3:
+        raise ValueError(f"rank-paired needs a mini-batch in three equal parts, not {len(distances)} rows")
+    n = len(distances) // 3
+    from_anchor = distances[0]  # (3n,)
+    farthest_first = -from_anchor
+    positives = n + np.argsort(farthest_first[n : 2 * n], kind="stable")  # (n,)
+    negatives = 2 * n + np.argsort(farthest_first[2 * n :], kind="stable")  # (n,)
+    learns = from_anchor[positives] < from_anchor[negatives]
+    return Selection(np.arange(n), positives, negatives, learns, n)
+
+
+STRATEGIES = {
+    "semi-hard": semi_hard,
+    "batch-hard": batch_hard,
+    "batch-all": batch_all,
+    "rank-paired": rank_paired,
+}
+
+
+def active_share(selection, distances, margin):
+    """Share of the considered triplets that have a loss and learn from it; 0 where none was considered."""
+    if selection.considered == 0:
+        return 0.0
+    d_ap = distances[selection.anchors, selection.positives]
+    d_an = distances[selection.anchors, selection.negatives]
+    return float(np.sum(selection.learns & (d_ap + margin > d_an)) / selection.considered)
+
+
+def scatter_gradients(selection, anchor_diff, positive_diff, negative_diff, rows):
+    """Sum the gradients of triplets into the rows of the mini-batch that they came from.
+
+    selection: T triplets; the diffs: (T, D) each; rows: N, rows of the mini-batch. Returns (N, D), like the
+    diffs; a row that no learning triplet uses gets zeros.
+    """
+    learns = selection.learns
+    take = np.concatenate([selection.anchors[learns], selection.positives[learns], selection.negatives[learns]])
+    diffs = np.concatenate([anchor_diff[learns], positive_diff[learns], negative_diff[learns]])  # (3T, D)
+    # Row i of the matrix picks take[i]; its transpose adds diffs[i] to that row.
+    picks = csr_array((np.ones(len(take), diffs.dtype), take, np.arange(len(take) + 1)), shape=(len(take), rows))
+    return picks.T @ diffs
+
+
+def triplet_loss(anchor, positive, negative, margin):
+    """FaceNet's triplet loss (arXiv 1503.03832, eq. 3), averaged and halved.
+
+    L = sum_i max(0, margin + |a_i - p_i|^2 - |a_i - n_i|^2) / (2 N)
+
+    anchor, positive, negative: (N, D) float; margin: a squared distance. Returns the loss, a float, and active:
+    (N,) bool, the triplets with a positive hinge. Without triplets the loss is 0.
+    """
+    d_ap = np.sum(np.square(anchor - positive), axis=1, dtype=np.float64)  # (N,)
+    d_an = np.sum(np.square(anchor - negative), axis=1, dtype=np.float64)  # (N,)
+    hinge = np.maximum(0, margin + d_ap - d_an)  # (N,)
+    return float(hinge.sum() / (2 * max(1, len(hinge)))), hinge > 0
+
+
+def triplet_loss_gradients(anchor, positive, negative, active, loss_diff):
+    """Gradients of triplet_loss: (n - p)/N, (p - a)/N, (a - n)/N for active triplets, times loss_diff, else 0.
+
+    anchor, positive, negative: (N, D); active: (N,) bool from triplet_loss; loss_diff: dL_total/dL, the loss's
+    top diff. Returns three (N, D) arrays.
+    """
+    scale = (loss_diff / max(1, len(active)) * active)[:, None].astype(anchor.dtype)  # (N, 1)
+    return (negative - positive) * scale, (positive - anchor) * scale, (anchor - negative) * scale
