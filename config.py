@@ -37,8 +37,8 @@ SELECTION = 'semi-hard'             # or 'batch-hard', 'batch-all'; 'rank-paired
 MARGIN = 0.2                        # of squared distances, between a negative and a positive
 
 # --- training ----------------------------------------------------------------------------------------------------------
-MAX_ITERS = {'softmax': 300, 'triplet': 200}            # iterations
+MAX_ITERS = {'softmax': 240, 'triplet': 150}            # iterations
 SNAPSHOT_ITERS = 100                # iterations between snapshots; one is written at the end as well
-LEARNING_RATE = {'softmax': 0.05, 'triplet': 0.05}      # at the start; SOLVER says how it goes on
+LEARNING_RATE = {'softmax': 0.05, 'triplet': 0.2}       # at the start; SOLVER says how it goes on
 DEVICE = 'auto'                     # 'auto': the first GPU if Caffe has one, else the CPU; 'cpu'; 'gpu'; a GPU's number
 SEED = 1                            # of every random draw

@@ -1,0 +1,113 @@
+"""A small data set, a tiny net and config files, for tests that run real Caffe."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("GLOG_minloglevel", "2")
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TINY_NET = """
+name: "tiny"
+layer {
+  name: "data" type: "Python" top: "data" top: "labels"
+  python_param { module: "tripletloss.layers" layer: "DataLayer" }
+}
+layer {
+  name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
+  convolution_param { num_output: 8 kernel_size: 3 stride: 2 weight_filler { type: "msra" } }
+}
+layer { name: "bn1" type: "BatchNorm" bottom: "conv1" top: "bn1" }
+layer { name: "relu1" type: "ReLU" bottom: "bn1" top: "bn1" }
+layer {
+  name: "fc7" type: "InnerProduct" bottom: "bn1" top: "fc7"
+  inner_product_param { num_output: 16 weight_filler { type: "msra" } }
+}
+layer {
+  name: "drop7" type: "Dropout" bottom: "fc7" top: "fc7" dropout_param { dropout_ratio: 0.2 }
+}
+layer {
+  name: "fc9" type: "InnerProduct" bottom: "fc7" top: "fc9"
+  inner_product_param { num_output: 6 weight_filler { type: "gaussian" std: 0.01 } }
+  include { stage: "softmax" }
+}
+layer { name: "accuracy" type: "Accuracy" bottom: "fc9" bottom: "labels" top: "accuracy" include { stage: "softmax" } }
+layer {
+  name: "softmaxloss" type: "SoftmaxWithLoss" bottom: "fc9" bottom: "labels" top: "loss" include { stage: "softmax" }
+}
+layer {
+  name: "norm2" type: "Python" bottom: "fc7" top: "norm2"
+  python_param { module: "tripletloss.layers" layer: "Norm2Layer" }
+  include { stage: "triplet" }
+}
+layer {
+  name: "fc9_1" type: "InnerProduct" bottom: "norm2" top: "fc9_1"
+  inner_product_param { num_output: 8 weight_filler { type: "xavier" } }
+  include { stage: "triplet" }
+}
+layer {
+  name: "triplet_select" type: "Python" bottom: "fc9_1" bottom: "labels" top: "anchor" top: "positive" top: "negative"
+  python_param { module: "tripletloss.layers" layer: "TripletSelectLayer" }
+  include { stage: "triplet" }
+}
+layer {
+  name: "tripletloss" type: "Python" bottom: "anchor" bottom: "positive" bottom: "negative" top: "loss" loss_weight: 1
+  python_param { module: "tripletloss.layers" layer: "TripletLossLayer" }
+  include { stage: "triplet" }
+}
+"""
+
+TINY_CONFIG = {
+    "NET": "net.prototxt",
+    "SOLVER": "solver.prototxt",
+    "IMAGEPATH": "images/",
+    "TRAIN_LIST": "list.txt",
+    "RUN_FOLDER": "run",
+    "FREEZE": {"triplet": "fc7"},
+    "IMAGE_SIZE": 12,
+    "BATCH_SIZE": 12,
+    "IMAGES_PER_IDENTITY": 3,
+    "MAX_ITERS": 4,
+    "SNAPSHOT_ITERS": 2,
+    "LEARNING_RATE": 0.01,
+    "DEVICE": "cpu",
+}
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with 6 identities x 4 images, a tiny net, a solver and a config; files may be changed."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    lines = []
+    for label in range(6):
+        colour = rng.integers(40, 215, 3)
+        for number in range(4):
+            image = np.clip(colour + rng.normal(0, 20, (16, 16, 3)), 0, 255).astype(np.uint8)
+            name = f"person{label}@{number}.jpg"
+            assert cv2.imwrite(str(tmp_path / "images" / name), image)
+            lines.append(f"{name} {label}")
+    (tmp_path / "list.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "net.prototxt").write_text(TINY_NET)
+    (tmp_path / "solver.prototxt").write_text('momentum: 0.9 lr_policy: "fixed"\n')
+    write_config(tmp_path)
+    return tmp_path
+
+
+def write_config(folder, **changes):
+    """config.py in a folder: TINY_CONFIG with changes; a value None takes the setting out."""
+    settings = {**TINY_CONFIG, **changes}
+    lines = [f"{name} = {value!r}" for name, value in settings.items() if value is not None]
+    (folder / "config.py").write_text("\n".join(lines) + "\n")
+
+
+def run_train(folder, *arguments, config="config.py"):
+    """Run train.py as a user would, in a process of its own."""
+    command = [sys.executable, str(ROOT / "train.py"), "--config", str(folder / config), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder)

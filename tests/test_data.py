@@ -1,0 +1,158 @@
+"""List files, images and config files: what is read, and what is refused in which words."""
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.conftest import TINY_CONFIG, write_config
+from tripletloss import config, images
+from tripletloss.dataset import read_list
+from tripletloss.errors import InputError
+from tripletloss.sampling import Batch
+
+
+def test_list_lines_of_the_2015_toolkit(project):
+    listed = read_list(str(project / "list.txt"), str(project / "images") + "/")
+    assert listed.names[5] == "person1@1.jpg" and listed.labels[5] == 1 and listed.labels.dtype == np.int64
+    assert listed.path(5) == str(project / "images" / "person1@1.jpg")
+
+
+def test_names_may_hold_spaces_folders_and_no_identity(project):
+    (project / "images" / "a b").mkdir()
+    (project / "images" / "person0@0.jpg").rename(project / "images" / "a b" / "c d.jpg")
+    (project / "list.txt").write_text("a b/c d.jpg\t7\n\n  person1@0.jpg   3  \r\n")
+    listed = read_list(str(project / "list.txt"), str(project / "images"))
+    assert listed.names == ["a b/c d.jpg", "person1@0.jpg"] and list(listed.labels) == [7, 3]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("person0@0.jpg", r"line 2: 'person0@0.jpg' is not `person@file.jpg LABEL`"),
+        ("person0@0.jpg zero", r"line 2: the label 'zero' is not an integer"),
+        ("person0@0.jpg 1.5", r"line 2: the label '1.5' is not an integer"),
+        ("person0@0.jpg -1", r"line 2: the label -1 is not between 0"),
+        ("person0@0.jpg 99999999999", r"line 2: the label 99999999999 is not between 0"),
+        ("person0@0.jpg 4", r"line 2: label 4 has identity 'person0' here and 'person1' before"),
+        ("person1@1.jpg 5", r"line 2: identity 'person1' has label 5 here and 4 before"),
+        ("nobody@0.jpg 5", r"names the image nobody@0.jpg, but there is no"),
+    ],
+)
+def test_bad_list_lines_are_named(project, line, sentence):
+    (project / "list.txt").write_text(f"person1@0.jpg 4\n{line}\n")
+    with pytest.raises(InputError, match=sentence):
+        read_list(str(project / "list.txt"), str(project / "images"))
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe\x00", None])
+def test_lists_that_are_empty_binary_or_missing_are_refused(project, content):
+    path = project / "list.txt"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match="list.txt"):
+        read_list(str(path), str(project / "images"))
+
+
+@pytest.mark.parametrize("kind", [".jpg", ".png", ".bmp"])
+def test_cut_off_images_are_refused_by_name(tmp_path, kind):
+    path = tmp_path / f"image{kind}"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8))
+    whole = path.read_bytes()
+    assert images.read_image(path).shape == (60, 60, 3)
+    for share in (0.3, 0.9, 0.995):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(InputError, match=f"image{kind} is"):
+            images.read_image(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xd8", b"GIF89a"])
+def test_what_is_no_image_is_refused_by_name(tmp_path, content):
+    (tmp_path / "x.jpg").write_bytes(content)
+    with pytest.raises(InputError, match="x.jpg"):
+        images.read_image(tmp_path / "x.jpg")
+
+
+def test_grey_images_are_read_as_three_channels(tmp_path):
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    cv2.imwrite(str(tmp_path / "grey.png"), grey)
+    np.testing.assert_array_equal(images.read_image(tmp_path / "grey.png"), np.repeat(grey[:, :, None], 3, axis=2))
+
+
+def test_blob_is_bgr_minus_means():
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[..., 0], image[..., 2] = 200, 50  # B and R
+    blob = images.to_blob(image, 4, [100, 10, 20])
+    assert blob.dtype == np.float32 and blob.shape == (3, 4, 4)
+    np.testing.assert_array_equal(blob[:, 0, 0], [100, -10, 30])
+
+
+def test_augmentation_shifts_within_the_jitter_and_mirrors_half():
+    image = np.arange(100, dtype=np.uint8).reshape(10, 10, 1).repeat(3, axis=2)
+    rng = np.random.default_rng(0)
+    seen, mirrored = set(), 0
+    for _ in range(200):
+        out = images.augment(image, True, 0.2, rng)[..., 0].astype(int)
+        flipped = out[5, 5] < out[5, 4]
+        mirrored += flipped
+        out = out[:, ::-1] if flipped else out
+        row, column = divmod(out[5, 5], 10)
+        seen.add((row - 5, column - 5))
+        np.testing.assert_array_equal(out, np.clip(np.arange(10) + row - 5, 0, 9)[:, None] * 10
+                                      + np.clip(np.arange(10) + column - 5, 0, 9))  # fmt: skip
+    assert 70 < mirrored < 130
+    assert {d for d, _ in seen} == {-2, -1, 0, 1, 2} == {d for _, d in seen}
+    np.testing.assert_array_equal(images.augment(image, False, 0.0, rng), image)
+
+
+def test_rows_with_the_same_draw_show_the_same_pixels(project):
+    listed = read_list(str(project / "list.txt"), str(project / "images"))
+    batch = Batch(np.array([2, 2, 2]), np.array([0, 0, 1]))
+    blob = images.load_batch(listed, batch, 12, [0, 0, 0], True, 0.3, lambda draw: np.random.default_rng(draw))
+    np.testing.assert_array_equal(blob[0], blob[1])
+    assert not np.array_equal(blob[0], blob[2])
+
+
+def test_config_fills_defaults_and_stages(project):
+    write_config(project, BATCH_SIZE={"triplet": 24}, MAX_ITERS=7)
+    loaded = config.load(str(project / "config.py"))
+    assert loaded.stage("triplet")["BATCH_SIZE"] == 24 and loaded.stage("softmax")["BATCH_SIZE"] == 30
+    assert loaded.stage("softmax")["MAX_ITERS"] == loaded.stage("triplet")["MAX_ITERS"] == 7
+    assert loaded.stage("softmax")["BATCHES"] == "shuffled" and loaded["MARGIN"] == 0.2
+    assert loaded["TRAIN_LIST"] == str(project / "list.txt")
+
+
+def test_the_shipped_config_is_accepted():
+    assert config.load("config.py")["STAGES"] == ["softmax", "triplet"]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("MARGN = 0.2", "there is no setting MARGN: did you mean MARGIN"),
+        ("MARGIN = 'big'", "MARGIN is 'big', but must be a number above 0"),
+        ("MARGIN = -1", "MARGIN is -1"),
+        ("MARGIN = 1e999", "MARGIN is inf"),
+        ("BATCH_SIZE = True", "BATCH_SIZE is True, but must be a whole number"),
+        ("BATCH_SIZE = {'softmax': 0}", "stage softmax: BATCH_SIZE is 0"),
+        ("BATCH_SIZE = {'softmx': 3}", "in BATCH_SIZE: there is no setting softmx: did you mean softmax"),
+        ("SELECTION = 'semihard'", "must be one of 'semi-hard'"),
+        ("PIXEL_MEANS = [1, 2]", "three numbers"),
+        ("MAX_ITERS = open('/etc/passwd').read()", "must be a plain value"),
+        ("import os", "only lines of the form NAME = value"),
+        ("MARGIN = ", "this is not Python"),
+    ],
+)
+def test_bad_settings_are_refused_by_name_and_line(project, line, sentence):
+    write_config(project)
+    with open(project / "config.py", "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(InputError, match=sentence) as caught:
+        config.load(str(project / "config.py"))
+    assert f"config.py, line {len(TINY_CONFIG) + 1}" in str(caught.value)
+
+
+def test_a_missing_setting_is_named(project):
+    write_config(project, IMAGEPATH=None)
+    with pytest.raises(InputError, match="IMAGEPATH is missing"):
+        config.load(str(project / "config.py"))

@@ -1,0 +1,269 @@
+"""The layers inside real Caffe nets: gradients, loss weights, names and settings of the 2015 toolkit."""
+
+import caffe
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from tripletloss import triplets
+from tripletloss.dataset import read_list
+from tripletloss.errors import InputError
+from tripletloss.images import read_image, to_blob
+
+ROWS, SIZE = 12, 4
+LABELS = np.repeat([0, 1, 2], 4)
+
+
+def make_net(tmp_path, text):
+    path = tmp_path / "net.prototxt"
+    path.write_text("force_backward: true\n" + text)
+    return caffe.Net(str(path), caffe.TRAIN)
+
+
+def inputs(*shapes):
+    tops = " ".join(f'top: "{name}"' for name, _ in shapes)
+    dims = " ".join("shape { " + " ".join(f"dim: {d}" for d in shape) + " }" for _, shape in shapes)
+    return f'layer {{ name: "in" type: "Input" {tops} input_param {{ {dims} }} }}\n'
+
+
+def python(name, layer, bottoms, tops, param_str="", module="tripletloss.layers", more=""):
+    return (
+        f'layer {{ name: "{name}" type: "Python" '
+        + " ".join(f'bottom: "{b}"' for b in bottoms) + " " + " ".join(f'top: "{t}"' for t in tops)
+        + f' python_param {{ module: "{module}" layer: "{layer}" param_str: "{param_str}" }} {more} }}\n'
+    )  # fmt: skip
+
+
+def chain(selection="semi-hard", margin=0.4, weight=1.0, tops=("a", "p", "n"), labels=True, old_names=False):
+    select, loss = ("tripletselectlayer", "tripletlosslayer") if old_names else ("tripletloss.layers",) * 2
+    shapes = [("x", (ROWS, SIZE)), ("labels", (ROWS,))] if labels else [("x", (ROWS, SIZE))]
+    own = f"{{selection: {selection}, margin: {margin}}}" if not old_names else ""
+    return (
+        inputs(*shapes)
+        + python("select", "TripletSelectLayer", [n for n, _ in shapes], tops, own, select)
+        + python("loss", "TripletLayer" if old_names else "TripletLossLayer", ["a", "p", "n"], ["loss"],
+                 f"'margin': {margin}", loss, f"loss_weight: {weight}")
+    )  # fmt: skip
+
+
+def run(net, x, labels=None):
+    net.blobs["x"].data[...] = x
+    if labels is not None:
+        net.blobs["labels"].data[...] = labels
+    net.forward()
+    net.backward()
+    return float(net.blobs["loss"].data.flat[0]), net.blobs["x"].diff.copy()
+
+
+def picked(net):
+    """Which rows of x the selection took, in order; () for a net without a selection."""
+    rows = net.blobs["x"].data
+    return [tuple(map(tuple, (net.blobs[t].data[:, None] == rows).all(axis=2))) for t in "apn" if t in net.blobs]
+
+
+def differences(net, x, labels=None, step=1e-3):
+    """dL/dx by central differences of Caffe's own forward passes; NaN where the selection jumps in between."""
+    gradient = np.zeros_like(x)
+    for index in np.ndindex(x.shape):
+        sides = []
+        for sign in (1, -1):
+            moved = x.copy()
+            moved[index] += sign * step
+            net.blobs["x"].data[...] = moved
+            if labels is not None:
+                net.blobs["labels"].data[...] = labels
+            sides.append((float(net.forward()["loss"].flat[0]), picked(net)))
+        (up, taken), (down, also_taken) = sides
+        gradient[index] = (up - down) / (2 * step) if taken == also_taken else np.nan
+    return gradient
+
+
+def spread(seed=0):
+    return np.random.default_rng(seed).normal(size=(ROWS, SIZE)).astype(np.float32) * 0.5
+
+
+@pytest.mark.parametrize("selection", ["semi-hard", "batch-hard", "batch-all"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_select_and_loss_have_the_gradient_of_finite_differences_in_two_iterations(tmp_path, selection, seed):
+    net = make_net(tmp_path, chain(selection))
+    for iteration in (0, 1):
+        x = spread(10 * seed + iteration)
+        loss, diff = run(net, x, LABELS)
+        assert loss > 0 and np.abs(diff).max() > 0
+        expected = differences(net, x, LABELS)
+        smooth = np.isfinite(expected)
+        assert smooth.mean() > 0.7
+        np.testing.assert_allclose(diff[smooth], expected[smooth], atol=2e-3)
+        run(net, x, LABELS)
+
+
+def test_gradients_do_not_leak_from_iteration_to_iteration(tmp_path):
+    net = make_net(tmp_path, chain("batch-hard"))
+    first = run(net, spread(), LABELS)[1]
+    for _ in range(3):
+        np.testing.assert_array_equal(run(net, spread(), LABELS)[1], first)
+    # A far-off cluster per identity leaves nothing active: the gradient must be written as zeros.
+    easy = np.repeat(np.eye(3, SIZE, dtype=np.float32) * 100, 4, axis=0)
+    loss, diff = run(net, easy, LABELS)
+    assert loss == 0 and not diff.any()
+
+
+def test_rank_paired_chain_learns_from_learning_triplets_only(tmp_path):
+    net = make_net(tmp_path, chain("rank-paired", margin=50, labels=False))
+    x = spread()
+    x[:4] = x[0]
+    x[8:] += 2  # every negative is farther than every positive: all learn
+    loss, diff = run(net, x)
+    assert loss > 0
+    np.testing.assert_allclose(diff, differences(net, x, step=1e-2), atol=2e-2)
+    x[8:] = x[0] + 0.01  # now none does; the loss still counts them
+    loss, diff = run(net, x)
+    assert loss > 20 and not diff.any()
+
+
+@pytest.mark.parametrize("weight", [0.5, 3])
+def test_loss_weight_scales_loss_and_gradient(tmp_path, weight):
+    one = run(make_net(tmp_path, chain("batch-all")), spread(), LABELS)[1]
+    other = run(make_net(tmp_path, chain("batch-all", weight=weight)), spread(), LABELS)[1]
+    np.testing.assert_allclose(other, weight * one, rtol=1e-5, atol=1e-7)
+
+
+def test_a_batch_without_triplets_costs_nothing_and_the_next_one_learns(tmp_path):
+    net = make_net(tmp_path, chain("semi-hard"))
+    loss, diff = run(net, spread(), np.arange(ROWS))
+    assert loss == 0 and not diff.any() and net.blobs["a"].data.shape == (0, SIZE)
+    loss, diff = run(net, spread(), LABELS)
+    assert loss > 0 and diff.any()
+
+
+def test_statistics_tops_tell_the_active_share_and_mean_distances(tmp_path):
+    tops = ("a", "p", "n", "active_share", "d_ap", "d_an")
+    net = make_net(tmp_path, chain("batch-hard", tops=tops))
+    run(net, spread(), LABELS)
+    a, p, n = (net.blobs[name].data for name in "apn")
+    d_ap, d_an = ((a - p) ** 2).sum(axis=1), ((a - n) ** 2).sum(axis=1)
+    got = [float(net.blobs[name].data[0]) for name in tops[3:]]
+    np.testing.assert_allclose(got, [np.mean(d_ap + 0.4 > d_an), d_ap.mean(), d_an.mean()], rtol=1e-5)
+
+
+def test_embeddings_that_are_not_numbers_stop_with_a_sentence(tmp_path):
+    net = make_net(tmp_path, chain())
+    x = spread()
+    x[3, 1] = np.nan
+    with pytest.raises(InputError, match="row 3 of the embeddings"):
+        run(net, x, LABELS)
+
+
+def test_norm2_has_the_gradient_of_finite_differences_in_two_iterations(tmp_path):
+    text = (
+        inputs(("x", (5, SIZE, 2, 1)), ("t", (5, SIZE, 2, 1)))
+        + python("norm2", "Norm2Layer", ["x"], ["norm2"], module="norm2layer")
+        + 'layer { name: "l" type: "EuclideanLoss" bottom: "norm2" bottom: "t" top: "loss" }\n'
+    )
+    net = make_net(tmp_path, text)
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        net.blobs["t"].data[...] = rng.normal(size=(5, SIZE, 2, 1))
+        x = rng.normal(size=(5, SIZE, 2, 1)).astype(np.float32)
+        _, diff = run(net, x)
+        np.testing.assert_allclose(np.linalg.norm(net.blobs["norm2"].data.reshape(5, -1), axis=1), 1, rtol=1e-5)
+        np.testing.assert_allclose(diff, differences(net, x, step=1e-2), atol=2e-3)
+
+
+def test_facenets_order_has_gradients_down_to_the_projection(tmp_path):
+    text = (
+        inputs(("x", (ROWS, SIZE)), ("labels", (ROWS,)))
+        + 'layer { name: "fc9_1" type: "InnerProduct" bottom: "x" top: "fc9_1" inner_product_param { num_output: 3 '
+        'weight_filler { type: "gaussian" std: 1 } } }\n'
+        + python("norm2", "Norm2Layer", ["fc9_1"], ["norm2"])
+        + chain("batch-hard").replace('bottom: "x"', 'bottom: "norm2"').split("\n", 1)[1]
+    )
+    net = make_net(tmp_path, text)
+    x = spread()
+    _, diff = run(net, x, LABELS)
+    assert np.abs(net.params["fc9_1"][0].diff).max() > 0
+    expected = differences(net, x, LABELS)
+    smooth = np.isfinite(expected)
+    assert smooth.mean() > 0.7
+    np.testing.assert_allclose(diff[smooth], expected[smooth], atol=2e-3)
+
+
+def test_names_and_settings_of_the_2015_toolkit_work(tmp_path):
+    net = make_net(tmp_path, chain("rank-paired", margin=0.2, labels=False, old_names=True))
+    x = spread()
+    loss, _ = run(net, x)
+    d = triplets.squared_distances(x)
+    positives, negatives = sorted(d[0, 4:8], reverse=True), sorted(d[0, 8:], reverse=True)
+    picked = zip(net.blobs["p"].data, net.blobs["n"].data, strict=True)
+    for (p, n), d_ap, d_an in zip(picked, positives, negatives, strict=True):
+        np.testing.assert_allclose([((p - x[0]) ** 2).sum(), ((n - x[0]) ** 2).sum()], [d_ap, d_an], rtol=1e-4)
+    assert loss > 0
+
+
+def data_layer(project, module="tripletloss.layers", **settings):
+    given = {"train_list": project / "list.txt", "imagepath": project / "images", "batches": "shuffled",
+             "batch_size": 5, "image_size": 12, "mirror": "false", **settings}  # fmt: skip
+    param_str = "{" + ", ".join(f"{key}: {value}" for key, value in given.items()) + "}"
+    return python("data", "DataLayer", [], ["data", "labels"], param_str, module)
+
+
+@pytest.mark.parametrize("module", ["tripletloss.layers", "datalayer"])
+def test_data_layer_shows_the_images_of_its_list(project, module):
+    net = make_net(project, data_layer(project, module))
+    listed = read_list(str(project / "list.txt"), str(project / "images"))
+    means = [102.9801, 115.9465, 122.7717]
+    known = [to_blob(read_image(listed.path(i)), 12, means) for i in range(24)]
+    seen = []
+    for _ in range(5):
+        net.forward()
+        assert net.blobs["data"].data.shape == (5, 3, 12, 12) and net.blobs["labels"].data.shape == (5,)
+        for blob, label in zip(net.blobs["data"].data, net.blobs["labels"].data, strict=True):
+            number = next(i for i in range(24) if np.array_equal(known[i], blob))
+            assert listed.labels[number] == label
+            seen.append(number)
+    assert sorted(seen[:24]) == list(range(24))
+
+
+def test_data_layer_makes_anchor_batches_whose_copies_are_equal(project):
+    net = make_net(project, data_layer(project, batches="anchor", batch_size=9, mirror="true", crop_jitter=0.3))
+    for _ in range(4):
+        net.forward()
+        data, labels = net.blobs["data"].data, net.blobs["labels"].data
+        assert np.array_equal(data[0], data[1]) and np.array_equal(data[0], data[2])
+        assert (labels[:6] == labels[0]).all() and (labels[6:] != labels[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (python("l", "TripletLossLayer", ["x", "x", "x"], ["l"], "{margn: 0.2}"), "margn: did you mean margin"),
+        (python("l", "TripletLossLayer", ["x", "x", "x"], ["l"], "{margin: big}"), "MARGIN is 'big'"),
+        (python("l", "TripletLossLayer", ["x", "x", "x"], ["l"], "0.2"), "is not a YAML mapping"),
+        (python("l", "TripletLossLayer", ["x", "x", "x"], ["l"], "!!python/object/apply:os.getcwd []"), "not a YAML"),
+        (python("l", "TripletLossLayer", ["x", "x"], ["l"]), "takes anchors, positives and negatives"),
+        (python("l", "TripletLossLayer", ["x", "x", "labels"], ["l"]), "differ in shape"),
+        (python("l", "TripletSelectLayer", ["x"], ["a", "p", "n"], "{selection: semi-hard}"), "needs the labels"),
+        (python("l", "TripletSelectLayer", ["x", "labels"], ["a"]), "takes embeddings and labels"),
+        (python("l", "Norm2Layer", ["x", "x"], ["y"]), "takes one bottom and one top"),
+        (python("l", "DataLayer", [], ["data", "l2"]), "param_str lacks train_list"),
+        (python("l", "DataLayer", [], ["data"]), "takes no bottom and two tops"),
+    ],
+)
+def test_wrong_use_of_a_layer_is_told(tmp_path, text, sentence):
+    with pytest.raises(InputError, match=sentence):
+        make_net(tmp_path, inputs(("x", (ROWS, SIZE)), ("labels", (ROWS,))) + text)
+
+
+def test_deploy_norm_equals_norm2_layer(tmp_path):
+    """The native layers of deploy.prototxt compute what Norm2Layer does, rows of zeros included."""
+    text = (ROOT / "deploy.prototxt").read_text()
+    start = text.index("# norm2:")
+    native = text[start : text.index('layer {\n  name: "fc9_1"')]
+    net = make_net(
+        tmp_path,
+        inputs(("fc7", (4, SIZE))) + native + python("ours", "Norm2Layer", ["fc7"], ["ours"]),
+    )
+    x = np.random.default_rng(0).normal(size=(4, SIZE)).astype(np.float32) * [[1e3], [1], [0], [1e-3]]
+    net.blobs["fc7"].data[...] = x
+    net.forward()
+    np.testing.assert_allclose(net.blobs["norm2"].data, net.blobs["ours"].data, rtol=1e-5, atol=1e-7)

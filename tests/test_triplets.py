@@ -1,0 +1,189 @@
+"""Strategies, loss and gradients against plain loops, finite differences and scikit-learn."""
+
+import itertools
+
+import numpy as np
+import pytest
+from sklearn.metrics import pairwise_distances
+
+from tripletloss import norm, triplets
+
+
+def make_batch(seed=0, rows=14, identities=4, size=3):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(rows, size)).astype(np.float32) * 0.5, rng.integers(identities, size=rows)
+
+
+def as_set(selection):
+    chosen = zip(selection.anchors, selection.positives, selection.negatives, strict=True)
+    return {tuple(int(i) for i in triplet) for triplet in chosen}
+
+
+def valid_triplets(labels):
+    for a, p, n in itertools.product(range(len(labels)), repeat=3):
+        if a != p and labels[a] == labels[p] and labels[a] != labels[n]:
+            yield a, p, n
+
+
+def test_distances_equal_scikit_learns():
+    x, _ = make_batch()
+    np.testing.assert_allclose(triplets.squared_distances(x), pairwise_distances(x.astype(float)) ** 2, atol=1e-9)
+
+
+def test_distances_of_near_duplicates_far_from_the_origin_are_kept():
+    x = np.full((3, 4), 1000, np.float32)
+    x[1, 0] += 0.125
+    x[2, 0] += 0.25
+    np.testing.assert_allclose(triplets.squared_distances(x)[0], [0, 0.125**2, 0.25**2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_distances_refuse_what_is_not_finite(bad):
+    x, _ = make_batch()
+    x[5, 1] = bad
+    with pytest.raises(FloatingPointError, match="row 5"):
+        triplets.squared_distances(x)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("block", [1, 40, 10**6])
+def test_semi_hard_equals_a_plain_loop(seed, block, monkeypatch):
+    monkeypatch.setattr(triplets, "BLOCK_ENTRIES", block)
+    x, labels = make_batch(seed)
+    d, margin = triplets.squared_distances(x), 0.3
+    expected, pairs = set(), 0
+    for a, p in itertools.permutations(range(len(x)), 2):
+        if labels[a] != labels[p]:
+            continue
+        pairs += 1
+        band = [n for n in range(len(x)) if labels[n] != labels[a] and d[a, p] < d[a, n] < d[a, p] + margin]
+        if band:
+            expected.add((a, p, min(band, key=lambda n: d[a, n])))
+    selection = triplets.semi_hard(d, labels, margin)
+    assert expected and as_set(selection) == expected
+    assert selection.considered == pairs
+    assert triplets.active_share(selection, d, margin) == pytest.approx(len(expected) / pairs)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_batch_hard_equals_a_plain_loop(seed):
+    x, labels = make_batch(seed)
+    d = triplets.squared_distances(x)
+    expected = set()
+    for a in range(len(x)):
+        positives = [p for p in range(len(x)) if p != a and labels[p] == labels[a]]
+        negatives = [n for n in range(len(x)) if labels[n] != labels[a]]
+        if positives and negatives:
+            expected.add((a, max(positives, key=lambda p: d[a, p]), min(negatives, key=lambda n: d[a, n])))
+    assert as_set(triplets.batch_hard(d, labels, 0.2)) == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("block", [1, 10**6])
+def test_batch_all_equals_a_plain_loop(seed, block, monkeypatch):
+    monkeypatch.setattr(triplets, "BLOCK_ENTRIES", block)
+    x, labels = make_batch(seed)
+    d = triplets.squared_distances(x)
+    valid = list(valid_triplets(labels))
+    active = {(a, p, n) for a, p, n in valid if d[a, n] < d[a, p] + 0.2}
+    selection = triplets.batch_all(d, labels, 0.2)
+    assert as_set(selection) == active and len(selection.anchors) == len(active)
+    assert selection.considered == len(valid)
+
+
+def test_rank_paired_by_hand():
+    # One dimension: the anchor at 0 twice, positives at 1 and 2, negatives at 1.5 and 3.
+    x = np.array([[0], [0], [1], [2], [1.5], [3]], np.float32)
+    selection = triplets.rank_paired(triplets.squared_distances(x), None, 0.2)
+    assert as_set(selection) == {(0, 3, 5), (1, 2, 4)}  # 4 with 9, 1 with 2.25
+    assert selection.learns.all()
+    x[5] = 1.2  # now the ranks pair 4 with 2.25, which does not learn, and 1 with 1.44, which does
+    selection = triplets.rank_paired(triplets.squared_distances(x), None, 0.2)
+    assert list(selection.positives) == [3, 2] and list(selection.negatives) == [4, 5]
+    assert list(selection.learns) == [False, True]
+
+
+def test_rank_paired_refuses_a_batch_that_has_no_three_parts():
+    with pytest.raises(ValueError, match="three equal parts"):
+        triplets.rank_paired(np.zeros((4, 4)), None, 0.2)
+
+
+@pytest.mark.parametrize("name", ["semi-hard", "batch-hard", "batch-all"])
+@pytest.mark.parametrize("labels", [[1, 1, 1], [0, 1, 2], [7]])
+def test_batches_without_triplets_give_an_empty_selection(name, labels):
+    x = np.random.default_rng(0).normal(size=(len(labels), 2))
+    d = triplets.squared_distances(x)
+    selection = triplets.STRATEGIES[name](d, np.array(labels), 0.2)
+    assert len(selection.anchors) == 0
+    assert triplets.active_share(selection, d, 0.2) == 0
+
+
+def test_duplicate_images_do_not_become_semi_hard_negatives_at_equal_distance():
+    x = np.zeros((4, 2))
+    selection = triplets.semi_hard(triplets.squared_distances(x), np.array([0, 0, 1, 1]), 0.2)
+    assert len(selection.anchors) == 0  # d(a,n) = d(a,p) = 0 is outside the open band
+
+
+def test_loss_equals_the_formula_in_a_plain_loop():
+    rng = np.random.default_rng(0)
+    a, p, n = rng.normal(size=(3, 9, 4))
+    expected = sum(
+        max(0.0, 0.2 + sum((a[i] - p[i]) ** 2) - sum((a[i] - n[i]) ** 2)) for i in range(9)
+    ) / (2 * 9)
+    loss, active = triplets.triplet_loss(a, p, n, 0.2)
+    assert loss == pytest.approx(expected) and 0 < active.sum() < 9
+
+
+def test_loss_of_a_collapsed_embedding_is_half_the_margin():
+    x = np.ones((5, 3))
+    assert triplets.triplet_loss(x, x, x, 0.2)[0] == pytest.approx(0.1)
+
+
+def test_loss_without_triplets_is_zero():
+    none = np.zeros((0, 3), np.float32)
+    loss, active = triplets.triplet_loss(none, none, none, 0.2)
+    assert loss == 0
+    assert all(g.shape == (0, 3) for g in triplets.triplet_loss_gradients(none, none, none, active, 1.0))
+
+
+def test_loss_gradients_equal_finite_differences():
+    rng = np.random.default_rng(1)
+    inputs = list(rng.normal(size=(3, 6, 4)))
+    _, active = triplets.triplet_loss(*inputs, 0.5)
+    gradients = triplets.triplet_loss_gradients(*inputs, active, 3.0)
+    for which, row, column in itertools.product(range(3), range(6), range(4)):
+        moved = [x.copy() for x in inputs]
+        moved[which][row, column] += 1e-6
+        up = triplets.triplet_loss(*moved, 0.5)[0]
+        moved[which][row, column] -= 2e-6
+        down = triplets.triplet_loss(*moved, 0.5)[0]
+        assert gradients[which][row, column] == pytest.approx(3.0 * (up - down) / 2e-6, abs=1e-6)
+
+
+def test_scattered_gradients_equal_a_plain_loop():
+    x, labels = make_batch(3)
+    selection = triplets.batch_all(triplets.squared_distances(x), labels, 0.2)
+    selection = selection._replace(learns=np.arange(len(selection.anchors)) % 3 > 0)
+    diffs = np.random.default_rng(0).normal(size=(3, len(selection.anchors), 3)).astype(np.float32)
+    expected = np.zeros_like(x, dtype=float)
+    for t in np.flatnonzero(selection.learns):
+        expected[selection.anchors[t]] += diffs[0, t]
+        expected[selection.positives[t]] += diffs[1, t]
+        expected[selection.negatives[t]] += diffs[2, t]
+    np.testing.assert_allclose(triplets.scatter_gradients(selection, *diffs, rows=len(x)), expected, atol=1e-4)
+
+
+def test_l2_norm_and_its_gradient():
+    rng = np.random.default_rng(0)
+    x, g = rng.normal(size=(2, 4, 5))
+    x[2] = 0
+    y, lengths = norm.l2_normalize(x)
+    np.testing.assert_allclose(np.linalg.norm(y, axis=1), [1, 1, 0, 1], atol=1e-6)
+    gradient = norm.l2_normalize_gradient(y, lengths, g)
+    assert np.isfinite(gradient).all()
+    for row, column in itertools.product((0, 1, 3), range(5)):
+        up, down = x.copy(), x.copy()
+        up[row, column] += 1e-6
+        down[row, column] -= 1e-6
+        change = np.sum(g * (norm.l2_normalize(up)[0] - norm.l2_normalize(down)[0])) / 2e-6
+        assert gradient[row, column] == pytest.approx(change, abs=1e-5)
