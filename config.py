@@ -4,7 +4,7 @@ This file is read, not run: one plain value a name. Paths are relative to this f
 stages is a dictionary by stage.
 """
 
-# --- what to train -------------------------------------------------------------------------------------------------
+# --- what to train -----------------------------------------------------------------------------------------------
 STAGES = ['softmax', 'triplet']     # run in this order; `python train.py --stage triplet` runs one alone
 RUN_FOLDER = 'runs/sample'          # weights, resolved prototxts, settings and logs go here; must be new
 NET = 'train.prototxt'              # its sections are chosen by stage; without stage rules it is trained as it stands
@@ -16,7 +16,7 @@ WEIGHTS = {'softmax': '', 'triplet': ''}
 FREEZE = {'softmax': '', 'triplet': 'fc7'}              # everything up to this blob keeps its weights; '': all learns
 FEATURE = {'softmax': 'norm2', 'triplet': 'embedding'}  # the blob of DEPLOY that is measured after a stage
 
-# --- images ----------------------------------------------------------------------------------------------------------
+# --- images ------------------------------------------------------------------------------------------------------
 IMAGEPATH = 'data/images/'          # the folder that the names in the lists are relative to
 TRAIN_LIST = 'data/train.txt'       # lines `person@file.jpg LABEL`, labels from 0
 HELD_OUT_LIST = 'data/held_out.txt' # identities that are never trained on, to measure with; '': none
@@ -25,18 +25,18 @@ PIXEL_MEANS = [102.9801, 115.9465, 122.7717]    # subtracted from B, G, R (0 to 
 MIRROR = True                       # show every second image, at random, from left to right
 CROP_JITTER = 0.05                  # shift images at random, by up to this share of their side each way
 
-# --- mini-batches ------------------------------------------------------------------------------------------------------
+# --- mini-batches ------------------------------------------------------------------------------------------------
 # 'shuffled': single images; 'identities': BATCH_SIZE / IMAGES_PER_IDENTITY identities with so many images each;
 # 'anchor': one third copies of an anchor, one third its positives, one third negatives.
 BATCHES = {'softmax': 'shuffled', 'triplet': 'identities'}
 BATCH_SIZE = {'softmax': 64, 'triplet': 96}     # images
 IMAGES_PER_IDENTITY = 6             # images, in batches of identities
 
-# --- triplets --------------------------------------------------------------------------------------------------------
+# --- triplets ----------------------------------------------------------------------------------------------------
 SELECTION = 'semi-hard'             # or 'batch-hard', 'batch-all'; 'rank-paired' goes with BATCHES 'anchor'
 MARGIN = 0.2                        # of squared distances, between a negative and a positive
 
-# --- training ----------------------------------------------------------------------------------------------------------
+# --- training ----------------------------------------------------------------------------------------------------
 MAX_ITERS = {'softmax': 240, 'triplet': 150}            # iterations
 SNAPSHOT_ITERS = 100                # iterations between snapshots; one is written at the end as well
 LEARNING_RATE = {'softmax': 0.05, 'triplet': 0.2}       # at the start; SOLVER says how it goes on

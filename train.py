@@ -5,9 +5,6 @@ import argparse
 import os
 import sys
 
-# glog reads this when Caffe is imported: until a stage has its own log file, only errors are worth reading.
-os.environ.setdefault("GLOG_minloglevel", "0")
-
 from tripletloss import config, solver
 from tripletloss.errors import InputError
 

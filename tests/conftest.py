@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-os.environ.setdefault("GLOG_minloglevel", "2")
-
 import cv2
 import numpy as np
 import pytest
@@ -110,4 +108,5 @@ def write_config(folder, **changes):
 def run_train(folder, *arguments, config="config.py"):
     """Run train.py as a user would, in a process of its own."""
     command = [sys.executable, str(ROOT / "train.py"), "--config", str(folder / config), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GLOG_")}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder, env=environment)

@@ -50,7 +50,7 @@ def test_lists_that_are_empty_binary_or_missing_are_refused(project, content):
     path.unlink()
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match="list.txt"):
+    with pytest.raises(InputError, match=r"list\.txt"):
         read_list(str(path), str(project / "images"))
 
 
@@ -69,7 +69,7 @@ def test_cut_off_images_are_refused_by_name(tmp_path, kind):
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xd8", b"GIF89a"])
 def test_what_is_no_image_is_refused_by_name(tmp_path, content):
     (tmp_path / "x.jpg").write_bytes(content)
-    with pytest.raises(InputError, match="x.jpg"):
+    with pytest.raises(InputError, match=r"x\.jpg"):
         images.read_image(tmp_path / "x.jpg")
 
 

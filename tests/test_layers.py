@@ -56,8 +56,8 @@ def run(net, x, labels=None):
 
 
 def picked(net):
-    """Which rows of x the selection took, in order; () for a net without a selection."""
-    rows = net.blobs["x"].data
+    """Which rows of its bottom the selection took, in order; nothing for a net without a selection."""
+    rows = net.blobs["norm2" if "norm2" in net.blobs else "x"].data
     return [tuple(map(tuple, (net.blobs[t].data[:, None] == rows).all(axis=2))) for t in "apn" if t in net.blobs]
 
 

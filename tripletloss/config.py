@@ -133,10 +133,10 @@ def load(path):
         with open(path, encoding="utf-8") as file:
             tree = ast.parse(file.read(), path)
     except OSError as error:
-        raise InputError(f"the config file {path} cannot be read ({error.strerror})")
+        raise InputError(f"the config file {path} cannot be read ({error.strerror})") from None
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
-        raise InputError(f"{path}{line}: this is not Python ({getattr(error, 'msg', error)})")
+        raise InputError(f"{path}{line}: this is not Python ({getattr(error, 'msg', error)})") from None
     values = {name: setting.default for name, setting in SCHEMA.items() if setting.default is not REQUIRED}
     folder = os.path.dirname(os.path.abspath(path))
     for statement in tree.body:

@@ -35,7 +35,9 @@ def read_list(source, folder):
         with open(source, encoding="utf-8") as file:
             lines = file.read().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the list file {source} cannot be read ({_reason(error)}): check the setting that names it")
+        raise InputError(
+            f"the list file {source} cannot be read ({_reason(error)}): check the setting that names it"
+        ) from None
     names, labels, label_of, identity_of = [], [], {}, {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -62,7 +64,7 @@ def read_list(source, folder):
 def _parse(line, where):
     parts = line.rsplit(None, 1)
     if len(parts) != 2:
-        raise InputError(f"{where}: {line.strip()!r} is not `person@file.jpg LABEL`: write the name, a space, the label")
+        raise InputError(f"{where}: {line.strip()!r} is not `person@file.jpg LABEL`: write name, space, label")
     name, label = parts
     try:
         number = int(label)

@@ -15,7 +15,9 @@ def read_image(path):
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
-        raise InputError(f"the image {path} cannot be read ({error.strerror}): restore it or take it off the list")
+        raise InputError(
+            f"the image {path} cannot be read ({error.strerror}): restore it or take it off the list"
+        ) from None
     # Older OpenCV decodes a cut-off JPEG to a picture that is grey from there on, so its end is looked for here.
     # Inside compressed data neither marker occurs; a thumbnail stands before the last start of scan.
     cut_off = data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")

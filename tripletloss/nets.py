@@ -27,7 +27,7 @@ def read_prototxt(path, message):
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"the prototxt {path} cannot be read ({reason}): check the setting that names it")
+        raise InputError(f"the prototxt {path} cannot be read ({reason}): check the setting that names it") from None
     try:
         return text_format.Parse(text, message)
     except text_format.ParseError as error:
@@ -98,7 +98,9 @@ def check_wiring(net, source):
             python_layer(layer, source)
         for bottom in layer.bottom:
             if bottom not in made:
-                raise InputError(f"{where} takes the bottom {bottom!r}, which no layer above makes{_nearest(bottom, made)}")
+                raise InputError(
+                    f"{where} takes the bottom {bottom!r}, which no layer above makes{_nearest(bottom, made)}"
+                )
         for top in layer.top:
             if top in made and top not in layer.bottom:
                 raise InputError(f"{where} makes the top {top!r}, which a layer above makes already: rename one")
@@ -126,6 +128,7 @@ def fill_settings(net, settings, source):
 
     net: NetParameter, changed in place; settings: a stage's settings by name. A selection layer gets the tops of
     its statistics as well. Returns a list of sentences, one a setting that the prototxt decides otherwise.
+    Raises InputError for a wrong param_str, and for a rank-paired selection from other than anchor batches.
     """
     decided = []
     for layer in net.layer:
@@ -140,6 +143,8 @@ def fill_settings(net, settings, source):
         if issubclass(kind, TripletSelectLayer):
             if len(layer.bottom) == 1:
                 own.setdefault("selection", "rank-paired")
+            if own.get("selection", filled["selection"]) == "rank-paired" and settings["BATCHES"] != "anchor":
+                raise InputError(f"{where} selects rank-paired, by position in the mini-batch: set BATCHES to 'anchor'")
             if len(layer.top) == 3:
                 layer.top.extend(SELECT_STATISTICS)
         decided += [f"{key} {own[key]} is {layer.name}'s own" for key in own if own[key] != filled[key]]
@@ -230,6 +235,14 @@ def _shape(blob):
     if blob.HasField("shape"):
         return tuple(blob.shape.dim)
     return (blob.num, blob.channels, blob.height, blob.width)
+
+
+def load_weights(net, path):
+    """Copy the parameters of equally named layers from a .caffemodel or .caffemodel.h5 file, checked before."""
+    if h5py.is_hdf5(path):
+        net.load_hdf5(path)  # copy_from would read nothing of it, and say nothing
+    else:
+        net.copy_from(path)
 
 
 def match_weights(shapes, found, path, source):

@@ -6,7 +6,6 @@ import numpy as np
 
 from tripletloss.errors import InputError
 
-
 # What a random stream is for. Each purpose has its own, so that no two draws are the same by accident.
 ORDER, CHOICE, AUGMENTATION = range(3)
 

@@ -117,7 +117,7 @@ def claim_folder(folder, stages):
         with open(probe, "w"):
             os.remove(probe)
     except OSError as error:
-        raise InputError(f"the run's folder {folder} cannot be written ({error.strerror}): set RUN_FOLDER to another")
+        raise InputError(f"the run's folder {folder} cannot be written ({error.strerror}): set RUN_FOLDER") from None
     for stage in stages:
         if glob.glob(os.path.join(glob.escape(folder), f"{stage}_*")):
             raise InputError(
@@ -145,7 +145,10 @@ def make_plan(config, stage, gpu):
     source = settings["NET"]
     images = read_list(settings["TRAIN_LIST"], settings["IMAGEPATH"])
     held_out = read_list(settings["HELD_OUT_LIST"], settings["IMAGEPATH"]) if settings["HELD_OUT_LIST"] else None
-    _check_batches(settings, images)
+    if held_out:
+        sizes = np.unique(held_out.labels, return_counts=True)[1]
+        if len(sizes) < 2 or sizes.max() < 2:
+            raise InputError(f"{held_out.source} needs two identities or more, one of them with two images, to measure")
 
     net = nets.for_stage(nets.read_net(source), caffe.TRAIN, stage)
     nets.check_wiring(net, source)
@@ -173,7 +176,7 @@ def make_plan(config, stage, gpu):
         nets.freeze(net, settings["FREEZE"], counts, source)
     frozen = nets.settle_frozen(net, counts, loaded)
     if len(frozen) == len(params):
-        raise InputError(f"{source}: every layer is frozen in the {stage} stage: set FREEZE to a lower blob, or lr_mult")
+        raise InputError(f"{source}: every layer is frozen in the {stage} stage: set FREEZE to a lower blob")
     nets.write_prototxt(net, f"{prefix}_train.prototxt")
     if settings["DEPLOY"] and held_out:
         _check_deploy(settings, params)
@@ -183,21 +186,16 @@ def make_plan(config, stage, gpu):
     return Plan(stage, settings, prefix, images, held_out, weights, loaded, fresh, frozen, decided, total)
 
 
-def _check_batches(settings, images):
-    if settings["SELECTION"] == "rank-paired" and settings["BATCHES"] == "identities":
-        raise InputError("SELECTION 'rank-paired' goes by position in the mini-batch: set BATCHES to 'anchor'")
-
-
 def _check_loss(net, source):
     losses = [layer for layer in net.layer if layer.type.endswith("Loss") or any(layer.loss_weight)]
     if not losses:
         raise InputError(
-            f"{source}: no layer has a loss: give the loss layer `loss_weight: 1`, since Caffe gives a Python layer none"
+            f"{source}: no layer has a loss: give the loss layer `loss_weight: 1`; a Python layer has none by itself"
         )
 
 
 def _check_labels(net, blobs, images, source):
-    """Every label needs an output of the classifier in front of a softmax loss."""
+    """Raise InputError unless every label has an output of the classifier in front of a softmax loss."""
     data = [layer for layer in net.layer if layer.type == "Python" and nets.python_layer(layer, source) is DataLayer]
     for layer in net.layer:
         if layer.type == "SoftmaxWithLoss" and data and layer.bottom[1] == data[0].top[1]:
@@ -216,12 +214,11 @@ def _resolve_solver(settings, prefix, gpu):
     solver = nets.read_prototxt(source, caffe_pb2.SolverParameter())
     for field, _ in solver.ListFields():
         if field.name.startswith("test_"):
-            raise InputError(f"{source}: take {field.name} out: train.py measures HELD_OUT_LIST after the stage instead")
+            raise InputError(f"{source}: take {field.name} out: train.py measures HELD_OUT_LIST after the stage")
     if solver.type not in SOLVER_TYPES:
         raise InputError(f"{source}: the type {solver.type!r} must be one of {', '.join(SOLVER_TYPES)}")
-    for name in ("net_param", "train_net", "train_net_param", "train_state", "stepsize" if not solver.stepsize else ""):
-        if name:
-            solver.ClearField(name)
+    for field in ("net_param", "train_net", "train_net_param", "train_state"):
+        solver.ClearField(field)
     solver.net = f"{prefix}_train.prototxt"
     solver.base_lr = settings["LEARNING_RATE"]
     solver.max_iter = settings["MAX_ITERS"]
@@ -267,7 +264,7 @@ def train_stage(plan):
     with caffe_log(f"{plan.prefix}_caffe.log"), _signals() as caught, open(f"{plan.prefix}_log.csv", "w") as file:
         solver = caffe.get_solver(f"{plan.prefix}_solver.prototxt")
         if plan.weights:
-            solver.net.copy_from(plan.weights)
+            nets.load_weights(solver.net, plan.weights)
         scalars = [name for name in solver.net.outputs if solver.net.blobs[name].count == 1]
         rows = csv.writer(file)
         rows.writerow(["iteration", "learning_rate", "images_per_s", *scalars])
@@ -324,6 +321,7 @@ def measure(plan, weights):
     if not (s["DEPLOY"] and plan.held_out):
         return None
     with caffe_log(f"{plan.prefix}_caffe.log"):
-        net = caffe.Net(s["DEPLOY"], caffe.TEST, weights=weights)
+        net = caffe.Net(s["DEPLOY"], caffe.TEST)
+        nets.load_weights(net, weights)
         embeddings = extract(net, s["FEATURE"], plan.held_out, s["IMAGE_SIZE"], s["PIXEL_MEANS"])
     return verification(embeddings, plan.held_out.labels)

@@ -1,0 +1,148 @@
+"""Prototxts and weights: stage rules, freezing, shapes; and the nets that come with the project."""
+
+import caffe
+import numpy as np
+import pytest
+from caffe.proto import caffe_pb2
+from google.protobuf import text_format
+
+from tests.conftest import ROOT, TINY_NET
+from tripletloss import config, nets
+from tripletloss.errors import InputError
+
+RULES = """
+layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 } } }
+layer { name: "s" type: "Power" bottom: "x" top: "s" include { stage: "softmax" } }
+layer { name: "t" type: "Power" bottom: "x" top: "t" include { stage: "triplet" } }
+layer { name: "not_s" type: "Power" bottom: "x" top: "not_s" include { not_stage: "softmax" } }
+layer { name: "train_t" type: "Power" bottom: "x" top: "train_t" include { phase: TRAIN stage: "triplet" } }
+layer { name: "either" type: "Power" bottom: "x" top: "either" include { stage: "softmax" } include { phase: TEST } }
+layer { name: "both" type: "Power" bottom: "x" top: "both" include { stage: "softmax" stage: "triplet" } }
+layer { name: "no_test" type: "Power" bottom: "x" top: "no_test" exclude { phase: TEST } }
+layer { name: "no_t" type: "Power" bottom: "x" top: "no_t" exclude { stage: "triplet" } exclude { min_level: 1 } }
+layer { name: "level" type: "Power" bottom: "x" top: "level" include { min_level: 1 } }
+"""
+
+
+def parse(text):
+    return text_format.Parse(text, caffe_pb2.NetParameter())
+
+
+@pytest.mark.parametrize("phase", [caffe.TRAIN, caffe.TEST])
+@pytest.mark.parametrize("stage", ["softmax", "triplet"])
+def test_stage_rules_choose_what_caffe_itself_chooses(tmp_path, phase, stage):
+    (tmp_path / "net.prototxt").write_text(RULES)
+    ours = [layer.name for layer in nets.for_stage(parse(RULES), phase, stage).layer]
+    theirs = caffe.Net(str(tmp_path / "net.prototxt"), phase, stages=[stage])
+    assert ours == [name for name in theirs._layer_names if "_split" not in name]
+
+
+def test_freezing_stops_every_parameter_up_to_the_blob():
+    net = nets.for_stage(parse(TINY_NET), caffe.TRAIN, "triplet")
+    counts = {"conv1": 2, "bn1": 3, "fc7": 2, "fc9_1": 2}
+    assert nets.settle_frozen(net, counts, list(counts)) == []
+    nets.freeze(net, "fc7", counts, "net")
+    assert nets.settle_frozen(net, counts, list(counts)) == ["conv1", "bn1", "fc7"]
+    layers = {layer.name: layer for layer in net.layer}
+    assert [[p.lr_mult for p in layers[name].param] for name in counts] == [[0, 0], [0, 0, 0], [0, 0], []]
+    assert layers["bn1"].batch_norm_param.use_global_stats
+    assert layers["drop7"].type == "Power"
+
+
+def test_freezing_an_unknown_blob_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match=r"FREEZE names the blob 'fc77', .* did you mean 'fc7'"):
+        nets.freeze(parse(TINY_NET), "fc77", {}, "net")
+
+
+def test_settings_fill_what_the_prototxt_leaves_out(project):
+    net = nets.for_stage(parse(TINY_NET), caffe.TRAIN, "triplet")
+    net.layer[-1].python_param.param_str = "'margin': 0.7"
+    settings = config.load(str(project / "config.py")).stage("triplet")
+    decided = nets.fill_settings(net, settings, "net")
+    assert decided == ["margin 0.7 is tripletloss's own"]
+    assert nets.parse_param_str(net.layer[-1].python_param.param_str, ("margin",), "") == {"margin": 0.7}
+    assert list(net.layer[-2].top[3:]) == list(nets.SELECT_STATISTICS)
+    filled = nets.parse_param_str(net.layer[0].python_param.param_str, nets.python_layer(net.layer[0], "").keys, "")
+    assert filled["batch_size"] == 12 and filled["train_list"] == str(project / "list.txt")
+
+
+def test_weights_of_both_formats_tell_their_shapes(tmp_path):
+    path = tmp_path / "net.prototxt"
+    path.write_text(
+        'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 3 } } }'
+        'layer { name: "ip" type: "InnerProduct" bottom: "x" top: "y" inner_product_param { num_output: 2 } }'
+    )
+    net = caffe.Net(str(path), caffe.TEST)
+    net.params["ip"][0].data[...] = 7
+    net.save(str(tmp_path / "w.caffemodel"))
+    net.save_hdf5(str(tmp_path / "w.caffemodel.h5"))
+    for name in ("w.caffemodel", "w.caffemodel.h5"):
+        assert nets.weight_shapes(str(tmp_path / name)) == {"ip": [(2, 3), (2,)]}
+        again = caffe.Net(str(path), caffe.TEST)
+        nets.load_weights(again, str(tmp_path / name))
+        assert (again.params["ip"][0].data == 7).all()
+
+
+def test_weights_of_old_caffemodels_with_four_dimensions_match():
+    assert nets.match_weights({"fc": [(2, 3), (2,)]}, {"fc": [(1, 1, 2, 3), (1, 1, 1, 2)]}, "w", "n") == (["fc"], [])
+
+
+def test_weights_that_do_not_fit_name_layer_and_shapes():
+    with pytest.raises(InputError, match="layer 'fc' is 2x4 in the weights and 2x3 in the net: rename"):
+        nets.match_weights({"fc": [(2, 3)]}, {"fc": [(2, 4)]}, "w", "n")
+    with pytest.raises(InputError, match="no layer of w has the name"):
+        nets.match_weights({"fc": [(2, 3)]}, {"other": [(2, 4)]}, "w", "n")
+
+
+def test_embedding_of_the_deploy_net_equals_the_training_nets(tmp_path):
+    """Same weights, same images: the normalised fc9_1 of train.prototxt is the embedding of deploy.prototxt."""
+    training = nets.for_stage(nets.read_net(str(ROOT / "train.prototxt")), caffe.TEST, "triplet")
+    names = [layer.name for layer in training.layer]
+    del training.layer[names.index("triplet_select") :]
+    training.layer[0].CopyFrom(nets.read_net(str(ROOT / "deploy.prototxt")).layer[0])
+    nets.write_prototxt(training, str(tmp_path / "training.prototxt"))
+    ours = caffe.Net(str(tmp_path / "training.prototxt"), caffe.TEST)
+    deployed = caffe.Net(str(ROOT / "deploy.prototxt"), caffe.TEST)
+    rng = np.random.default_rng(0)
+    for name, blobs in ours.params.items():
+        for blob in blobs:
+            blob.data[...] = rng.normal(size=blob.data.shape) * 0.1 if name[:2] != "bn" else 1
+    ours.save(str(tmp_path / "w.caffemodel"))
+    deployed.copy_from(str(tmp_path / "w.caffemodel"))
+    for net in (ours, deployed):
+        net.blobs["data"].reshape(5, 3, 64, 64)
+        net.blobs["data"].data[...] = np.random.default_rng(1).normal(size=(5, 3, 64, 64)) * 60
+        net.forward()
+    expected = ours.blobs["fc9_1"].data
+    expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(deployed.blobs["embedding"].data, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["softmax", "triplet"])
+def test_commenting_a_section_out_by_hand_leaves_the_other_stage(stage):
+    """The way of 2015: no stage rules, one of the two marked sections gone."""
+    text = (ROOT / "train.prototxt").read_text()
+    head, softmax, triplet = (part for part in text.split("\n#== ") if not part.startswith("trunk"))
+    trunk = next(part for part in text.split("\n#== ") if part.startswith("trunk"))
+    section = softmax if stage == "softmax" else triplet
+    by_hand = head + "\n#== " + trunk + "\n#== " + section.replace(f'include {{ stage: "{stage}" }}', "")
+    ours = nets.for_stage(parse(by_hand), caffe.TRAIN, "neither")
+    assert list(ours.layer) == list(nets.for_stage(parse(text), caffe.TRAIN, stage).layer)
+
+
+@pytest.mark.parametrize("stage", ["softmax", "triplet"])
+def test_vgg_face_has_the_published_shapes(stage):
+    folder = ROOT / "models" / "vgg_face"
+    net = nets.for_stage(nets.read_net(str(folder / "train.prototxt")), caffe.TRAIN, stage)
+    nets.check_wiring(net, "vgg")
+    convolutions = [layer.convolution_param.num_output for layer in net.layer if layer.type == "Convolution"]
+    assert convolutions == [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
+    outputs = {layer.name: layer.inner_product_param.num_output for layer in net.layer if layer.type == "InnerProduct"}
+    head = {"fc9": 997} if stage == "softmax" else {"fc9_1": 256}
+    assert outputs == {"fc6": 4096, "fc7": 4096, **head}
+    trained = {layer.name for layer in net.layer}
+    deployed = nets.read_net(str(folder / "deploy.prototxt"))
+    nets.check_wiring(deployed, "vgg")
+    assert not [layer.name for layer in deployed.layer if layer.type == "Python"]
+    if stage == "triplet":
+        assert {layer.name for layer in deployed.layer if layer.type in ("Convolution", "InnerProduct")} <= trained

@@ -1,0 +1,256 @@
+"""python train.py as a user runs it: both stages, finetuning, nets of 2015, and every kind of bad input."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import caffe
+import h5py
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT, TINY_NET, run_train, write_config
+
+
+def replace(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def weights(path, net):
+    loaded = caffe.Net(str(net), caffe.TRAIN, weights=str(path))
+    return {name: [blob.data.copy() for blob in blobs] for name, blobs in loaded.params.items()}
+
+
+def test_both_stages_end_to_end(project):
+    result = run_train(project)
+    assert result.returncode == 0, result.stderr
+    run = project / "run"
+    for stage in ("softmax", "triplet"):
+        assert (run / f"{stage}_iter_2.caffemodel").exists() and (run / f"{stage}_iter_4.caffemodel").exists()
+        assert (run / f"{stage}_iter_4.solverstate").exists() and (run / f"{stage}_caffe.log").stat().st_size > 0
+        assert json.loads((run / f"{stage}_settings.json").read_text())["BATCH_SIZE"] == 12
+        rows = list(csv.DictReader((run / f"{stage}_log.csv").open()))
+        assert [int(row["iteration"]) for row in rows] == [1, 2, 3, 4]
+        assert all(float(row["loss"]) >= 0 and float(row["learning_rate"]) == pytest.approx(0.01) for row in rows)
+    assert {"active_share", "d_ap", "d_an"} < set(rows[0])
+    assert "loaded   conv1, bn1, fc7\n  fresh    fc9_1" in result.stdout
+    assert "active_share=" in result.stderr and "images/s" in result.stderr
+    assert "] Creating Layer" not in result.stderr
+    before = weights(run / "softmax_iter_4.caffemodel", run / "softmax_train.prototxt")
+    after = weights(run / "triplet_iter_4.caffemodel", run / "triplet_train.prototxt")
+    for name in ("conv1", "bn1", "fc7"):
+        for b, a in zip(before[name], after[name], strict=True):
+            np.testing.assert_array_equal(b, a)
+    started = weights(run / "triplet_iter_2.caffemodel", run / "triplet_train.prototxt")
+    assert not np.array_equal(started["fc9_1"][0], after["fc9_1"][0])
+
+
+def test_the_same_run_twice_gives_the_same_weights(project):
+    settings = {"MIRROR": True, "CROP_JITTER": 0.1}
+    for folder in ("one", "two"):
+        write_config(project, RUN_FOLDER=folder, **settings)
+        assert run_train(project).returncode == 0
+    write_config(project, RUN_FOLDER="other", SEED=2, **settings)
+    assert run_train(project).returncode == 0
+    for name in ("softmax_iter_4.caffemodel", "triplet_iter_4.caffemodel"):
+        one, two, other = ((project / folder / name).read_bytes() for folder in ("one", "two", "other"))
+        assert one == two != other
+
+
+def test_both_losses_fall_on_identities_that_differ(project):
+    write_config(project, MAX_ITERS=60, SNAPSHOT_ITERS=60, LEARNING_RATE={"softmax": 0.02, "triplet": 0.3},
+                 BATCH_SIZE=18, SELECTION="batch-hard", MARGIN=2.0)  # fmt: skip
+    assert run_train(project).returncode == 0
+    for stage in ("softmax", "triplet"):
+        losses = [float(row["loss"]) for row in csv.DictReader((project / "run" / f"{stage}_log.csv").open())]
+        assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10]), stage
+
+
+def test_held_out_identities_are_measured(project):
+    deploy = TINY_NET[: TINY_NET.index('layer {\n  name: "fc9"')]
+    start = deploy.index('layer {\n  name: "conv1"')
+    head = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 12 dim: 12 } } }\n'
+    (project / "deploy.prototxt").write_text(head + deploy[start:])
+    write_config(project, DEPLOY="deploy.prototxt", FEATURE="fc7", HELD_OUT_LIST="list.txt")
+    result = run_train(project, "--stage", "softmax")
+    assert result.returncode == 0, result.stderr
+    assert "held out   fc7: AUC " in result.stdout and "(36 same and 240 different pairs" in result.stdout
+
+
+def test_stages_one_by_one_and_finetuning_with_a_renamed_layer(project):
+    assert run_train(project, "--stage", "softmax").returncode == 0
+    assert run_train(project, "--stage", "triplet").returncode == 0
+    replace(project / "net.prototxt", '"fc9"', '"fc9_mine"')
+    write_config(project, RUN_FOLDER="again", WEIGHTS="run/softmax_iter_4.caffemodel", STAGES=["softmax"])
+    result = run_train(project)
+    assert result.returncode == 0, result.stderr
+    assert "loaded   conv1, bn1, fc7\n  fresh    fc9_mine" in result.stdout
+
+
+def test_hdf5_snapshots_start_the_next_stage(project):
+    (project / "solver.prototxt").write_text('momentum: 0.9 lr_policy: "fixed" snapshot_format: HDF5\n')
+    result = run_train(project)
+    assert result.returncode == 0, result.stderr
+    assert "softmax_iter_4.caffemodel.h5\n  loaded   conv1, bn1, fc7" in result.stdout
+    with h5py.File(project / "run" / "softmax_iter_4.caffemodel.h5") as before, h5py.File(
+        project / "run" / "triplet_iter_4.caffemodel.h5"
+    ) as after:
+        np.testing.assert_array_equal(before["data/fc7/0"], after["data/fc7/0"])
+
+
+def test_a_net_of_2015_is_trained_as_it_stands(project):
+    """Its module names, its param_str, frozen by hand, no stage rules, one bottom for the selection."""
+    (project / "net.prototxt").write_text("""
+        layer { name: 'data' type: 'Python' top: 'data' top: 'labels'
+          python_param { module: 'datalayer' layer: 'DataLayer' } }
+        layer { name: "fc7" type: "InnerProduct" bottom: "data" top: "fc7"
+          param { lr_mult: 0 } param { lr_mult: 0 }
+          inner_product_param { num_output: 8 weight_filler { type: "xavier" } } }
+        layer { name: "drop7" type: "Dropout" bottom: "fc7" top: "fc7" }
+        layer { name: "norm2" type: "Python" bottom: "fc7" top: "norm2"
+          python_param { module: 'norm2layer' layer: 'Norm2Layer' param_str: "" } }
+        layer { name: "fc9_1" type: "InnerProduct" bottom: "norm2" top: "fc9_1"
+          inner_product_param { num_output: 4 weight_filler { type: "xavier" } } }
+        layer { name: "triplet_select" type: "Python" bottom: "fc9_1"
+          top: "archor" top: "positive" top: "negative"
+          python_param { module: 'tripletselectlayer' layer: 'TripletSelectLayer' } }
+        layer { name: "tripletloss" type: "Python" bottom: "archor" bottom: "positive" bottom: "negative" top: "loss"
+          loss_weight: 1
+          python_param { module: 'tripletlosslayer' layer: 'TripletLayer' param_str: "'margin': 0.3" } }
+    """)
+    write_config(project, STAGES=["triplet"], BATCHES="anchor", FREEZE=None)
+    result = run_train(project)
+    assert result.returncode == 0, result.stderr
+    assert "frozen     fc7" in result.stdout and "margin 0.3 is tripletloss's own" in result.stdout
+    assert "selection rank-paired is triplet_select's own" in result.stdout
+
+
+def test_interrupting_finishes_the_iteration_and_keeps_the_weights(project):
+    write_config(project, MAX_ITERS=10**6, SNAPSHOT_ITERS=10**6)
+    command = [sys.executable, str(ROOT / "train.py"), "--config", str(project / "config.py"), "--stage", "softmax"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    log = project / "run" / "softmax_log.csv"
+    deadline = time.time() + 60
+    while not (log.exists() and log.stat().st_size > 1000) and time.time() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "train.py: stopped; the weights so far are in" in errors
+    assert len(list((project / "run").glob("softmax_iter_*.caffemodel"))) == 1
+
+
+def test_a_finished_stage_is_not_overwritten(project):
+    assert run_train(project, "--stage", "softmax").returncode == 0
+    refused(run_train(project, "--stage", "softmax"), "holds a softmax stage already: set RUN_FOLDER to a new folder")
+
+
+def refused(result, sentence):
+    """Status 1, one sentence on standard error, nothing like a traceback or a core dump."""
+    assert result.returncode == 1, (result.returncode, result.stderr)
+    last = result.stderr.strip().split("\n")
+    assert last[-1].startswith("train.py: ") and sentence in last[-1], result.stderr
+    assert "Traceback" not in result.stderr and "Check failure stack trace" not in result.stderr
+
+
+def bad_label(p):
+    replace(p / "list.txt", "person5@3.jpg 5", "person6@3.jpg 6")
+    (p / "images" / "person5@3.jpg").rename(p / "images" / "person6@3.jpg")
+
+
+def one_identity(p):
+    lines = (p / "list.txt").read_text().splitlines()[:4]
+    (p / "list.txt").write_text("\n".join(lines) + "\n")
+
+
+def cut_image(p):
+    path = p / "images" / "person2@1.jpg"
+    path.write_bytes(path.read_bytes()[:300])
+
+
+def in_net(old, new):
+    return lambda p: replace(p / "net.prototxt", old, new)
+
+
+def in_config(**changes):
+    return lambda p: write_config(p, **changes)
+
+
+def with_weights(content):
+    def change(p):
+        (p / "w.caffemodel").write_bytes(content)
+        write_config(p, WEIGHTS={"softmax": "w.caffemodel"})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda p: replace(p / "list.txt", "person0@1.jpg 0", "person0@1.jpg"), "list.txt, line 2: 'person0@1.jpg' is not"),
+        (lambda p: replace(p / "list.txt", "person0@1.jpg 0", "person0@1.jpg x"), "line 2: the label 'x' is not an integer"),
+        (lambda p: replace(p / "list.txt", "person0@1.jpg 0", "person0@1.jpg -1"), "line 2: the label -1"),
+        (bad_label, "the image person6@3.jpg has label 6, but 'fc9' has 6 outputs, for labels 0 to 5"),
+        (lambda p: (p / "images" / "person1@1.jpg").unlink(), "names the image person1@1.jpg, but there is no"),
+        (cut_image, "person2@1.jpg is"),
+        (lambda p: (p / "images" / "person2@1.jpg").write_text("hello"), "person2@1.jpg is no image"),
+        (in_config(WEIGHTS={"softmax": "none.caffemodel"}), "there are no weights"),
+        (with_weights(b"this is no caffemodel, but a text of some length"), "is not a caffemodel, or is cut off"),
+        (with_weights(b""), "holds no weights"),
+        (in_net("stride: 2", "strid: 2"), 'net.prototxt, line 9, column'),
+        (in_net('name: "fc7" type', 'name: "fc7" typo'), 'net.prototxt, line'),
+        (in_net('bottom: "conv1" top: "bn1"', 'bottom: "conv" top: "bn1"'), "layer 'bn1' takes the bottom 'conv', which no layer above makes: did you mean 'conv1'"),
+        (in_net('type: "ReLU"', 'type: "Relu"'), "unknown type 'Relu': did you mean 'ReLU'"),
+        (in_net('layer: "DataLayer"', 'layer: "DataLayr"'), "layer 'data' wants 'DataLayr' from the Python module"),
+        (in_net('"tripletloss.layers" layer: "DataLayer"', '"nowhere" layer: "DataLayer"'), "No module named 'nowhere'"),
+        (in_net("kernel_size: 3", "kernel_size: 99"), "Caffe stops in layer 'conv1': Check failed"),
+        (in_net("num_output: 8 kernel", "num_output: 0 kernel"), "Caffe stops in layer 'conv1': Check failed"),
+        (in_config(DEVICE="gpu"), "DEVICE asks for GPU 0"),
+        (in_config(RUN_FOLDER="list.txt/run"), "cannot be written (Not a directory): set RUN_FOLDER"),
+        (in_config(MARGN=3), "there is no setting MARGN: did you mean MARGIN"),
+        (in_config(NET="none.prototxt"), "none.prototxt cannot be read (No such file"),
+        (in_config(LEARNING_RATE=1e30), "lower LEARNING_RATE"),
+        (lambda p: (p / "solver.prototxt").write_text('lr_policy: "fxed"'), "Unknown learning rate policy: fxed"),
+        (lambda p: (p / "solver.prototxt").write_text('type: "Adm"'), "the type 'Adm' must be one of SGD"),
+        (lambda p: (p / "solver.prototxt").write_text("test_iter: 3"), "take test_iter out"),
+        (lambda p: (p / "config.py").unlink(), "config.py cannot be read (No such file"),
+    ],
+)  # fmt: skip
+def test_bad_input_ends_in_one_sentence_and_status_1(project, change, sentence):
+    change(project)
+    refused(run_train(project, "--stage", "softmax"), sentence)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (one_identity, "one identity only"),
+        (in_config(BATCH_SIZE=24), "a mini-batch of 24 holds 8 identities x 3 images, but the list has 6 identities: set BATCH_SIZE to at most 18"),
+        (in_config(SELECTION="rank-paired"), "set BATCHES to 'anchor'"),
+        (in_net("top: \"loss\" loss_weight: 1", "top: \"loss\""), "no layer has a loss: give the loss layer `loss_weight: 1`"),
+        (in_config(FREEZE="fc9_1", STAGES=["triplet"]), "every layer is frozen"),
+        (in_config(FREEZE="fc99", STAGES=["triplet"]), "FREEZE names the blob 'fc99'"),
+        (lambda p: None, "there are no softmax weights in"),
+    ],
+)  # fmt: skip
+def test_bad_input_of_the_triplet_stage(project, change, sentence):
+    change(project)
+    refused(run_train(project, "--stage", "triplet"), sentence)
+
+
+def test_weights_of_other_shapes_name_layer_and_both_shapes(project):
+    assert run_train(project, "--stage", "softmax").returncode == 0
+    replace(project / "net.prototxt", "num_output: 16", "num_output: 17")
+    refused(run_train(project, "--stage", "triplet"), "layer 'fc7' is 16x200 and 16 in the weights and 17x200 and 17 in the net")
+
+
+def test_cut_off_weights_are_refused(project):
+    assert run_train(project, "--stage", "softmax").returncode == 0
+    path = project / "run" / "softmax_iter_4.caffemodel"
+    path.write_bytes(path.read_bytes()[:-1000])
+    refused(run_train(project, "--stage", "triplet"), "softmax_iter_4.caffemodel is not a caffemodel, or is cut off")
