@@ -36,7 +36,7 @@ caffe-test: caffe
 train: caffe
 	$(PYTHON) train.py
 
-test: caffe caffe-test
+test: caffe-test
 	$(PYTHON) -m pytest
 	$(PYTHON) -m ruff check .
 

@@ -1,4 +1,4 @@
-"""VGG_FACE_16 on the sample that comes with the project. Paths are relative to this file; see the top-level config.py."""
+"""VGG_FACE_16 on the sample that comes with the project; the top-level config.py explains the settings."""
 
 STAGES = ['softmax', 'triplet']
 RUN_FOLDER = '../../runs/vgg_face'
