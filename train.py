@@ -31,6 +31,9 @@ def main():
     except solver.Stopped as stopped:
         print(f"train.py: {stopped}", file=sys.stderr)
         return 128 + stopped.number
+    except KeyboardInterrupt:
+        print("train.py: stopped at once; snapshots written before are whole", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.conftest import TINY_CONFIG, write_config
+from tests.conftest import ROOT, TINY_CONFIG, write_config
 from tripletloss import config, images
 from tripletloss.dataset import read_list
 from tripletloss.errors import InputError
@@ -123,7 +123,7 @@ def test_config_fills_defaults_and_stages(project):
 
 
 def test_the_shipped_config_is_accepted():
-    assert config.load("config.py")["STAGES"] == ["softmax", "triplet"]
+    assert config.load(str(ROOT / "config.py"))["STAGES"] == ["softmax", "triplet"]
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ def test_a_batch_depends_on_seed_and_iteration_only(kind):
         (lambda: IdentityBatches(LABELS, 10, 4, 0), "BATCH_SIZE 10 must be IMAGES_PER_IDENTITY"),
         (lambda: IdentityBatches(LABELS, 10, 1, 0), "IMAGES_PER_IDENTITY must be 2 or more"),
         (lambda: IdentityBatches(np.zeros(9), 6, 3, 0), "one identity only"),
+        (lambda: ShuffledBatches(np.zeros(9), 6, 0), "one identity only"),
         (lambda: AnchorBatches(np.zeros(9), 6, 0), "one identity only"),
         (lambda: AnchorBatches(np.arange(9), 6, 0), "no identity of the list has two images"),
         (lambda: AnchorBatches(LABELS, 10, 0), "multiple of 3 for anchor batches, for example 9"),

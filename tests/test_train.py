@@ -195,6 +195,7 @@ def with_weights(content):
         (lambda p: replace(p / "list.txt", "person0@1.jpg 0", "person0@1.jpg"), "list.txt, line 2: 'person0@1.jpg' is not"),
         (lambda p: replace(p / "list.txt", "person0@1.jpg 0", "person0@1.jpg x"), "line 2: the label 'x' is not an integer"),
         (lambda p: replace(p / "list.txt", "person0@1.jpg 0", "person0@1.jpg -1"), "line 2: the label -1"),
+        (one_identity, "one identity only"),
         (bad_label, "the image person6@3.jpg has label 6, but 'fc9' has 6 outputs, for labels 0 to 5"),
         (lambda p: (p / "images" / "person1@1.jpg").unlink(), "names the image person1@1.jpg, but there is no"),
         (cut_image, "person2@1.jpg is"),

@@ -26,7 +26,8 @@ class ShuffledBatches:
     """Single images in random order; in every epoch each image comes once. What the softmax stage wants."""
 
     def __init__(self, labels, batch_size, seed):
-        """labels: (M,) int, one an image; batch_size: rows of a batch."""
+        """labels: (M,) int, one an image; batch_size: rows of a batch. Raises InputError for one identity only."""
+        _need_two_identities(np.unique(labels))
         self.images, self.batch_size, self.seed = len(labels), batch_size, seed
         self._epoch, self._order = -1, None
 
@@ -160,7 +161,7 @@ class AnchorBatches:
 
 def _need_two_identities(identities):
     if len(identities) < 2:
-        raise InputError("the list has one identity only, and negatives are images of another: add identities")
+        raise InputError("the list has one identity only, and there is nothing to tell it from: add identities")
 
 
 BATCHES = ("shuffled", "identities", "anchor")
