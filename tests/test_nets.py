@@ -9,6 +9,7 @@ from google.protobuf import text_format
 from tests.conftest import ROOT, TINY_NET
 from tripletloss import config, nets
 from tripletloss.errors import InputError
+from tripletloss.process import try_in_child
 
 RULES = """
 layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 } } }
@@ -146,3 +147,23 @@ def test_vgg_face_has_the_published_shapes(stage):
     assert not [layer.name for layer in deployed.layer if layer.type == "Python"]
     if stage == "triplet":
         assert {layer.name for layer in deployed.layer if layer.type in ("Convolution", "InnerProduct")} <= trained
+
+
+def test_weights_as_large_as_vgg_faces_are_read(tmp_path):
+    """Caffe ends the process at weights beyond its limit; VGG_FACE_16's are 553 MB."""
+    text = (
+        'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 13900 } } }'
+        'layer { name: "ip" type: "InnerProduct" bottom: "x" top: "y" inner_product_param { num_output: 10000 } }'
+    )
+    (tmp_path / "net.prototxt").write_text(text)
+    path = tmp_path / "large.caffemodel"
+
+    def save_and_read():
+        caffe.Net(str(tmp_path / "net.prototxt"), caffe.TEST).save(str(path))
+        nets.load_weights(caffe.Net(str(tmp_path / "net.prototxt"), caffe.TEST), str(path))
+        return path.stat().st_size
+
+    try:
+        assert try_in_child(save_and_read, "large weights") > 553_000_000
+    finally:
+        path.unlink(missing_ok=True)
