@@ -109,4 +109,4 @@ def run_train(folder, *arguments, config="config.py"):
     """Run train.py as a user would, in a process of its own."""
     command = [sys.executable, str(ROOT / "train.py"), "--config", str(folder / config), *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GLOG_")}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder, env=environment)

@@ -83,17 +83,20 @@ def test_packages_follow_the_config():
 
 
 def test_half_made_source_tree_is_not_used(build_folder, tmp_path):
-    (tmp_path / "source").mkdir()
+    reader = tmp_path / "source" / "src" / "caffe" / "util" / "io.cpp"
+    reader.parent.mkdir(parents=True)
+    reader.write_text("SetTotalBytesLimit(536870912);\n")
     (tmp_path / "source" / "Makefile").write_text("all: ;\n")
     with tarfile.open(tmp_path / "source.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "source", "caffe-1.0")
     tree = build_caffe.unpack(tmp_path / "source.tar.gz", "key", "CPU_ONLY := 1\n")
-    assert sorted(path.name for path in tree.iterdir()) == ["Makefile", "Makefile.config"]
+    assert sorted(path.name for path in tree.iterdir()) == ["Makefile", "Makefile.config", "src"]
+    assert (tree / reader.relative_to(tmp_path / "source")).read_text() == "SetTotalBytesLimit(kProtoReadBytesLimit);\n"
     (tree / "object.o").touch()
     assert (build_caffe.unpack(tmp_path / "source.tar.gz", "key", "") / "object.o").exists()
     (tree / "running").touch()  # as a killed build leaves it
     tree = build_caffe.unpack(tmp_path / "source.tar.gz", "key", "")
-    assert sorted(path.name for path in tree.iterdir()) == ["Makefile", "Makefile.config"]
+    assert sorted(path.name for path in tree.iterdir()) == ["Makefile", "Makefile.config", "src"]
 
 
 @ours
