@@ -47,7 +47,7 @@ clean:
 	rm -rf .build
 
 distclean: clean
-	rm -rf .venv *.egg-info
+	rm -rf .venv compat/*.egg-info
 
 # The smallest systems have no python3.
 $(SYSTEM_PYTHON):

@@ -1,9 +1,11 @@
 """The build of Caffe: what it decides, what it refuses in which words, and the Caffe that came out of it."""
 
+import fcntl
 import importlib.util
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -97,6 +99,27 @@ def test_half_made_source_tree_is_not_used(build_folder, tmp_path):
     (tree / "running").touch()  # as a killed build leaves it
     tree = build_caffe.unpack(tmp_path / "source.tar.gz", "key", "")
     assert sorted(path.name for path in tree.iterdir()) == ["Makefile", "Makefile.config", "src"]
+
+
+def test_lock_outlives_a_killed_build(build_folder):
+    code = f"""
+import importlib.util, pathlib
+spec = importlib.util.spec_from_file_location("build_caffe", {str(ROOT / "tools" / "build_caffe.py")!r})
+build_caffe = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(build_caffe)
+build_caffe.BUILD = pathlib.Path({str(build_folder)!r})
+build_caffe.lock()
+build_caffe.run_logged(["sh", "-c", "echo $$; exec sleep 60"], "Sleeping", on_line=lambda line: print(line, flush=True))
+"""
+    build = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    compiler = int(build.stdout.readline())
+    build.kill()
+    build.wait()
+    with open(build_folder / "lock") as file:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.kill(compiler, signal.SIGKILL)
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 @ours

@@ -85,7 +85,8 @@ def run_logged(command, what, log=None, env=None, cwd=ROOT, on_line=show_status)
         file.write(f"$ {shlex.join(map(str, command))}\n")
         try:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                       errors="replace", env=env, cwd=cwd, stdin=subprocess.DEVNULL)
+                                       errors="replace", env=env, cwd=cwd, stdin=subprocess.DEVNULL,
+                                       close_fds=False)  # so that it holds the lock too
         except OSError as error:
             raise Refused(f"{what} failed: {command[0]} cannot be run ({error.strerror}).") from error
         try:
@@ -339,10 +340,11 @@ def fetch_source():
     remove(download)
     # pip asks the archive's setup.py for the package's name, and that one wants setuptools to have a distutils.
     constraint.write_text("setuptools<85\n")
+    relative = os.path.relpath(constraint, ROOT)  # pip takes a space in these two for the end of the path
     try:
         pip("download", "--no-deps", "--no-binary", name, "--require-hashes", "-r", str(SOURCE_PIN), "-d",
-            str(download), what="Downloading Caffe's source with pip", PIP_CONSTRAINT=str(constraint),
-            PIP_BUILD_CONSTRAINT=str(constraint))
+            str(download), what="Downloading Caffe's source with pip", PIP_CONSTRAINT=relative,
+            PIP_BUILD_CONSTRAINT=relative)
     except Refused as error:
         if "DO NOT MATCH THE HASHES" not in str(error):
             raise
