@@ -15,7 +15,7 @@ unexport PYTHONPATH PYTHONHOME
 .NOTPARALLEL:
 
 help:
-	@echo "make caffe       get Caffe: installs what it needs, builds it into .venv (3 minutes, once)"
+	@echo "make caffe       get Caffe: installs what it needs, builds it into .venv (3 to 5 minutes, once)"
 	@echo "make train       train the model, as config.py says"
 	@echo "make test        run all tests, Caffe's own too"
 	@echo "make caffe-test  run the tests of Caffe's Python interface"

@@ -150,6 +150,16 @@ def test_a_finished_stage_is_not_overwritten(project):
     refused(run_train(project, "--stage", "softmax"), "holds a softmax stage already: set RUN_FOLDER to a new folder")
 
 
+def test_after_a_refusal_the_same_folder_is_used_once_the_input_is_mended(project):
+    write_config(project, LEARNING_RATE=1e30)
+    refused(run_train(project, "--stage", "softmax"), "lower LEARNING_RATE")
+    write_config(project)
+    bad_label(project)
+    refused(run_train(project, "--stage", "softmax"), "has label 6")
+    replace(project / "net.prototxt", "num_output: 6", "num_output: 7")
+    assert run_train(project, "--stage", "softmax").returncode == 0
+
+
 def refused(result, sentence):
     """Status 1, one sentence on standard error, nothing like a traceback or a core dump."""
     assert result.returncode == 1, (result.returncode, result.stderr)

@@ -110,7 +110,7 @@ def use_device(gpu):
 
 
 def claim_folder(folder, stages):
-    """Make the run's folder; raises InputError if it cannot be written or holds one of the stages already."""
+    """Make the run's folder; raises InputError if it cannot be written or holds weights of one of the stages."""
     try:
         os.makedirs(folder, exist_ok=True)
         probe = os.path.join(folder, ".writable")
@@ -119,7 +119,7 @@ def claim_folder(folder, stages):
     except OSError as error:
         raise InputError(f"the run's folder {folder} cannot be written ({error.strerror}): set RUN_FOLDER") from None
     for stage in stages:
-        if glob.glob(os.path.join(glob.escape(folder), f"{stage}_*")):
+        if last_snapshot(folder, stage):
             raise InputError(
                 f"{folder} holds a {stage} stage already: set RUN_FOLDER to a new folder, or move that one away"
             )
@@ -287,9 +287,11 @@ def train_stage(plan):
                 shown = dict(zip(scalars, (f"{v:.4g}" for v in mean[1:]), strict=True))
                 bar.set_postfix({**shown, "lr": f"{rate:.3g}", "images/s": f"{mean[0]:.0f}"}, refresh=False)
                 bar.update()
-                if solver.iter % s["SNAPSHOT_ITERS"] == 0 or solver.iter == s["MAX_ITERS"] or caught:
+                if solver.iter % s["SNAPSHOT_ITERS"] == 0 or solver.iter == s["MAX_ITERS"]:
                     file.flush()
                     solver.snapshot()
+        if caught:
+            solver.snapshot()
     weights = last_snapshot(s["RUN_FOLDER"], plan.stage)
     if caught:
         raise Stopped(caught[0], weights)
