@@ -170,6 +170,53 @@ def test_norm2_has_the_gradient_of_finite_differences_in_two_iterations(tmp_path
         np.testing.assert_allclose(diff, differences(net, x, step=1e-2), atol=2e-3)
 
 
+COSINE = (
+    inputs(("x", (ROWS, SIZE)), ("labels", (ROWS,)))
+    + python("fc9", "CosineLayer", ["x", "labels"], ["scores"], "{identities: 3, cosine_scale: 6, seed: 4}")
+    + 'layer { name: "l" type: "SoftmaxWithLoss" bottom: "scores" bottom: "labels" top: "loss" }\n'
+)
+
+
+def test_cosine_scores_are_those_of_a_plain_loop(tmp_path):
+    net = make_net(tmp_path, COSINE)
+    x = spread()
+    run(net, x, LABELS)
+    w = net.params["fc9"][0].data
+    for i in range(ROWS):
+        for j in range(3):
+            cosine = x[i] @ w[j] / np.linalg.norm(x[i]) / np.linalg.norm(w[j])
+            expected = 6 * (cosine - (0.15 if LABELS[i] == j else 0))
+            assert net.blobs["scores"].data[i, j] == pytest.approx(expected, abs=1e-5)
+
+
+def test_cosine_layer_has_the_gradients_of_finite_differences_in_two_iterations(tmp_path):
+    net = make_net(tmp_path, COSINE)
+    weights = net.params["fc9"][0]
+    for iteration in (0, 1):
+        x = spread(iteration)
+        net.clear_param_diffs()
+        _, diff = run(net, x, LABELS)
+        np.testing.assert_allclose(diff, differences(net, x, LABELS, step=1e-2), rtol=5e-3, atol=2e-3)
+        got, start = weights.diff.copy(), weights.data.copy()
+        net.blobs["x"].data[...] = x
+        for index in np.ndindex(got.shape):
+            losses = []
+            for step in (1e-2, -1e-2):
+                weights.data[...] = start
+                weights.data[index] += step
+                losses.append(float(net.forward()["loss"].flat[0]))
+            assert got[index] == pytest.approx((losses[0] - losses[1]) / 2e-2, abs=2e-3)
+        weights.data[...] = start
+        run(net, x, LABELS)  # a second backward adds to the parameter's gradient, which Caffe clears
+        np.testing.assert_allclose(weights.diff, 2 * got, rtol=1e-5)
+
+
+def test_cosine_layer_refuses_a_label_without_a_class(tmp_path):
+    net = make_net(tmp_path, COSINE)
+    with pytest.raises(InputError, match="there is a label 3, but the classes are 0 to 2"):
+        run(net, spread(), LABELS + 1)
+
+
 def test_facenets_order_has_gradients_down_to_the_projection(tmp_path):
     text = (
         inputs(("x", (ROWS, SIZE)), ("labels", (ROWS,)))

@@ -60,11 +60,29 @@ def test_settings_fill_what_the_prototxt_leaves_out(project):
     net.layer[-1].python_param.param_str = "'margin': 0.7"
     settings = config.load(str(project / "config.py")).stage("triplet")
     decided = nets.fill_settings(net, settings, "net")
-    assert decided == ["margin 0.7 is tripletloss's own"]
+    assert decided == [("MARGIN", 0.7, "tripletloss")]
     assert nets.parse_param_str(net.layer[-1].python_param.param_str, ("margin",), "") == {"margin": 0.7}
     assert list(net.layer[-2].top[3:]) == list(nets.SELECT_STATISTICS)
     filled = nets.parse_param_str(net.layer[0].python_param.param_str, nets.python_layer(net.layer[0], "").keys, "")
     assert filled["batch_size"] == 12 and filled["train_list"] == str(project / "list.txt")
+
+
+@pytest.mark.parametrize(("written", "outputs"), [("", 9), ("num_output: 6", 6)])
+def test_the_classifier_gets_an_output_an_identity_unless_the_prototxt_says_how_many(written, outputs):
+    net = nets.for_stage(parse(TINY_NET.replace("num_output: 6", written)), caffe.TRAIN, "softmax")
+    nets.size_classifier(net, 9)
+    sizes = {layer.name: layer.inner_product_param.num_output for layer in net.layer if layer.type == "InnerProduct"}
+    assert sizes == {"fc7": 16, "fc9": outputs}
+
+
+def test_a_classifier_of_other_identities_than_the_weights_is_renamed_and_nothing_else():
+    net = nets.for_stage(parse(TINY_NET), caffe.TRAIN, "softmax")
+    here = {"fc7": [(16, 200), (16,)], "fc9": [(6, 16), (6,)]}
+    assert nets.rename_classifier(net, here, {"fc7": [(17, 200), (17,)], "fc9": [(9, 16), (9,)]}) == {"fc9": "fc9_6"}
+    assert "fc9_6" in [layer.name for layer in net.layer] and "fc9" not in [layer.name for layer in net.layer]
+    for same in ({"fc7": here["fc7"]}, here, {"fc9": [(9, 17), (9,)]}):  # absent, equal, another feature: not renamed
+        net = nets.for_stage(parse(TINY_NET), caffe.TRAIN, "softmax")
+        assert nets.rename_classifier(net, here, same) == {}
 
 
 def test_weights_of_both_formats_tell_their_shapes(tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, TINY_NET, run_train, write_config
+from tripletloss import nets
 
 
 def replace(path, old, new):
@@ -92,6 +93,33 @@ def test_stages_one_by_one_and_finetuning_with_a_renamed_layer(project):
     assert "loaded   conv1, bn1, fc7\n  fresh    fc9_mine" in result.stdout
 
 
+def test_finetuning_on_other_identities_starts_the_classifier_fresh_and_counts_its_outputs(project):
+    replace(project / "net.prototxt", "num_output: 6", "")
+    assert run_train(project, "--stage", "softmax").returncode == 0
+    lines = (project / "list.txt").read_text().splitlines()
+    (project / "list.txt").write_text("\n".join(lines[:20]))  # 5 of the 6 identities
+    write_config(project, RUN_FOLDER="again", WEIGHTS="run/softmax_iter_4.caffemodel", STAGES=["softmax"])
+    result = run_train(project)
+    assert result.returncode == 0, result.stderr
+    assert "loaded   conv1, bn1, fc7\n  fresh    fc9_5\n  renamed  fc9 to fc9_5" in result.stdout
+    assert nets.weight_shapes(str(project / "again" / "softmax_iter_4.caffemodel"))["fc9_5"][0] == (5, 16)
+
+
+def test_a_cosine_classifier_learns(project):
+    text = (project / "net.prototxt").read_text()
+    start, end = text.index('  name: "fc9" type'), text.index('layer { name: "accuracy"')
+    cosine = """  name: "fc9" type: "Python" bottom: "fc7" bottom: "labels" top: "fc9" include { stage: "softmax" }
+  python_param { module: "tripletloss.layers" layer: "CosineLayer" } }
+"""
+    (project / "net.prototxt").write_text(text[:start] + cosine + text[end:])
+    write_config(project, STAGES=["softmax"], MAX_ITERS=60, SNAPSHOT_ITERS=60, LEARNING_RATE=0.05, BATCH_SIZE=18)
+    result = run_train(project)
+    assert result.returncode == 0, result.stderr
+    losses = [float(row["loss"]) for row in csv.DictReader((project / "run" / "softmax_log.csv").open())]
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
+    assert nets.weight_shapes(str(project / "run" / "softmax_iter_60.caffemodel"))["fc9"] == [(6, 16)]
+
+
 def test_hdf5_snapshots_start_the_next_stage(project):
     (project / "solver.prototxt").write_text('momentum: 0.9 lr_policy: "fixed" snapshot_format: HDF5\n')
     result = run_train(project)
@@ -126,8 +154,9 @@ def test_a_net_of_2015_is_trained_as_it_stands(project):
     write_config(project, STAGES=["triplet"], BATCHES="anchor", FREEZE=None)
     result = run_train(project)
     assert result.returncode == 0, result.stderr
-    assert "frozen     fc7" in result.stdout and "margin 0.3 is tripletloss's own" in result.stdout
-    assert "selection rank-paired is triplet_select's own" in result.stdout
+    assert "frozen     fc7" in result.stdout and "MARGIN 0.3 is tripletloss's own" in result.stdout
+    assert "SELECTION rank-paired is triplet_select's own" in result.stdout
+    assert "triplets   rank-paired, margin 0.3" in result.stdout
 
 
 def test_interrupting_finishes_the_iteration_and_keeps_the_weights(project):
@@ -246,6 +275,7 @@ def test_bad_input_ends_in_one_sentence_and_status_1(project, change, sentence):
         (in_net("top: \"loss\" loss_weight: 1", "top: \"loss\""), "no layer has a loss: give the loss layer `loss_weight: 1`"),
         (in_config(FREEZE="fc9_1", STAGES=["triplet"]), "every layer is frozen"),
         (in_config(FREEZE="fc99", STAGES=["triplet"]), "FREEZE names the blob 'fc99'"),
+        (in_config(STAGES=["triplet"]), "FREEZE would keep conv1, bn1, fc7"),
         (lambda p: None, "there are no softmax weights in"),
     ],
 )  # fmt: skip

@@ -81,6 +81,8 @@ SCHEMA = {
     "BATCHES": _choice(BATCHES, {"softmax": "shuffled", "triplet": "identities"}, by_stage=True),
     "BATCH_SIZE": _integer(1, 30, by_stage=True),
     "IMAGES_PER_IDENTITY": _integer(1, 5),
+    "COSINE_SCALE": Setting(lambda v: _is_number(v) and v > 0, "a number above 0", 24.0),
+    "COSINE_MARGIN": Setting(lambda v: _is_number(v) and 0 <= v <= 1, "a number from 0 to 1 (a cosine)", 0.15),
     "MARGIN": Setting(lambda v: _is_number(v) and v > 0, "a number above 0 (a squared distance)", 0.2),
     "SELECTION": _choice(tuple(STRATEGIES), "semi-hard"),
     "MAX_ITERS": _integer(1, 20000, by_stage=True),
@@ -88,7 +90,9 @@ SCHEMA = {
     "LEARNING_RATE": Setting(lambda v: _is_number(v) and v > 0, "a number above 0", 0.001, by_stage=True),
     "DEVICE": Setting(_is_device, "'auto', 'cpu', 'gpu', or the number of a GPU", "auto"),
     "SEED": _integer(0, 1),
+    "IDENTITIES": _integer(1),
 }
+COUNTED = ("IDENTITIES",)  # of TRAIN_LIST, by train.py: a prototxt may give them, config.py may not
 
 
 def check_value(name, value, where):
@@ -144,10 +148,12 @@ def load(path):
             continue  # a docstring
         name, value = _assignment(statement, path)
         where = f"{path}, line {statement.lineno}"
-        if name not in SCHEMA:
-            raise unknown_name(name, SCHEMA, where)
+        if name not in SCHEMA or name in COUNTED:
+            raise unknown_name(name, [known for known in SCHEMA if known not in COUNTED], where)
         values[name] = _checked(name, value, where, values.get(name))
     for name in SCHEMA:
+        if name in COUNTED:
+            continue
         if name not in values:
             raise InputError(f"{path}: the setting {name} is missing: it must be {SCHEMA[name].wants}")
         if SCHEMA[name].is_path:

@@ -9,9 +9,10 @@ fills in those that a prototxt leaves out.
 import math
 
 import caffe
+import numpy as np
 import yaml
 
-from tripletloss import images, norm, sampling, triplets
+from tripletloss import cosine, images, norm, sampling, triplets
 from tripletloss.config import REQUIRED, SCHEMA, check_value, unknown_name
 from tripletloss.dataset import read_list
 from tripletloss.errors import InputError
@@ -135,6 +136,50 @@ class Norm2Layer(SettingsLayer):
         """norm.l2_normalize_gradient."""
         if propagate_down[0]:
             bottom[0].diff[...] = norm.l2_normalize_gradient(self.normalized, self.lengths, top[0].diff)
+
+
+class CosineLayer(SettingsLayer):
+    """Classify by cosine, with a margin, for SoftmaxWithLoss to follow; see cosine.cosine_scores.
+
+    Bottoms: features (N, ...), labels (N,). Top: scores (N, identities). Its parameter, the classes' weights
+    (identities, D), starts with normal draws of the seed.
+    param_str: identities, cosine_scale, cosine_margin, seed. Example:
+    "{identities: 997, cosine_scale: 24, cosine_margin: 0.15}"
+    """
+
+    keys = ("identities", "cosine_scale", "cosine_margin", "seed")
+
+    def setup(self, bottom, top):
+        """Check arity and settings, and make the weights; raises InputError."""
+        self.check_arity(bottom, top, (2,), (1,), "features and labels, and one top")
+        self.settings = self.read_settings()
+        if len(self.blobs) == 0:
+            shape = self.settings["identities"], math.prod(bottom[0].shape[1:])
+            self.blobs.add_blob(*shape)
+            rng = sampling.random_stream(self.settings["seed"], sampling.CLASS_WEIGHTS, 0, 0)
+            self.blobs[0].data[...] = rng.standard_normal(shape, np.float32) / math.sqrt(shape[1])
+
+    def reshape(self, bottom, top):
+        """A row an image, a column an identity."""
+        top[0].reshape(bottom[0].shape[0], self.settings["identities"])
+
+    def forward(self, bottom, top):
+        """cosine.cosine_scores. Raises InputError for a label without a class."""
+        labels = bottom[1].data.ravel().astype(np.int64)
+        identities = self.settings["identities"]
+        if labels.min() < 0 or labels.max() >= identities:
+            raise InputError(f"CosineLayer: there is a label {labels.max()}, but the classes are 0 to {identities - 1}")
+        top[0].data[...], self.state = cosine.cosine_scores(
+            rows_of(bottom[0].data), self.blobs[0].data, labels,
+            self.settings["cosine_scale"], self.settings["cosine_margin"],
+        )  # fmt: skip
+
+    def backward(self, top, propagate_down, bottom):
+        """cosine.cosine_gradients; the weights' one is added, as Caffe wants it of parameters."""
+        features, weights = cosine.cosine_gradients(self.state, top[0].diff)
+        self.blobs[0].diff[...] += weights
+        if propagate_down[0]:
+            bottom[0].diff[...] = features.reshape(bottom[0].diff.shape)
 
 
 class TripletSelectLayer(SettingsLayer):

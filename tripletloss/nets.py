@@ -127,7 +127,8 @@ def fill_settings(net, settings, source):
     """Write settings into the param_str of this package's layers, where the prototxt leaves them out.
 
     net: NetParameter, changed in place; settings: a stage's settings by name. A selection layer gets the tops of
-    its statistics as well. Returns a list of sentences, one a setting that the prototxt decides otherwise.
+    its statistics as well. Returns a list of (setting, value, layer's name), one a setting that the prototxt decides
+    otherwise.
     Raises InputError for a wrong param_str, and for a rank-paired selection from other than anchor batches.
     """
     decided = []
@@ -147,9 +148,37 @@ def fill_settings(net, settings, source):
                 raise InputError(f"{where} selects rank-paired, by position in the mini-batch: set BATCHES to 'anchor'")
             if len(layer.top) == 3:
                 layer.top.extend(SELECT_STATISTICS)
-        decided += [f"{key} {own[key]} is {layer.name}'s own" for key in own if own[key] != filled[key]]
+        decided += [(key.upper(), own[key], layer.name) for key in own if own[key] != filled[key]]
         layer.python_param.param_str = yaml.safe_dump({**filled, **own}, default_flow_style=True, width=10**9).strip()
     return decided
+
+
+def _classifiers(net):
+    """The layers that make the scores of a SoftmaxWithLoss."""
+    scores = {layer.bottom[0] for layer in net.layer if layer.type == "SoftmaxWithLoss" and layer.bottom}
+    return [layer for layer in net.layer if scores.intersection(layer.top)]
+
+
+def size_classifier(net, identities):
+    """Give a classifying InnerProduct layer, where the prototxt says no num_output, one output an identity."""
+    for layer in _classifiers(net):
+        if layer.type == "InnerProduct" and not layer.inner_product_param.num_output:
+            layer.inner_product_param.num_output = identities
+
+
+def rename_classifier(net, shapes, found):
+    """Rename a classifier that the weights have with another number of outputs, so that it starts fresh.
+
+    net: NetParameter, changed in place; shapes: layer -> parameter shapes of the net; found: of the weights.
+    Returns old name -> new name.
+    """
+    new_names = {}
+    for layer in _classifiers(net):
+        here, there = shapes.get(layer.name), found.get(layer.name)
+        if here and there and len(here) == len(there) and here[0][1:] == there[0][-1:] and here[0][0] != there[0][-2]:
+            new_names[layer.name] = f"{layer.name}_{here[0][0]}"
+            layer.name = new_names[layer.name]
+    return new_names
 
 
 def freeze(net, blob, blob_counts, source):

@@ -40,7 +40,8 @@ class Plan(NamedTuple):
     loaded: list  # names of the layers that start from the weights,
     fresh: list  # that start fresh,
     frozen: list  # and that do not learn
-    decided: list  # sentences: settings that the prototxt decides
+    renamed: dict  # old name -> new: classifiers of other identities than the weights'
+    decided: list  # (setting, value, layer's name): what the prototxt decides instead of config.py
     parameters: int  # how many numbers the net has
 
     def describe(self):
@@ -62,11 +63,15 @@ class Plan(NamedTuple):
         if self.weights:
             lines.append(f"  loaded   {', '.join(self.loaded)}")
             lines.append(f"  fresh    {', '.join(self.fresh) or 'none'}")
+            lines += [
+                f"  renamed  {old} to {new}: the weights have another number of identities"
+                for old, new in self.renamed.items()
+            ]
         lines.append(f"learning   {', '.join(learning)}")
         lines.append(f"frozen     {', '.join(self.frozen) or 'none'}")
         if self.stage == "triplet":
             lines.append(f"triplets   {s['SELECTION']}, margin {s['MARGIN']:g}")
-        lines += [f"prototxt   {sentence}" for sentence in self.decided]
+        lines += [f"prototxt   {name} {value} is {layer}'s own" for name, value, layer in self.decided]
         return "\n".join(lines)
 
 
@@ -153,7 +158,10 @@ def make_plan(config, stage, gpu):
     net = nets.for_stage(nets.read_net(source), caffe.TRAIN, stage)
     nets.check_wiring(net, source)
     _check_loss(net, source)
+    settings["IDENTITIES"] = int(images.labels.max()) + 1
     decided = nets.fill_settings(net, settings, source)
+    nets.size_classifier(net, settings["IDENTITIES"])
+    settings.update({name: value for name, value, _ in decided})
     solver = _resolve_solver(settings, prefix, gpu)
     nets.write_prototxt(net, f"{prefix}_train.prototxt")
     nets.write_prototxt(solver, f"{prefix}_solver.prototxt")
@@ -169,21 +177,31 @@ def make_plan(config, stage, gpu):
                 "softmax stage first, or set WEIGHTS"
             )
     loaded, fresh = [], list(params)
+    renamed = {}
     if weights:
-        loaded, fresh = nets.match_weights(params, nets.weight_shapes(weights), weights, source)
+        found = nets.weight_shapes(weights)
+        renamed = nets.rename_classifier(net, params, found)
+        params = {renamed.get(name, name): shapes for name, shapes in params.items()}
+        loaded, fresh = nets.match_weights(params, found, weights, source)
     counts = {name: len(shapes) for name, shapes in params.items()}
     if settings["FREEZE"]:
         nets.freeze(net, settings["FREEZE"], counts, source)
     frozen = nets.settle_frozen(net, counts, loaded)
     if len(frozen) == len(params):
         raise InputError(f"{source}: every layer is frozen in the {stage} stage: set FREEZE to a lower blob")
+    random = [name for name in frozen if name in fresh]
+    if settings["FREEZE"] and random:
+        raise InputError(
+            f"FREEZE would keep {', '.join(random)} of {source} at their random start in the {stage} stage: set "
+            "WEIGHTS to weights that have them, or FREEZE to ''"
+        )
     nets.write_prototxt(net, f"{prefix}_train.prototxt")
     if settings["DEPLOY"] and held_out:
         _check_deploy(settings, params)
     with open(f"{prefix}_settings.json", "w") as file:
         json.dump({**settings, "WEIGHTS": weights}, file, indent=2)
     total = sum(int(np.prod(shape)) for shapes in params.values() for shape in shapes)
-    return Plan(stage, settings, prefix, images, held_out, weights, loaded, fresh, frozen, decided, total)
+    return Plan(stage, settings, prefix, images, held_out, weights, loaded, fresh, frozen, renamed, decided, total)
 
 
 def _check_loss(net, source):
@@ -203,8 +221,8 @@ def _check_labels(net, blobs, images, source):
             if images.labels[worst] >= outputs:
                 raise InputError(
                     f"{images.source}: the image {images.names[worst]} has label {images.labels[worst]}, but "
-                    f"{layer.bottom[0]!r} has {outputs} outputs, for labels 0 to {outputs - 1}: set its num_output to "
-                    f"{images.labels[worst] + 1} in {source}"
+                    f"{layer.bottom[0]!r} has {outputs} outputs, for labels 0 to {outputs - 1}: give it "
+                    f"{images.labels[worst] + 1} in {source}, or say no number there, and they are counted"
                 )
 
 
