@@ -1,0 +1,101 @@
+"""A picture of a person: everything put together."""
+
+import cv2
+import numpy as np
+
+from faces import accessories, backdrop, camera, hair, shading
+from faces.geometry import aim, express, find_landmarks, head_surface, join, shape_person
+from faces.mesh import Part
+from faces.raster import interpolate, rasterize
+from faces.texture import LAYERS, paint_skin
+
+# Pictures are drawn this many times larger and scaled down, so that edges and strands are smooth.
+SUPERSAMPLING = 2
+
+
+class Portrait:
+    """What all pictures of one person share: shape, skin and scalp."""
+
+    def __init__(self, head, person):
+        """head: mesh.Head; person: identity.Identity."""
+        self.head, self.person = head, person
+        self.landmarks = find_landmarks(head)
+        self.neutral = shape_person(head, person)
+        skin = paint_skin(head, person)
+        # OpenCV samples four channels at a time.
+        self.skin = [np.ascontiguousarray(skin[:, :, k : k + 4]) for k in range(0, len(LAYERS), 4)]
+        self.scalp = hair.find_scalp(head, person, self.neutral)
+
+    def photograph(self, nuisance, size):
+        """The person in one Nuisance, (size, size, 3) uint8 BGR."""
+        cv2.setNumThreads(1)
+        side = size * SUPERSAMPLING
+        rng = np.random.default_rng(nuisance.seed)
+        view = aim(self.neutral, self.landmarks, nuisance, side)
+        scene, lenses, eyes = self._scene(nuisance, rng)
+        _, points = view.project(scene.vertices)
+        two_sided = np.isin(scene.part, (Part.HAIR, Part.FRAME, Part.CLOTH))
+
+        def holes(triangle, weights):
+            return shading.hair_holes(interpolate(scene.surface_uv, scene.triangles, triangle, weights))
+
+        triangle, weights, _ = rasterize(
+            points, scene.triangles, side, side, ~two_sided, (scene.part == Part.HAIR, holes)
+        )
+        pixels = shading.Pixels(scene, triangle, weights, view)
+        self._dress(pixels, nuisance, eyes, view)
+        lit = shading.cast_shadows(pixels, scene, view, nuisance.light, nuisance.light["softness"] * side / 112)
+        colour = shading.illuminate(pixels, nuisance.light, lit, view)
+
+        picture = backdrop.paint_backdrop(nuisance.backdrop, rng, side)
+        picture.reshape(-1, 3)[pixels.index] = colour
+        if lenses is not None:
+            self._tint(picture, view.project(lenses.reshape(-1, 3))[1], nuisance.glasses)
+        if nuisance.occluder:
+            picture = backdrop.put_in_front(picture, nuisance.occluder, rng, self.person.skin)
+        skin = pixels.part == Part.SKIN
+        bright = float((colour[skin] @ shading.LUMINANCE).mean()) if skin.any() else camera.METERED
+        picture = camera.expose(picture, bright, nuisance.camera)
+        picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
+        return camera.develop(picture, nuisance.camera)
+
+    def _scene(self, nuisance, rng):
+        """The Surface of everything, the lenses' outlines or None, and the eyeballs' centres by part."""
+        vertices = express(self.head, self.neutral, nuisance)
+        body = head_surface(self.head, vertices)
+        surfaces, lenses = [body], None
+        strands = hair.grow(self.scalp, vertices, body.normals, self.person, nuisance.hair, rng)
+        if strands is not None:
+            surfaces.append(strands)
+        if nuisance.glasses:
+            frame, lenses = accessories.wear_glasses(nuisance.glasses, self.head, self.landmarks, vertices)
+            surfaces.append(frame)
+        if nuisance.cover:
+            surfaces.append(accessories.wear_cover(nuisance.cover, self.scalp))
+        eyes = {
+            Part.LEFT_EYE: vertices[self.landmarks.left_eye].mean(0),
+            Part.RIGHT_EYE: vertices[self.landmarks.right_eye].mean(0),
+        }
+        return join(surfaces), lenses, eyes
+
+    def _dress(self, pixels, nuisance, eyes, view):
+        """Give every pixel its material."""
+        if nuisance.cover:
+            shading.dress_plain(pixels, Part.CLOTH, nuisance.cover["colour"], 0, 20)
+        if nuisance.glasses:
+            shading.dress_plain(pixels, Part.FRAME, nuisance.glasses["colour"], 1.0, 40)
+        shading.dress_skin(pixels, self.skin, self.person, nuisance, abs(view.scale))
+        shading.dress_mouth(pixels)
+        shading.dress_eyes(pixels, self.person, nuisance, eyes, view)
+        shading.dress_hair(pixels, nuisance.hair["colour"])
+
+    @staticmethod
+    def _tint(picture, points, glasses):
+        """Darken what is behind the lenses, and put a reflection on them; points (2 * LENS_POINTS, 3) are pixels."""
+        mask = np.zeros(picture.shape[:2], np.float32)
+        for outline in points[:, :2].reshape(2, -1, 2):
+            cv2.fillPoly(mask, [outline.round().astype(np.int32)], 1)
+        slope = np.linspace(0, 1, len(mask), dtype=np.float32)
+        glare = 0.25 * glasses["glare"] * (0.5 + 0.5 * np.sin(9 * (slope[:, None] + 0.6 * slope)))
+        tinted = picture * (1 - glasses["tint"]) + glare[..., None]
+        picture += mask[..., None] * (tinted - picture)

@@ -1,0 +1,310 @@
+"""Light on what the picture sees: materials, highlights, cast shadows. All colours are linear RGB."""
+
+import cv2
+import numpy as np
+
+from faces.geometry import View
+from faces.identity import linear, step
+from faces.mesh import Part
+from faces.noise import clouds, look_up, strands
+from faces.raster import interpolate, rasterize
+from faces.texture import LAYERS, beard_cover
+
+LUMINANCE = np.float32([0.2126, 0.7152, 0.0722])
+SHADOW_SIZE, SHADOW_SCALE = 192, 62.0  # pixels of the shadow map, and of it a decimetre
+SHADOW_BIAS = (0.03, 0.07)  # decimetres between no shadow and full shadow
+# Light creeps around the edge of a shadow under the skin, red the furthest: how far below the horizon it reaches.
+SKIN_WRAP = np.float32([0.32, 0.18, 0.13])
+TEETH, TONGUE, MOUTH = linear((208, 198, 180)), linear((170, 92, 88)), linear((92, 42, 40))
+SCLERA = linear((205, 195, 190))
+PUPIL_RADIUS = 0.19  # radians, from the eyeball's centre
+
+
+class Pixels:
+    """What the pixels that see something see: everything a light needs, one row a pixel."""
+
+    def __init__(self, scene, triangle, weights, view: View):
+        """scene: Surface; triangle (H, W), weights (H, W, 3): as rasterize returns them."""
+        self.shape = triangle.shape
+        self.index = np.flatnonzero(triangle >= 0)
+        triangle, weights = triangle.ravel()[self.index], weights.reshape(-1, 3)[self.index]
+        self.part = scene.part[triangle]
+        attributes = np.column_stack([scene.vertices, scene.normals, scene.rest, scene.occlusion, scene.surface_uv])
+        values = interpolate(attributes, scene.triangles, triangle, weights)
+        self.places, normals, self.rest = values[:, :3], values[:, 3:6], values[:, 6:9]
+        self.occlusion, self.uv = values[:, 9].copy(), values[:, 10:]
+        self.normals = _unit(view.turned(normals))
+        self.turned = view.turned(self.places - view.pivot)
+        self.albedo = np.full((len(triangle), 3), 0.5, np.float32)
+        self.gloss = np.zeros(len(triangle), np.float32)  # strength of highlights
+        self.sharpness = np.full(len(triangle), 20, np.float32)  # exponent of highlights
+        self.glow = np.zeros((len(triangle), 3), np.float32)  # light that is added as it is
+
+    def of(self, *parts):
+        """Rows of the pixels that see one of the parts."""
+        return np.flatnonzero(np.isin(self.part, parts))
+
+    def spread(self, values, empty=0.0):
+        """The values (N,) or (N, C) of all rows as a picture (H, W) or (H, W, C)."""
+        picture = np.full((self.shape[0] * self.shape[1],) + values.shape[1:], empty, np.float32)
+        picture[self.index] = values
+        return picture.reshape(self.shape + values.shape[1:])
+
+    def gather(self, picture):
+        """The picture's values at all rows."""
+        return picture.reshape((-1,) + picture.shape[2:])[self.index]
+
+
+def _unit(vectors):
+    return vectors / np.maximum(np.sqrt(np.einsum("nk,nk->n", vectors, vectors)), 1e-6)[:, None]
+
+
+def dress_skin(pixels, skin, person, nuisance, pixels_per_unit):
+    """Give the skin its colour, relief, beard, brows and make-up, and the clothes theirs.
+
+    skin: texture.paint_skin's layers, four by four; pixels_per_unit: pixels of the picture a decimetre.
+    """
+    rows = pixels.of(Part.SKIN)
+    column, row = (pixels.uv[rows, k] - np.float32(0.5) for k in (0, 1))
+    sampled = np.concatenate([_sample(layer, column, row, cv2.INTER_LINEAR) for layer in skin], 1)
+    layers = dict(zip(LAYERS, np.ascontiguousarray(sampled.T), strict=True))
+    rest = pixels.rest[rows]
+    colour = np.stack([layers["red"], layers["green"], layers["blue"]], 1) * np.float32(nuisance.tan)
+    flush = nuisance.flush * np.exp(-((np.hypot(np.abs(rest[:, 0]) - 0.38, rest[:, 1] - 6.98) / 0.25) ** 2))
+    colour *= 1 + flush[:, None] * np.float32([0.05, -0.1, -0.08])
+
+    def cover(colour, mask, other):
+        return colour + mask[:, None] * (np.float32(other) - colour)
+
+    makeup = nuisance.makeup
+    colour = cover(colour, 0.5 * makeup["eyes"] * layers["eye_colour"], makeup["eye_colour"])
+    colour = cover(colour, (0.3 + 0.6 * makeup["liner"]) * layers["eye_line"], 0.25 * colour)
+    colour = cover(colour, 0.7 * makeup["lips"] * layers["lips"], makeup["lip_colour"])
+    hair = np.float32(person.hair_colour)
+    brow_colour = hair * (1 - 0.5 * person.grey) * person.brows["darkness"] + 0.02 * np.float32(person.skin)
+    colour = cover(colour, 0.92 * layers["brows"], brow_colour)
+    beard, thick = beard_cover(layers, nuisance.beard)
+    colour = cover(colour, beard, 0.75 * hair * (1 + 0.2 * np.clip(layers["grain"], -2, 2))[:, None])
+    roots = layers["scalp"] * {"shaved": 0.3, "cropped": 0.85}.get(nuisance.hair["style"], 0.92)
+    colour = cover(colour, np.clip(roots, 0, 1), 0.6 * np.float32(nuisance.hair["colour"]))
+
+    pixels.albedo[rows] = colour
+    hairy = np.clip(beard + layers["brows"] + roots, 0, 1)
+    pixels.gloss[rows] = layers["gloss"] * nuisance.shine * (1 - hairy) + makeup["lips"] * layers["lips"]
+    smile = np.mean([nuisance.expression.get(f"expression/mouthSmile{side}", 0) for side in ("Left", "Right")])
+    frown = sum(nuisance.expression.get(f"expression/{unit}", 0) for unit in ("browInnerUp", "browDownLeft"))
+    relief = nuisance.ageing * layers["relief"] + smile * layers["smile_folds"] + min(frown, 1) * layers["frown_folds"]
+    relief += thick * (1 + 0.3 * layers["grain"]) + 0.003 * layers["brows"] * layers["grain"]
+    _emboss(pixels, rows, relief, pixels_per_unit)
+    _dress_clothes(pixels, rows, rest, nuisance.clothes)
+
+
+def _sample(picture, column, row, interpolation, outside=None):
+    """The picture's values at columns and rows (N,), (N, channels); beyond it its border, or the value `outside`."""
+    width, count = 1024, len(column)  # OpenCV takes at most 32767 rows
+    places = np.zeros((2, -(-count // width) * width), np.float32)
+    places[0, :count], places[1, :count] = column, row
+    x, y = places.reshape(2, -1, width)
+    border = {"borderMode": cv2.BORDER_REPLICATE} if outside is None else {"borderValue": outside}
+    return cv2.remap(picture, x, y, interpolation, **border).reshape(x.size, -1)[:count]
+
+
+def _emboss(pixels, rows, relief, pixels_per_unit):
+    """Tilt the normals of some rows by the slope of their relief (decimetres) over the picture."""
+    full = np.zeros(len(pixels.index), np.float32)
+    full[rows] = relief
+    known = np.zeros(len(pixels.index), np.float32)
+    known[rows] = 1
+    height, inside = pixels.spread(full), pixels.spread(known)
+    for axis, sign in ((1, 1), (0, -1)):  # x runs with the columns, y against the rows
+        slope = np.zeros_like(height)
+        ahead, behind = [slice(None)] * 2, [slice(None)] * 2
+        ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
+        rise = (height[tuple(ahead)] - height[tuple(behind)]) * inside[tuple(ahead)] * inside[tuple(behind)]
+        slope[tuple(behind)] += 0.5 * rise
+        slope[tuple(ahead)] += 0.5 * rise
+        tilt = np.clip(pixels.gather(slope)[rows] * pixels_per_unit * sign, -0.8, 0.8)
+        pixels.normals[rows, 0 if axis == 1 else 1] -= tilt
+    pixels.normals[rows] = _unit(pixels.normals[rows])
+
+
+def _dress_clothes(pixels, rows, rest, clothes):
+    """Cover the body below the neckline with shirt, jacket and tie."""
+    across = np.abs(rest[:, 0])
+    neckline = (
+        clothes["neckline"] + 0.35 * np.clip(across - 0.35, 0, 0.6) - 0.2 * step(0.3, 0, across) * (rest[:, 2] > 0.4)
+    )
+    below = neckline - rest[:, 1]
+    dressed = below > 0
+    rows, across, below = rows[dressed], across[dressed], below[dressed]
+    jacket = (across > 0.22 + 0.5 * below)[:, None] & (below > 0.04)[:, None]
+    tie = ((across < 0.09) & (below > 0.05))[:, None]
+    colour = np.where(
+        jacket, np.float32(clothes["jacket"]), np.where(tie, np.float32(clothes["tie"]), np.float32(clothes["shirt"]))
+    )
+    weave = look_up(clouds(), rest[dressed, 0] * 200, rest[dressed, 1] * 200)
+    pixels.albedo[rows] = colour * (1 + 0.06 * weave)[:, None]
+    pixels.gloss[rows] = 0
+    pixels.part[rows] = Part.CLOTH
+
+
+def dress_mouth(pixels):
+    """Teeth, tongue and the inside of the mouth, darker the deeper they lie."""
+    teeth = pixels.of(Part.TEETH)
+    pixels.albedo[teeth] = TEETH
+    pixels.gloss[teeth], pixels.sharpness[teeth] = 0.8, 60
+    side = np.abs(pixels.rest[teeth, 0])
+    pixels.albedo[teeth] *= step(0.36, 0.12, side)[:, None] * 0.6 + 0.4
+    pixels.albedo[pixels.of(Part.TONGUE)] = TONGUE
+    pixels.albedo[pixels.of(Part.INNER_MOUTH)] = MOUTH
+    # The lips' shadow: the further a pixel is from skin, the more light it gets, up to a few pixels; the back none.
+    rows = pixels.of(Part.TEETH, Part.TONGUE, Part.INNER_MOUTH)
+    depth = step(0.9, 1.4, pixels.rest[rows, 2])
+    pixels.occlusion[rows] = (0.1 + 0.5 * depth) * _openness(pixels, rows, 0.018, 0.35)
+
+
+def _openness(pixels, rows, reach, floor):
+    """From floor, beside or below skin, to 1: how far rows are from their upper edge; reach in shares of the side."""
+    mask = np.zeros(len(pixels.index), np.float32)
+    mask[rows] = 1
+    sigma = reach * pixels.shape[0]
+    lit = cv2.GaussianBlur(pixels.spread(mask), (0, 0), sigma)
+    lit = np.roll(lit, int(round(0.8 * sigma)), axis=0)  # lids and lips cast their shadow downwards
+    return floor + (1 - floor) * np.clip(pixels.gather(lit)[rows] * 1.6 - 0.45, 0, 1)
+
+
+def dress_eyes(pixels, person, nuisance, centres, view):
+    """Sclera, iris and pupil on both eyeballs, the shadow of the lids, the wet shine.
+
+    centres: {part: (3,)} the eyeballs' centres in the head's space.
+    """
+    gaze = np.array([np.sin(nuisance.gaze[0]), np.sin(nuisance.gaze[1]), 1])
+    gaze /= np.sqrt((gaze**2).sum())
+    for part, centre in centres.items():
+        rows = pixels.of(part)
+        if not len(rows):
+            continue
+        direction = _unit(pixels.places[rows] - np.float32(centre))
+        angle = np.arccos(np.clip(direction @ np.float32(gaze), -1, 1))
+        around = np.arctan2(direction[:, 1] - gaze[1], direction[:, 0] - gaze[0])
+        share = angle / person.iris_radius
+        fibres = 0.8 + 0.5 * share**2 + 0.15 * np.sin(around * 23 + 4 * np.sin(around * 5)) * (share > 0.4)
+        iris = np.float32(person.iris_colour) * (fibres * (1 - 0.65 * step(0.8, 1, share)))[:, None]
+        iris *= step(PUPIL_RADIUS * 0.9, PUPIL_RADIUS * 1.15, angle)[:, None]
+        veins = 0.04 * look_up(strands(), angle * 90, around * 30)
+        corners = step(0.5, 1.1, angle)[:, None] * np.float32([0.12, 0.3, 0.3])
+        white = SCLERA * (1 - corners - veins[:, None] * np.float32([0.2, 1, 1]))
+        inside = step(1.06, 0.95, share)[:, None]
+        pixels.albedo[rows] = white + inside * (iris - white)
+        pixels.normals[rows] = view.turned(direction)
+        pixels.occlusion[rows] = 0.75 * _openness(pixels, rows, 0.012, 0.15)
+        pixels.gloss[rows], pixels.sharpness[rows] = 4 * pixels.occlusion[rows], 250
+
+
+def dress_hair(pixels, colour):
+    """Strands: darker roots, lighter and darker ones, grey among them."""
+    rows = pixels.of(Part.HAIR)
+    across, along, strand = pixels.uv[rows].T
+    lock = look_up(strands(), across * 14 + strand * 500, along * 120 + strand * 300)
+    pixels.albedo[rows] = np.float32(colour) * np.clip((1 + 0.3 * lock) * (0.75 + 0.5 * strand), 0.2, 2.2)[:, None]
+
+
+def hair_holes(uv):
+    """Which places (N, 3) (across, along, strand) of ribbons are hair: ribbons fray at their sides and tips."""
+    across, along, strand = uv.T
+    lock = look_up(strands(), across * 14 + strand * 500, along * 120 + strand * 300)
+    return lock > -1.3 + 1.5 * np.abs(across) ** 2 + 1.8 * np.clip(along - 0.55, 0, 1) - 0.3 * (along < 0.1)
+
+
+def dress_plain(pixels, part, colour, gloss, sharpness):
+    """One colour for everything of a part."""
+    rows = pixels.of(part)
+    pixels.albedo[rows] = np.float32(colour)
+    pixels.gloss[rows], pixels.sharpness[rows] = gloss, sharpness
+
+
+def direction_of(azimuth, elevation):
+    """Unit vector (3,) float32 towards a light, from angles in degrees: to the picture's right, and up."""
+    azimuth, elevation = np.radians([azimuth, elevation])
+    return np.float32([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
+
+
+def cast_shadows(pixels, scene, view, light, blur):
+    """How much of the key light reaches each row, 0..1, (N,) float32. blur: sigma in pixels."""
+    towards = direction_of(light["azimuth"], light["elevation"])
+    right = np.cross([0, 1, 0.01], towards)
+    right /= np.sqrt((right**2).sum())
+    frame = np.stack([right, np.cross(towards, right), towards]).astype(np.float32)
+    zoom = np.float32([SHADOW_SCALE, -SHADOW_SCALE, 1])
+    middle = np.float32([SHADOW_SIZE / 2, SHADOW_SIZE / 2, 0])
+
+    def onto(turned):
+        return np.einsum("nk,jk->nj", turned, frame) * zoom + middle
+
+    solid = ~np.isin(scene.part, (Part.LEFT_EYE, Part.RIGHT_EYE))
+    corners = onto(view.turned(scene.vertices - view.pivot))
+    _, _, depth = rasterize(corners, scene.triangles[solid], SHADOW_SIZE, SHADOW_SIZE, cull=False)
+    depth = np.where(np.isfinite(depth), depth, -100)
+    own = onto(pixels.turned)
+    nearest = _sample(depth, own[:, 0] - 0.5, own[:, 1] - 0.5, cv2.INTER_NEAREST, -100)
+    lit = step(SHADOW_BIAS[1], SHADOW_BIAS[0], nearest[:, 0] - own[:, 2]).astype(np.float32)
+    lit[pixels.of(Part.HAIR)] = 0.5 + 0.5 * lit[pixels.of(Part.HAIR)]
+    total = cv2.GaussianBlur(pixels.spread(lit), (0, 0), blur)
+    known = cv2.GaussianBlur(pixels.spread(np.ones_like(lit)), (0, 0), blur)
+    return pixels.gather(total / np.maximum(known, 1e-3))
+
+
+def illuminate(pixels, light, lit, view):
+    """Colours (N, 3) float32 of all rows under the light; lit: cast_shadows'."""
+    key_tint, sky_tint, ground_tint = (np.float32(light[f"{name}_tint"]) for name in ("key", "sky", "ground"))
+    key = direction_of(light["azimuth"], light["elevation"])
+    fill = direction_of(light["fill_azimuth"], 15)
+    normals = pixels.normals
+    skin = np.isin(pixels.part, (Part.SKIN,))[:, None]
+    wrap = np.where(skin, SKIN_WRAP, np.float32(0.05))
+
+    def diffuse(towards):
+        return np.clip((np.einsum("nk,k->n", normals, towards)[:, None] + wrap) / (1 + wrap), 0, 1)
+
+    arriving = light["key"] * key_tint * diffuse(key) * lit[:, None]
+    arriving += light["fill"] * sky_tint * diffuse(fill) * pixels.occlusion[:, None]
+    upwards = (0.5 + 0.5 * normals[:, 1])[:, None]
+    sky = light["sky"] * sky_tint * upwards + light["ground"] * ground_tint * (1 - upwards)
+    arriving += sky * pixels.occlusion[:, None] * 0.75
+    behind = direction_of(light["rim_side"] * 125, 25)
+    arriving += (light["rim"] * np.clip(np.einsum("nk,k->n", normals, behind), 0, 1) * pixels.occlusion)[:, None]
+    colour = pixels.albedo * arriving
+
+    towards_eye = np.float32([0, 0, 1])
+    fresnel = 0.04 + 0.5 * (1 - np.clip(normals[:, 2], 0, 1)) ** 5
+    for source, strength, tint, reach in (
+        (key, light["key"], key_tint, lit),
+        (fill, light["fill"], sky_tint, pixels.occlusion),
+    ):
+        half = source + towards_eye
+        half /= np.sqrt((half**2).sum())
+        facing = np.clip(np.einsum("nk,k->n", normals, half), 0, 1)
+        shine = (
+            pixels.gloss
+            * strength
+            * reach
+            * (0.14 * facing**pixels.sharpness + 0.05 * facing ** (0.3 * pixels.sharpness))
+        )
+        colour += shine[:, None] * tint
+    colour += (pixels.gloss * fresnel * light["sky"] * 0.12 * pixels.occlusion)[:, None] * sky_tint
+    colour += _hair_shine(pixels, key, light, lit, view, colour.shape)
+    return colour + pixels.glow
+
+
+def _hair_shine(pixels, key, light, lit, view, shape):
+    """The bright band across strands (Kajiya and Kay 1989), (N, 3), zero off the hair."""
+    shine = np.zeros(shape, np.float32)
+    rows = pixels.of(Part.HAIR)
+    along = _unit(view.turned(pixels.rest[rows]))
+    half = key + np.float32([0, 0, 1])
+    half /= np.sqrt((half**2).sum())
+    sine = np.sqrt(np.clip(1 - np.einsum("nk,k->n", along, half) ** 2, 0, 1))
+    facing = np.clip(np.einsum("nk,k->n", pixels.normals[rows], key) + 0.3, 0, 1)
+    band = sine**40 * facing * lit[rows] * pixels.occlusion[rows] * light["key"]
+    shine[rows] = (0.09 * band)[:, None] * (0.5 * pixels.albedo[rows] + 0.12)
+    return shine
