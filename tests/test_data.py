@@ -1,5 +1,8 @@
 """List files, images and config files: what is read, and what is refused in which words."""
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -52,6 +55,75 @@ def test_lists_that_are_empty_binary_or_missing_are_refused(project, content):
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"list\.txt"):
         read_list(str(path), str(project / "images"))
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """10 identities; one has a single image, one a subfolder, and there are files of every useless kind."""
+    rng = np.random.default_rng(0)
+    for person in range(10):
+        for number in range(1 if person == 3 else 4):
+            path = tmp_path / "faces" / f"person {person}" / ("more" if number == 3 else "") / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), rng.integers(0, 255, (8, 8, 3), np.uint8))
+    (tmp_path / "faces" / "person 0" / "notes.txt").write_text("hello")
+    (tmp_path / "faces" / "person 1" / "broken.png").write_bytes(b"no image")
+    (tmp_path / "faces" / "person 2" / "a@b.jpg").write_bytes((tmp_path / "faces" / "person 2" / "0.jpg").read_bytes())
+    (tmp_path / "faces" / "nobody").mkdir()
+    (tmp_path / "faces" / "loose.jpg").write_bytes(b"not in a folder of its own")
+    return tmp_path / "faces"
+
+
+def list_faces(*arguments):
+    command = [sys.executable, "-m", "tripletloss.dataset", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_lists_of_a_folder_of_identities(tree, tmp_path):
+    result = list_faces(tree, "--out", tmp_path, "--held-out", "0.3")
+    assert result.returncode == 0, result.stderr
+    assert "37 images of 10 identities; left out: 2 images, 1 files" in result.stdout
+    assert "broken.png is no image" in result.stdout and "a@b.jpg' has an @" in result.stdout
+    train, held_out = (read_list(str(tmp_path / f"{name}.txt"), str(tree)) for name in ("train", "held_out"))
+    of_list = [{name.split("/")[0] for name in listed.names} for listed in (train, held_out)]
+    assert len(of_list[0]) == 7 and len(of_list[1]) == 3 and not of_list[0] & of_list[1]
+    assert "person 3" in of_list[0]  # one image makes no pair to measure with
+    assert sorted(train.names + held_out.names) == sorted(
+        str(path.relative_to(tree)) for path in tree.rglob("*/*.jpg") if "@" not in path.name
+    )
+    for listed in (train, held_out):
+        assert all(
+            (a.split("/")[0] == b.split("/")[0]) == (i == j)
+            for a, i in zip(listed.names, listed.labels, strict=True)
+            for b, j in zip(listed.names, listed.labels, strict=True)
+        )
+    assert set(train.labels) == set(range(7)) and set(held_out.labels) == {7, 8, 9}
+
+
+def test_lists_are_never_written_over_and_the_seed_decides_the_split(tree, tmp_path):
+    for name, seed in (("one", 0), ("two", 0), ("other", 1)):
+        (tmp_path / name).mkdir()
+        assert list_faces(tree, "--out", tmp_path / name, "--seed", seed).returncode == 0
+    one, two, other = ((tmp_path / name / "held_out.txt").read_text() for name in ("one", "two", "other"))
+    assert one == two != other
+    refused = list_faces(tree, "--out", tmp_path / "one")
+    assert refused.returncode == 1 and "train.txt is there already" in refused.stderr
+    assert (tmp_path / "one" / "held_out.txt").read_text() == one
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere"], "the folder nowhere cannot be read"),
+        (["."], "has 0 folders with an image that can be read, but two identities are the least"),
+        (["FACES", "--out", "nowhere"], "cannot be written (No such file or directory)"),
+    ],
+)
+def test_folders_that_cannot_be_listed_are_refused(tree, tmp_path, monkeypatch, arguments, sentence):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    result = list_faces(*[str(tree) if a == "FACES" else a for a in arguments])
+    assert result.returncode == 1 and sentence in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("kind", [".jpg", ".png", ".bmp"])

@@ -1,11 +1,20 @@
-"""List files: which images there are, and whose they are."""
+"""List files: which images there are, and whose they are.
 
+`python -m tripletloss.dataset FOLDER` writes them for a folder that has a folder of images for each identity.
+"""
+
+import argparse
 import os
+import sys
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from tripletloss.errors import InputError
+from tripletloss.images import read_image
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 class ImageList(NamedTuple):
@@ -83,3 +92,112 @@ def _go_together(seen, key, value, sentence):
 
 def _reason(error):
     return error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+
+
+class Found(NamedTuple):
+    """What is in a folder that has a folder of images for each identity."""
+
+    identities: dict  # folder name -> sorted names of its images, relative to the folder that was looked through
+    left_out: list  # sentences, one a file that is no image which can be read, or whose name a list cannot hold
+    others: int  # files that are not called like an image
+
+
+def find_identities(folder):
+    """Look through FOLDER/identity/**/image, and decode every image once. Returns Found.
+
+    Raises InputError if the folder cannot be read, or holds fewer than two identities with an image.
+    """
+    identities, left_out, others = {}, [], 0
+    try:
+        people = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    except OSError as error:
+        raise InputError(f"the folder {folder} cannot be read ({error.strerror}): name one with images") from None
+    for person in tqdm(people, desc="looking through", unit="identity", mininterval=0.5):
+        good = []
+        walk = os.walk(os.path.join(folder, person))
+        for path in sorted(os.path.join(at, file) for at, _, files in walk for file in files):
+            name = os.path.relpath(path, folder)
+            if not name.lower().endswith(IMAGE_SUFFIXES):
+                others += 1
+            elif "@" in name or len(name.splitlines()) != 1 or not name.isprintable():
+                left_out.append(f"the image {path!r} has an @ in its name, or what cannot be printed: rename it")
+            else:
+                try:
+                    read_image(path)
+                    good.append(name)
+                except InputError as error:
+                    left_out.append(str(error))
+        if good:
+            identities[person] = good
+    if len(identities) < 2:
+        raise InputError(
+            f"{folder} has {len(identities)} folders with an image that can be read, but two identities are the least: "
+            "it must hold a folder for each identity, with that identity's images in it"
+        )
+    return Found(identities, left_out, others)
+
+
+def split_identities(identities, share, seed):
+    """Choose the identities to hold out of training: a share of them all, from those with two images or more.
+
+    identities: dict name -> images; share: 0..1. At least one is held out if share > 0, and at least two are kept.
+    Returns (kept, held out), sorted lists of names.
+    """
+    able = [name for name, images in identities.items() if len(images) >= 2]
+    wanted = min(max(round(share * len(identities)), share > 0), len(able), len(identities) - 2)
+    chosen = np.random.default_rng(seed).permutation(len(able))[: max(wanted, 0)]
+    held_out = sorted(able[i] for i in chosen)
+    return sorted(set(identities) - set(held_out)), held_out
+
+
+def write_list(path, identities, names, first_label):
+    """Write the images of some identities as a list file, labels counted from first_label. Raises InputError."""
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            for label, name in enumerate(names, first_label):
+                file.writelines(f"{image} {label}\n" for image in identities[name])
+    except FileExistsError:
+        raise InputError(f"{path} is there already: move it away, or write elsewhere with --out") from None
+    except OSError as error:
+        raise InputError(f"the list {path} cannot be written ({error.strerror}): write elsewhere with --out") from None
+
+
+def main():
+    """python -m tripletloss.dataset. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tripletloss.dataset",
+        description="Write train.txt and held_out.txt for a folder that has a folder of images for each identity.",
+    )
+    parser.add_argument("folder", help="FOLDER/identity/image.jpg")
+    parser.add_argument("--out", default=".", help="where the two lists go (default: here)")
+    parser.add_argument("--held-out", type=float, default=0.2, help="share of the identities to measure on (default: 0.2)")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of these identities (default: 0)")
+    arguments = parser.parse_args()
+    if not 0 <= arguments.held_out < 1 or arguments.seed < 0:
+        parser.error("--held-out is a share, from 0 to below 1, and --seed a whole number from 0")
+    try:
+        found = find_identities(arguments.folder)
+        kept, held_out = split_identities(found.identities, arguments.held_out, arguments.seed)
+        lists = {"train.txt": (kept, 0), "held_out.txt": (held_out, len(kept))}
+        for name, (people, first_label) in lists.items():
+            if people:
+                write_list(os.path.join(arguments.out, name), found.identities, people, first_label)
+    except InputError as error:
+        print(f"tripletloss.dataset: {error}", file=sys.stderr)
+        return 1
+    for sentence in found.left_out:
+        print(f"left out: {sentence}")
+    sizes = [len(found.identities[name]) for name in kept]
+    print(
+        f"{sum(map(len, found.identities.values()))} images of {len(found.identities)} identities; left out: "
+        f"{len(found.left_out)} images, {found.others} files that are not called like one"
+    )
+    print(f"train.txt: {sum(sizes)} images of {len(kept)} identities, {min(sizes)} to {max(sizes)} images each")
+    if held_out:
+        print(f"held_out.txt: {sum(len(found.identities[p]) for p in held_out)} images of {len(held_out)} identities")
+    print(f"In config.py: IMAGEPATH = {os.path.abspath(arguments.folder)!r}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
