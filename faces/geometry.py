@@ -8,12 +8,13 @@ from faces.mesh import Part, vertex_normals
 
 # Where alignment puts the landmarks, as shares of the picture's side: person's right eye, left eye, nose, right and
 # left corner of the mouth. They are the places that funneled press photographs have them at.
-TEMPLATE = np.array([[0.339, 0.396], [0.666, 0.396], [0.5, 0.588], [0.385, 0.757], [0.619, 0.757]])
+TEMPLATE = np.array([[0.334, 0.396], [0.671, 0.396], [0.5, 0.595], [0.38, 0.772], [0.624, 0.772]])
 LANDMARK_WEIGHTS = np.array([1, 1, 0.4, 0.8, 0.8])
 # The vertices nearest to these places of the rest head are nose tip and corners of the mouth.
 NOSE_TIP, MOUTH_CORNER = (0, 7.0, 1.6), (0.235, 6.68, 1.4)
-# The teeth are set back a little, so that closed lips hide them.
-TEETH_BACK = 0.03
+# How the teeth are moved, decimetres: back, so that closed lips hide them, and the upper ones down to where a smile
+# shows them.
+UPPER_TEETH_MOVE, LOWER_TEETH_MOVE = (0, -0.045, -0.035), (0, -0.01, -0.04)
 
 
 class Surface(NamedTuple):
@@ -50,21 +51,30 @@ def find_landmarks(head):
     return Landmarks(*eyes, nearest(NOSE_TIP), nearest((x, y, z)), nearest((-x, y, z)))
 
 
-def shape_person(head, person):
-    """The person's neutral head, (V, 3) float32."""
+def shape_person(head, person, landmarks):
+    """The person's neutral head, (V, 3) float32, with its landmarks about where the rest head has them."""
     vertices = head.blend(head.base, person.coefficients)
     for x, y, z, *move, radius in person.bumps:
         near = np.exp(-((head.rest - np.float32((x, y, z))) ** 2).sum(1) / np.float32(radius**2))
         vertices += near[:, None] * np.float32(move)
-    return vertices
+    # Tall and old bodies carry their heads elsewhere; hair and hats are made for the rest head's place and size.
+    marks, goal = _marks(vertices, landmarks), _marks(head.rest, landmarks)
+    growth = np.sqrt(((goal - goal.mean(0)) ** 2).sum() / ((marks - marks.mean(0)) ** 2).sum())
+    return ((vertices - marks.mean(0)) * growth + goal.mean(0)).astype(np.float32)
+
+
+def _marks(vertices, landmarks):
+    """The landmarks of a head (V, 3) in the order of TEMPLATE, (5, 3)."""
+    eyes = [vertices[chosen].mean(0) for chosen in (landmarks.right_eye, landmarks.left_eye)]
+    return np.stack([*eyes, *vertices[[landmarks.nose, landmarks.right_mouth, landmarks.left_mouth]]])
 
 
 def express(head, neutral, nuisance):
     """The neutral head with the photograph's expression and weight, (V, 3) float32."""
     plump = "head/head-fat-incr" if nuisance.plumpness > 0 else "head/head-fat-decr"
     vertices = head.blend(neutral, {**nuisance.expression, plump: abs(nuisance.plumpness)})
-    teeth = np.unique(head.triangles[head.triangle_part == Part.TEETH])
-    vertices[teeth, 2] -= TEETH_BACK
+    for part, move in ((Part.UPPER_TEETH, UPPER_TEETH_MOVE), (Part.LOWER_TEETH, LOWER_TEETH_MOVE)):
+        vertices[np.unique(head.triangles[head.triangle_part == part])] += np.float32(move)
     return vertices
 
 
@@ -116,17 +126,19 @@ class View(NamedTuple):
 
 def aim(vertices, landmarks, nuisance, size):
     """The View that puts the landmarks of the unexpressive head (V, 3) where aligned photographs have them."""
-    eyes = [vertices[chosen].mean(0) for chosen in (landmarks.right_eye, landmarks.left_eye)]
-    marks = np.stack([*eyes, *vertices[[landmarks.nose, landmarks.right_mouth, landmarks.left_mouth]]])
-    pivot = (eyes[0] + eyes[1]) / 2 - np.float32((0, 0.3, 1))
+    marks = _marks(vertices, landmarks)
+    pivot = marks[:2].mean(0) - np.float32((0, 0.3, 1))
     turn = rotation(nuisance.yaw, nuisance.pitch)
     flat = _flatten((marks - pivot) @ turn.T, nuisance.distance)
+    ahead = _flatten(marks - pivot, nuisance.distance)
     goal = TEMPLATE[:, 0] + 1j * TEMPLATE[:, 1]
     share = LANDMARK_WEIGHTS / LANDMARK_WEIGHTS.sum()
     middle, goal_middle = (share * flat).sum(), (share * goal).sum()
-    # The least-squares similarity in the plane, with complex numbers: goal = scale * flat + origin.
-    scale = (share * np.conj(flat - middle) * (goal - goal_middle)).sum() / (share * np.abs(flat - middle) ** 2).sum()
-    scale = scale * nuisance.scale * np.exp(1j * np.radians(nuisance.roll))
+    # A similarity in the plane, with complex numbers: goal = scale * flat + origin. It levels the landmarks as least
+    # squares would; its size is the one that the same head has when it looks ahead, as turning shrinks nobody.
+    upright = (share * np.conj(flat - middle) * (goal - goal_middle)).sum()
+    spread = (share * np.abs(goal - goal_middle) ** 2).sum() / (share * np.abs(ahead - (share * ahead).sum()) ** 2).sum()
+    scale = upright / abs(upright) * np.sqrt(spread) * nuisance.scale * np.exp(1j * np.radians(nuisance.roll))
     origin = goal_middle + complex(*nuisance.shift) - scale * middle
     return View(turn, pivot, nuisance.distance, complex(scale * size), complex(origin * size))
 

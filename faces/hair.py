@@ -12,7 +12,7 @@ from faces.raster import rasterize
 
 # The average hairline: height in decimetres by the angle from straight ahead, degrees.
 HAIRLINE_ANGLES = (0, 23, 38, 50, 60, 68, 77, 87, 97, 118, 145, 180)
-HAIRLINE_HEIGHTS = (8.0, 8.02, 8.02, 7.86, 7.56, 7.22, 7.36, 7.5, 7.4, 7.05, 6.85, 6.8)
+HAIRLINE_HEIGHTS = (7.94, 7.95, 7.94, 7.8, 7.52, 7.2, 7.34, 7.5, 7.4, 7.05, 6.85, 6.8)
 CENTRE = np.array([0, 7.35, 0.35], np.float32)  # of the skull on the rest head
 JOINTS = 9  # segments of a ribbon
 SKULL_GRID = (64, 128)  # elevations, azimuths
@@ -29,23 +29,24 @@ class Style(NamedTuple):
     aside: float  # away from the parting
     fall: float  # gravity
     volume: float  # thickness of the whole, decimetres
+    loose: float  # how far above that it may stand off
     fringe: float = 8.2  # hair over the face ends at this height
 
 
 STYLES = {
-    "cropped": Style(0.13, 0.6, 1.0, 0.1, 0.3, 0.1, 0.0, 0.03),
-    "side part": Style(0.5, 0.3, 0.5, 0.25, 0.1, 1.0, 0.15, 0.09),
-    "swept back": Style(0.55, 0.35, 0.6, 1.0, 0.0, 0.15, 0.0, 0.08),
-    "brushed forward": Style(0.38, 0.45, 0.35, 0.0, 0.9, 0.25, 0.15, 0.08, 7.82),
-    "tousled": Style(0.42, 0.6, 0.9, 0.1, 0.3, 0.3, 0.1, 0.12, 7.86),
-    "tied": Style(0.7, 0.9, 0.08, 1.0, 0.0, 0.25, 0.0, 0.03),
-    "bob": Style(1.25, 0.85, 0.3, 0.15, 0.0, 0.9, 0.9, 0.12),
-    "fringed bob": Style(1.2, 0.9, 0.25, 0.0, 0.8, 0.2, 0.8, 0.12, 7.6),
-    "shoulder": Style(1.8, 0.9, 0.3, 0.2, 0.0, 1.0, 0.9, 0.12),
-    "long": Style(2.6, 0.95, 0.2, 0.1, 0.0, 1.0, 1.0, 0.1),
+    "cropped": Style(0.14, 0.6, 0.8, 0.1, 0.3, 0.1, 0.2, 0.03, 0.03),
+    "side part": Style(0.55, 0.4, 0.4, 0.25, 0.1, 1.0, 0.3, 0.1, 0.02),
+    "swept back": Style(0.6, 0.45, 0.5, 1.0, 0.0, 0.15, 0.1, 0.1, 0.02),
+    "brushed forward": Style(0.42, 0.5, 0.35, 0.0, 0.9, 0.25, 0.3, 0.09, 0.03, 7.8),
+    "tousled": Style(0.42, 0.6, 0.8, 0.1, 0.3, 0.3, 0.3, 0.13, 0.1, 7.8),
+    "tied": Style(0.8, 0.9, 0.08, 1.0, 0.0, 0.25, 0.0, 0.04, 0.01),
+    "bob": Style(1.25, 0.85, 0.3, 0.15, 0.0, 0.9, 0.9, 0.13, 0.12),
+    "fringed bob": Style(1.2, 0.9, 0.25, 0.0, 0.8, 0.2, 0.8, 0.13, 0.1, 7.6),
+    "shoulder": Style(1.8, 0.9, 0.3, 0.2, 0.0, 1.0, 0.9, 0.13, 0.3),
+    "long": Style(2.6, 0.95, 0.2, 0.1, 0.0, 1.0, 1.0, 0.12, 0.3),
 }
-RIBBONS = 420
-RIBBON_HALF_WIDTH = 0.045
+RIBBONS = 750
+RIBBON_HALF_WIDTH = 0.04
 
 
 def above_hairline(person, rest):
@@ -73,7 +74,7 @@ def find_scalp(head, person, neutral):
     ]
     edges = neutral[scalp[:, 1:]] - neutral[scalp[:, :1]]
     areas = np.sqrt((np.cross(edges[:, 0], edges[:, 1]) ** 2).sum(1))
-    areas *= np.where(head.rest[scalp][:, :, 2].mean(1) > 0, 1, 0.35)  # the back is hardly ever seen
+    areas *= np.where(head.rest[scalp][:, :, 2].mean(1) > 0, 1, 0.5)  # the back is seldom seen
     return Scalp(scalp, areas / areas.sum(), _skull(head, neutral))
 
 
@@ -132,20 +133,21 @@ def grow(scalp, vertices, normals, person, hair, rng):
         [style.aside * aside * top, -0.3 * style.forward * front, style.forward * front - style.back], 1
     )  # fmt: skip
     mess = (hair["messy"] + 0.8 * curl) * (1 - 0.7 * hair["wet"])
-    direction = _unit(out * style.lift + comb + mess * 0.6 * rng.standard_normal((count, 3)))
+    direction = _unit(out * (style.lift * (0.35 + 0.65 * top))[:, None] + comb + mess * 0.45 * rng.standard_normal((count, 3)))
     down = np.array([0, -1, 0])
 
     points = [root]
     alive = np.ones(count, bool)
     for joint in range(1, JOINTS + 1):
         along = joint / JOINTS
-        pull = comb + style.fall * down * (0.4 + along) + 0.25 * mess * rng.standard_normal((count, 3))
+        pull = comb + style.fall * down * (0.4 + along) + 0.12 * mess * rng.standard_normal((count, 3))
         direction = _unit(direction + 0.5 * pull)
         place = points[-1] + direction * (length / JOINTS)[:, None]
         offset = place - CENTRE
         distance = np.sqrt((offset**2).sum(1))
         least = skull_radius(scalp.skull, place) + 0.01 + layer * min(1, 2.5 * along)
-        place = CENTRE + offset * np.maximum(1, least / distance)[:, None]
+        most = least + style.loose + volume * curl
+        place = CENTRE + offset * (np.clip(distance, least, most) / distance)[:, None]
         direction = _unit(place - points[-1])
         alive &= ~_over_face(person, place, style.fringe + 0.05 * rng.standard_normal(count))
         points.append(np.where(alive[:, None], place, points[-1]))

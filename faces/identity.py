@@ -13,11 +13,14 @@ AXIS_ENDS = (
 )  # fmt: skip
 # Standard deviation of an axis' coefficient, by folder; 1 is as far as MakeHuman's own sliders go.
 SPREAD = {
-    "head": 0.24, "nose": 0.36, "mouth": 0.32, "eyes": 0.32, "ears": 0.30, "cheek": 0.38, "chin": 0.36,
-    "forehead": 0.32, "eyebrows": 0.24, "neck": 0.2,
+    "head": 0.2, "nose": 0.32, "mouth": 0.3, "eyes": 0.32, "ears": 0.25, "cheek": 0.32, "chin": 0.32,
+    "forehead": 0.3, "eyebrows": 0.24, "neck": 0.2,
 }  # fmt: skip
 # Axes that move a whole feature, or that look ill at full strength, get this share of their folder's spread.
 TAMED = {"trans": 0.6, "push": 0.4, "double": 0.5, "laugh-lines": 0.5, "eyefold": 0.7, "flaring": 0.7, "septum": 0.6}
+# Where the mean of these axes is not 0: MakeHuman's mouth and eyes are smaller than the average photograph's.
+MEANS = {"mouth/mouth-scale-horiz": 0.4, "eyes/l-eye-scale": 0.25, "ears/l-ear-wing": -0.3, "ears/l-ear-scale": -0.25, "eyes/l-eye-height1": 0.15,
+         "eyes/l-eye-height2": 0.3, "eyes/l-eye-height3": 0.2}  # fmt: skip
 LEFT_OUT = ("head/head-age", "head/head-trans", "head/head-angle", "neck/neck-trans", "mouth/mouth-trans-in")
 LIMIT = 0.95
 HEAD_SHAPES = ("oval", "round", "square", "rectangular", "triangular", "invertedtriangular", "diamond")
@@ -119,7 +122,7 @@ def draw_identity(seed, number, target_names):
     axes = rng.dirichlet([0.7, 0.45, 0.45])
     man = rng.random() < 0.6
     masculinity = float(rng.beta(6, 1.2) if man else rng.beta(1.2, 6))
-    age = float(20 + 55 * rng.beta(1.5, 1.8))
+    age = float(20 + 55 * rng.beta(1.6, 1.6))
     old = step(38, 75, age)
     coefficients = _macro_shape(rng, axes, masculinity, age)
     coefficients.update(_details(rng, target_names))
@@ -129,7 +132,7 @@ def draw_identity(seed, number, target_names):
     tones = linear(SKIN_TONES)
     skin = np.array([np.interp(place, np.arange(len(tones)), tones[:, k]) for k in range(3)])
     skin = skin * np.exp(rng.normal(0, 0.06)) * (1 + rng.normal(0, 1, 3) * [0.03, 0.015, 0.04])
-    lips = skin * [0.86, 0.62, 0.64] * np.exp(rng.normal(0, 0.12)) * (1 + rng.normal(0, 0.06, 3))
+    lips = skin * [0.8, 0.52, 0.54] * np.exp(rng.normal(0, 0.12)) * (1 + rng.normal(0, 0.06, 3))
 
     hair = _hair_colour(rng, axes)
     grey = float(np.clip(step(35, 72, age) * rng.uniform(0, 1.5), 0, 1))
@@ -203,7 +206,7 @@ def draw_frame(rng):
 
 def _macro_shape(rng, axes, masculinity, age):
     """Weights of MakeHuman's whole-head targets: shape axes, sex, age, muscle and weight, multiplied out."""
-    muscle, weight = rng.uniform(0.25, 0.85), np.clip(rng.normal(0.5, 0.22), 0.05, 0.98)
+    muscle, weight = rng.uniform(0.25, 0.85), np.clip(rng.normal(0.46, 0.17), 0.12, 0.88)
     # MakeHuman's targets stand for 12, 25 and 90 years.
     ages = {"child": np.clip((25 - age) / 13, 0, 1) * 0.5, "old": np.clip((age - 25) / 65, 0, 1)}
     ages["young"] = 1 - ages["child"] - ages["old"]
@@ -244,7 +247,7 @@ def _details(rng, target_names):
             if stem == name or f"{stem}-{high}" not in names:
                 continue
             spread = SPREAD[folder] * np.prod([share for word, share in TAMED.items() if word in name])
-            value = float(np.clip(rng.normal(0, spread), -LIMIT, LIMIT))
+            value = float(np.clip(rng.normal(MEANS.get(stem, 0), spread), -LIMIT, LIMIT))
             end = f"{stem}-{high if value > 0 else low}"
             weights[end] = abs(value)
             if "/l-" in end:
@@ -284,7 +287,7 @@ def _brows(rng, masculinity):
     return {
         "thickness": float(np.clip(rng.normal(0.062 if man else 0.044, 0.012), 0.025, 0.095)),
         "arch": float(rng.uniform(0, 0.08) if man else rng.uniform(0.02, 0.1)),
-        "height": float(rng.normal(7.495 if man else 7.515, 0.022)),
+        "height": float(rng.normal(7.475 if man else 7.495, 0.028)),
         "inner": float(rng.uniform(0.08, 0.16)),
         "outer": float(rng.uniform(0.47, 0.58)),
         "tilt": float(rng.normal(0.005, 0.025)),

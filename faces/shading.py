@@ -15,7 +15,7 @@ SHADOW_SIZE, SHADOW_SCALE = 192, 62.0  # pixels of the shadow map, and of it a d
 SHADOW_BIAS = (0.03, 0.07)  # decimetres between no shadow and full shadow
 # Light creeps around the edge of a shadow under the skin, red the furthest: how far below the horizon it reaches.
 SKIN_WRAP = np.float32([0.32, 0.18, 0.13])
-TEETH, TONGUE, MOUTH = linear((208, 198, 180)), linear((170, 92, 88)), linear((92, 42, 40))
+TEETH, TONGUE, MOUTH = linear((228, 219, 202)), linear((170, 92, 88)), linear((92, 42, 40))
 SCLERA = linear((205, 195, 190))
 PUPIL_RADIUS = 0.19  # radians, from the eyeball's centre
 
@@ -78,7 +78,7 @@ def dress_skin(pixels, skin, person, nuisance, pixels_per_unit):
 
     makeup = nuisance.makeup
     colour = cover(colour, 0.5 * makeup["eyes"] * layers["eye_colour"], makeup["eye_colour"])
-    colour = cover(colour, (0.3 + 0.6 * makeup["liner"]) * layers["eye_line"], 0.25 * colour)
+    colour = cover(colour, (0.5 + 0.45 * makeup["liner"]) * layers["eye_line"], 0.25 * colour)
     colour = cover(colour, 0.7 * makeup["lips"] * layers["lips"], makeup["lip_colour"])
     hair = np.float32(person.hair_colour)
     brow_colour = hair * (1 - 0.5 * person.grey) * person.brows["darkness"] + 0.02 * np.float32(person.skin)
@@ -150,7 +150,7 @@ def _dress_clothes(pixels, rows, rest, clothes):
 
 def dress_mouth(pixels):
     """Teeth, tongue and the inside of the mouth, darker the deeper they lie."""
-    teeth = pixels.of(Part.TEETH)
+    teeth = pixels.of(Part.UPPER_TEETH, Part.LOWER_TEETH)
     pixels.albedo[teeth] = TEETH
     pixels.gloss[teeth], pixels.sharpness[teeth] = 0.8, 60
     side = np.abs(pixels.rest[teeth, 0])
@@ -158,9 +158,10 @@ def dress_mouth(pixels):
     pixels.albedo[pixels.of(Part.TONGUE)] = TONGUE
     pixels.albedo[pixels.of(Part.INNER_MOUTH)] = MOUTH
     # The lips' shadow: the further a pixel is from skin, the more light it gets, up to a few pixels; the back none.
-    rows = pixels.of(Part.TEETH, Part.TONGUE, Part.INNER_MOUTH)
-    depth = step(0.9, 1.4, pixels.rest[rows, 2])
-    pixels.occlusion[rows] = (0.1 + 0.5 * depth) * _openness(pixels, rows, 0.018, 0.35)
+    rows = pixels.of(Part.UPPER_TEETH, Part.LOWER_TEETH, Part.TONGUE, Part.INNER_MOUTH)
+    depth = step(0.9, 1.35, pixels.rest[rows, 2])
+    pixels.occlusion[rows] = (0.05 + 0.8 * depth**2) * _openness(pixels, rows, 0.018, 0.5)
+    pixels.albedo[rows] *= (0.4 + 0.6 * pixels.occlusion[rows])[:, None]  # the key light does not get there either
 
 
 def _openness(pixels, rows, reach, floor):
@@ -196,9 +197,11 @@ def dress_eyes(pixels, person, nuisance, centres, view):
         white = SCLERA * (1 - corners - veins[:, None] * np.float32([0.2, 1, 1]))
         inside = step(1.06, 0.95, share)[:, None]
         pixels.albedo[rows] = white + inside * (iris - white)
-        pixels.normals[rows] = view.turned(direction)
+        # The cornea stands out: across the iris the surface turns faster than the eyeball's.
+        bulge = direction + 0.7 * inside * (direction - np.float32(gaze))
+        pixels.normals[rows] = view.turned(_unit(bulge))
         pixels.occlusion[rows] = 0.75 * _openness(pixels, rows, 0.012, 0.15)
-        pixels.gloss[rows], pixels.sharpness[rows] = 4 * pixels.occlusion[rows], 250
+        pixels.gloss[rows], pixels.sharpness[rows] = 6 * pixels.occlusion[rows], 150
 
 
 def dress_hair(pixels, colour):

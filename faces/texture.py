@@ -24,7 +24,7 @@ LAYERS = (
     "grain",  # noise that breaks up hair and stubble
 )  # fmt: skip
 # How far the height of a crease's depth is, decimetres.
-WRINKLE_DEPTH = 0.012
+WRINKLE_DEPTH = 0.008
 
 
 def bell(x, width):
@@ -51,8 +51,8 @@ def paint_skin(head, person):
     layers["moustache"], layers["goatee"], layers["cheeks"] = _beard_zones(rng, x, y, z, lips)
     layers["brows"] = _brows(person.brows, rng, x, y, z, layers["grain"])
     roots = above_hairline(person, head.texture_rest) + 0.02 * smooth_noise(rng, x.shape, 12)
-    roots += 0.02 * look_up(strands(), x * 300, y * 60)
-    layers["scalp"] = step(-0.03, 0.07, roots) * (1 - np.clip(2 * ears, 0, 1))
+    roots += 0.025 * look_up(strands(), x * 160, y * 30)
+    layers["scalp"] = step(-0.05, 0.12, roots) * (1 - np.clip(2 * ears, 0, 1))
     across, up = np.abs(x) - 0.29, y - 7.345
     layers["eye_colour"] = bell(up - 0.06, 0.06) * bell(across, 0.15) * front
     rim = np.abs(np.hypot(across / 0.165, up / np.where(up > 0, 0.07, 0.055)) - 1)
@@ -66,7 +66,7 @@ def _colour(rng, person, x, y, z, front, lids, ears, grain):
     blotches = smooth_noise(rng, x.shape, 60) * 0.6 + smooth_noise(rng, x.shape, 18) * 0.5
     fine = cv2.GaussianBlur(grain, (0, 0), 1.2) * 3.5
     colour = np.ones(x.shape + (3,), np.float32) * np.float32(person.skin)
-    colour *= (1 + person.mottling * (0.035 * blotches + 0.03 * fine))[..., None]
+    colour *= (1 + person.mottling * (0.035 * blotches + 0.018 * fine))[..., None]
 
     # Blood: cheeks, nose, ears and chin are redder.
     cheeks = 0.8 * bell(np.hypot(across - 0.4, y - 6.98), 0.22) + 0.15 * bell(np.hypot(x, y - 6.4), 0.15)
@@ -78,7 +78,7 @@ def _colour(rng, person, x, y, z, front, lids, ears, grain):
     colour *= 1 + zones
     # Eye sockets.
     bags = bell(y - 7.22, 0.05) * bell(across - 0.28, 0.13) + 0.5 * bell(y - 7.4, 0.07) * bell(across - 0.27, 0.17)
-    inner = 0.8 * bell(np.hypot(across - 0.14, y - 7.33), 0.06)
+    inner = 0.3 * bell(np.hypot(across - 0.14, y - 7.33), 0.06)
     shade = np.clip(person.eye_shadow * front * (bags + inner) + 0.35 * lids, 0, 1)
     colour *= 1 - shade[..., None] * np.float32([0.24, 0.32, 0.28])
     colour *= 1 - (0.35 * bell(np.hypot(across - 0.1, (y - 6.875) * 1.3), 0.045) * front)[..., None]  # nostrils
@@ -102,7 +102,7 @@ def _relief(rng, person, x, y, front, lips, moles):
     """Relief at rest, and what a smile and what the brows add, (rows, columns) each, decimetres."""
     across = np.abs(x)
     pores = smooth_noise(rng, x.shape, 2.2) * (0.6 + 0.4 * smooth_noise(rng, x.shape, 40))
-    relief = 0.0011 * person.pores * pores * (1 - lips) + moles
+    relief = 0.0005 * person.pores * pores * (1 - lips) + moles
     relief += 0.004 * lips * look_up(strands(), x * 260, y * 20 + 100) * 0.5
 
     wobble = 0.02 * smooth_noise(rng, x.shape, 30)

@@ -170,7 +170,7 @@ def main():
     )
     parser.add_argument("folder", help="FOLDER/identity/image.jpg")
     parser.add_argument("--out", default=".", help="where the two lists go (default: here)")
-    parser.add_argument("--held-out", type=float, default=0.2, help="share of the identities to measure on (default: 0.2)")
+    parser.add_argument("--held-out", type=float, default=0.2, help="share of identities to measure on (default: 0.2)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of these identities (default: 0)")
     arguments = parser.parse_args()
     if not 0 <= arguments.held_out < 1 or arguments.seed < 0:
