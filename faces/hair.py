@@ -14,7 +14,7 @@ from faces.raster import rasterize
 HAIRLINE_ANGLES = (0, 23, 38, 50, 60, 68, 77, 87, 97, 118, 145, 180)
 HAIRLINE_HEIGHTS = (7.94, 7.95, 7.94, 7.8, 7.52, 7.2, 7.34, 7.5, 7.4, 7.05, 6.85, 6.8)
 CENTRE = np.array([0, 7.35, 0.35], np.float32)  # of the skull on the rest head
-JOINTS = 9  # segments of a ribbon
+JOINTS = 7  # segments of a ribbon
 SKULL_GRID = (64, 128)  # elevations, azimuths
 
 

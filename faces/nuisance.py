@@ -63,17 +63,22 @@ def draw_nuisance(person, image):
     """Draw image number `image` of Identity `person`: always the same one."""
     rng = np.random.default_rng([person.seed, person.number, image])
     mood = choose(rng, MOODS)
+    yaw = float(np.clip(rng.normal(0, 15) if rng.random() < 0.88 else rng.normal(0, 28), -48, 48))
+    pitch = float(np.clip(rng.normal(0, 7), -20, 20))
+    # People look at the camera, ahead, or somewhere in between.
+    attention = rng.uniform(0, 1)
+    gaze = np.clip(-attention * np.radians([yaw, pitch]) + rng.normal(0, 1, 2) * (0.1, 0.06), -0.5, 0.5)
     nuisance = Nuisance(
         seed=int(rng.integers(1 << 31)),
-        yaw=float(np.clip(rng.normal(0, 15) if rng.random() < 0.88 else rng.normal(0, 28), -48, 48)),
-        pitch=float(np.clip(rng.normal(0, 7.5), -20, 20)),
-        roll=float(rng.normal(0, 3)),
-        scale=float(np.exp(rng.normal(0, 0.035))),
-        shift=plain(rng.normal(0, 0.018, 2)),
+        yaw=yaw,
+        pitch=pitch,
+        roll=float(rng.normal(0, 2.3)),
+        scale=float(np.exp(rng.normal(0, 0.03))),
+        shift=plain(rng.normal(0, 0.013, 2)),
         distance=float(rng.uniform(7, 30)),
         mood=mood,
         expression=_expression(rng, mood),
-        gaze=plain(rng.normal(0, 1, 2) * (0.2, 0.1)),
+        gaze=plain(gaze),
         hair=_hair(rng, person),
         cover=_cover(rng, person),
         glasses=_glasses(rng, person),

@@ -24,50 +24,55 @@ def rasterize(points, triangles, width, height, cull=True, keep=None):
     planes = [_edge(p, q, areas) for p, q in ((b, c), (c, a), (a, b))]  # vertex k's weight is a plane over the picture
     depth_plane = sum(corner[:, 2, None] * plane for corner, plane in zip((a, b, c), planes, strict=True))
 
-    # One entry a triangle and line of pixels: the span of x on which all three weights are positive.
+    # One entry a triangle and line of pixels: the span of x on which all three weights are positive. Along a line
+    # each weight, and the depth, is slope * x + start.
     counts = bottoms - tops
     rows = np.repeat(np.arange(len(live)), counts)
     y = tops[rows] + np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    lines = [(plane[rows, 0], plane[rows, 1] * (y + 0.5) + plane[rows, 2]) for plane in planes]
     low, high = np.full(len(rows), -np.inf), np.full(len(rows), np.inf)
     with np.errstate(divide="ignore", invalid="ignore"):
-        for plane in planes:
-            slope, rest = plane[rows, 0], plane[rows, 1] * (y + 0.5) + plane[rows, 2]
-            bound = -rest / slope
-            low = np.where(slope > 0, np.maximum(low, bound), np.where((slope == 0) & (rest < 0), np.inf, low))
+        for slope, start in lines:
+            bound = -start / slope
+            low = np.where(slope > 0, np.maximum(low, bound), np.where((slope == 0) & (start < 0), np.inf, low))
             high = np.where(slope < 0, np.minimum(high, bound), high)
-    starts = np.ceil(np.clip(low - 0.5, 0, width)).astype(np.int64)
-    counts = np.maximum(np.floor(np.clip(high - 0.5, -1, width - 1)).astype(np.int64) + 1 - starts, 0)
+    firsts = np.ceil(np.clip(low - 0.5, 0, width)).astype(np.int64)
+    counts = np.maximum(np.floor(np.clip(high - 0.5, -1, width - 1)).astype(np.int64) + 1 - firsts, 0)
+    slope, start = depth_plane[rows, 0], depth_plane[rows, 1] * (y + 0.5) + depth_plane[rows, 2]
 
     # One entry a candidate pixel.
-    spans = np.repeat(np.arange(len(rows)), counts)
-    x = starts[spans] + np.arange(len(spans)) - np.repeat(np.cumsum(counts) - counts, counts)
-    pixel = y[spans] * width + x
-    plane = depth_plane[rows]
-    z = ((plane[:, 1] * (y + 0.5) + plane[:, 2])[spans] + plane[:, 0][spans] * (x + 0.5)).astype(np.float32)
-    local = rows[spans]
+    def candidates(chosen):
+        counted = counts[chosen]
+        line = np.repeat(chosen, counted)
+        before = np.cumsum(counted) - counted
+        x = np.arange(len(line)) + np.repeat(firsts[chosen] - before, counted)
+        return line, x, y[line] * width + x, (slope[line] * (x + 0.5) + start[line]).astype(np.float32)
 
-    def weights_of(chosen):
-        of_row = spans[chosen]
-        across, down = x[chosen] + 0.5, y[of_row] + 0.5
-        weights = np.empty((len(chosen), 3), np.float32)
+    def weights_of(line, x):
+        weights = np.empty((len(line), 3), np.float32)
         for k in (0, 1):
-            plane = planes[k][rows[of_row]]
-            weights[:, k] = plane[:, 0] * across + (plane[:, 1] * down + plane[:, 2])
+            weights[:, k] = lines[k][0][line] * (x + 0.5) + lines[k][1][line]
         weights[:, 2] = 1 - weights[:, 0] - weights[:, 1]
         return weights
 
-    if keep is not None:
-        soft, test = keep
-        asked = np.flatnonzero(soft[live][local])
-        z[asked[~test(live[local[asked]], weights_of(asked))]] = -np.inf
-
     depth = np.full(width * height, -np.inf, np.float32)
+    hole = np.zeros(len(rows), bool) if keep is None else keep[0][live][rows]
+    line, x, pixel, z = candidates(np.flatnonzero(~hole))
     np.maximum.at(depth, pixel, z)
-    seen = np.flatnonzero((z == depth[pixel]) & (z > -np.inf))
+    if keep is not None:
+        # What has holes is asked about only where nothing solid hides it.
+        soft_line, soft_x, soft_pixel, soft_z = candidates(np.flatnonzero(hole))
+        asked = np.flatnonzero(soft_z > depth[soft_pixel])
+        asked = asked[keep[1](live[rows[soft_line[asked]]], weights_of(soft_line[asked], soft_x[asked]))]
+        np.maximum.at(depth, soft_pixel[asked], soft_z[asked])
+        line, x = np.concatenate([line, soft_line[asked]]), np.concatenate([x, soft_x[asked]])
+        pixel, z = np.concatenate([pixel, soft_pixel[asked]]), np.concatenate([z, soft_z[asked]])
+
+    seen = np.flatnonzero(z == depth[pixel])
     triangle = np.full(width * height, -1, np.int32)
     weights = np.zeros((width * height, 3), np.float32)
-    triangle[pixel[seen]] = live[local[seen]]
-    weights[pixel[seen]] = weights_of(seen)
+    triangle[pixel[seen]] = live[rows[line[seen]]]
+    weights[pixel[seen]] = weights_of(line[seen], x[seen])
     return triangle.reshape(height, width), weights.reshape(height, width, 3), depth.reshape(height, width)
 
 

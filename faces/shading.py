@@ -11,12 +11,13 @@ from faces.raster import interpolate, rasterize
 from faces.texture import LAYERS, beard_cover
 
 LUMINANCE = np.float32([0.2126, 0.7152, 0.0722])
-SHADOW_SIZE, SHADOW_SCALE = 192, 62.0  # pixels of the shadow map, and of it a decimetre
+SHADOW_SIZE, SHADOW_SCALE = 128, 42.0  # pixels of the shadow map, and of it a decimetre
 SHADOW_BIAS = (0.03, 0.07)  # decimetres between no shadow and full shadow
 # Light creeps around the edge of a shadow under the skin, red the furthest: how far below the horizon it reaches.
 SKIN_WRAP = np.float32([0.32, 0.18, 0.13])
 TEETH, TONGUE, MOUTH = linear((228, 219, 202)), linear((170, 92, 88)), linear((92, 42, 40))
-SCLERA = linear((205, 195, 190))
+SCLERA = linear((190, 178, 172))
+CONVERGENCE = 0.06  # radians by which each eye turns towards the other
 PUPIL_RADIUS = 0.19  # radians, from the eyeball's centre
 
 
@@ -179,9 +180,10 @@ def dress_eyes(pixels, person, nuisance, centres, view):
 
     centres: {part: (3,)} the eyeballs' centres in the head's space.
     """
-    gaze = np.array([np.sin(nuisance.gaze[0]), np.sin(nuisance.gaze[1]), 1])
-    gaze /= np.sqrt((gaze**2).sum())
     for part, centre in centres.items():
+        inwards = CONVERGENCE if part == Part.RIGHT_EYE else -CONVERGENCE
+        gaze = np.array([np.sin(nuisance.gaze[0] + inwards), np.sin(nuisance.gaze[1]), 1])
+        gaze /= np.sqrt((gaze**2).sum())
         rows = pixels.of(part)
         if not len(rows):
             continue
@@ -246,7 +248,8 @@ def cast_shadows(pixels, scene, view, light, blur):
 
     solid = ~np.isin(scene.part, (Part.LEFT_EYE, Part.RIGHT_EYE))
     corners = onto(view.turned(scene.vertices - view.pivot))
-    _, _, depth = rasterize(corners, scene.triangles[solid], SHADOW_SIZE, SHADOW_SIZE, cull=False)
+    thin = np.isin(scene.part[solid], (Part.HAIR, Part.FRAME, Part.CLOTH))
+    _, _, depth = rasterize(corners, scene.triangles[solid], SHADOW_SIZE, SHADOW_SIZE, ~thin)
     depth = np.where(np.isfinite(depth), depth, -100)
     own = onto(pixels.turned)
     nearest = _sample(depth, own[:, 0] - 0.5, own[:, 1] - 0.5, cv2.INTER_NEAREST, -100)
