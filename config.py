@@ -20,10 +20,14 @@ FEATURE = {'softmax': 'norm2', 'triplet': 'embedding'}  # the blob of DEPLOY tha
 IMAGEPATH = 'data/images/'          # the folder that the names in the lists are relative to
 TRAIN_LIST = 'data/train.txt'       # lines `person@file.jpg LABEL`, labels from 0
 HELD_OUT_LIST = 'data/held_out.txt' # identities that are never trained on, to measure with; '': none
+CROP = 0                            # pixels: of an image, the central square of this side is taken; 0: all of it
 IMAGE_SIZE = 64                     # pixels: images are stretched to a square of this side
 PIXEL_MEANS = [102.9801, 115.9465, 122.7717]    # subtracted from B, G, R (0 to 255)
 MIRROR = True                       # show every second image, at random, from left to right
 CROP_JITTER = 0.05                  # shift images at random, by up to this share of their side each way
+ZOOM_JITTER = 0.0                   # enlarge or shrink them at random, by a factor of up to exp(this)
+LIGHT_JITTER = 0.0                  # change contrast and brightness at random, by up to this share each way
+GREY_SHARE = 0.0                    # share of the images that are shown in grey
 
 # --- mini-batches ------------------------------------------------------------------------------------------------
 # 'shuffled': single images; 'identities': BATCH_SIZE / IMAGES_PER_IDENTITY identities with so many images each;

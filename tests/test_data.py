@@ -154,33 +154,77 @@ def test_grey_images_are_read_as_three_channels(tmp_path):
 def test_blob_is_bgr_minus_means():
     image = np.zeros((4, 4, 3), np.uint8)
     image[..., 0], image[..., 2] = 200, 50  # B and R
-    blob = images.to_blob(image, 4, [100, 10, 20])
+    blob = images.to_blob(image, 0, 4, [100, 10, 20])
     assert blob.dtype == np.float32 and blob.shape == (3, 4, 4)
     np.testing.assert_array_equal(blob[:, 0, 0], [100, -10, 30])
 
 
-def test_augmentation_shifts_within_the_jitter_and_mirrors_half():
-    image = np.arange(100, dtype=np.uint8).reshape(10, 10, 1).repeat(3, axis=2)
+RAMP = np.arange(100, dtype=np.uint8).reshape(10, 10, 1).repeat(3, axis=2)
+
+
+@pytest.mark.parametrize(("crop", "side"), [(0, 10), (10, 10), (4, 4), (99, 10)])
+def test_boxes_shift_within_the_jitter_and_mirror_half(crop, side):
     rng = np.random.default_rng(0)
-    seen, mirrored = set(), 0
-    for _ in range(200):
-        out = images.augment(image, True, 0.2, rng)[..., 0].astype(int)
-        flipped = out[5, 5] < out[5, 4]
+    shifts, mirrored, start = set(), 0, (10 - side) // 2
+    for _ in range(300):
+        out = images.random_box(RAMP, crop, images.Augmentation(mirror=True, crop_jitter=2 / side), rng)[..., 0].astype(int)
+        flipped = out[side // 2, side // 2] < out[side // 2, side // 2 - 1]
         mirrored += flipped
         out = out[:, ::-1] if flipped else out
-        row, column = divmod(out[5, 5], 10)
-        seen.add((row - 5, column - 5))
-        np.testing.assert_array_equal(out, np.clip(np.arange(10) + row - 5, 0, 9)[:, None] * 10
-                                      + np.clip(np.arange(10) + column - 5, 0, 9))  # fmt: skip
-    assert 70 < mirrored < 130
-    assert {d for d, _ in seen} == {-2, -1, 0, 1, 2} == {d for _, d in seen}
-    np.testing.assert_array_equal(images.augment(image, False, 0.0, rng), image)
+        row, column = divmod(out[side // 2, side // 2], 10)
+        shifts.add((row - start - side // 2, column - start - side // 2))
+        rows, columns = (np.clip(np.arange(side) + middle - side // 2, 0, 9) for middle in (row, column))
+        np.testing.assert_array_equal(out, rows[:, None] * 10 + columns)
+    assert 110 < mirrored < 190
+    assert {d for d, _ in shifts} == {-2, -1, 0, 1, 2} == {d for _, d in shifts}
+    np.testing.assert_array_equal(
+        images.random_box(RAMP, crop, images.Augmentation(), rng), images.central_box(RAMP, crop)
+    )
+
+
+def test_zooming_takes_smaller_and_larger_boxes_around_the_same_middle():
+    rng = np.random.default_rng(0)
+    sides = set()
+    for _ in range(300):
+        out = images.random_box(RAMP, 6, images.Augmentation(zoom_jitter=0.3), rng)
+        assert out.shape[0] == out.shape[1] and abs(float(out.mean()) - RAMP.mean()) <= 5.5
+        sides.add(len(out))
+    assert sides == {4, 5, 6, 7, 8}  # 6 * exp(-0.3) to 6 * exp(0.3), rounded
+
+
+def test_light_jitter_keeps_the_order_of_pixels_and_moves_mean_and_spread():
+    pixels = np.linspace(60, 120, 48, dtype=np.float32).reshape(3, 4, 4)
+    rng = np.random.default_rng(0)
+    means, spreads = [], []
+    for _ in range(300):
+        out = images.random_light(pixels, images.Augmentation(light_jitter=0.3), rng)
+        assert (np.diff(out.ravel()) > 0).all()
+        means.append(out.mean() / pixels.mean())
+        spreads.append(out.std() / pixels.std())
+    for found in (means, spreads):
+        assert 0.7 <= min(found) < 0.72 and 1.28 < max(found) <= 1.3001 and abs(np.mean(found) - 1) < 0.05
+    bright = images.random_light(np.full((3, 4, 4), 250, np.float32), images.Augmentation(light_jitter=1), rng)
+    assert bright.max() <= 255 and bright.min() >= 0
+    np.testing.assert_array_equal(images.random_light(pixels, images.Augmentation(), rng), pixels)
+
+
+def test_a_share_of_the_images_is_shown_in_grey():
+    pixels = np.random.default_rng(0).uniform(0, 255, (3, 4, 4)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    shown = [images.random_light(pixels, images.Augmentation(grey_share=0.25), rng) for _ in range(400)]
+    grey = [out for out in shown if np.array_equal(out[0], out[1]) and np.array_equal(out[0], out[2])]
+    assert 70 < len(grey) < 130
+    colour = cv2.cvtColor(np.ascontiguousarray(pixels.transpose(1, 2, 0)), cv2.COLOR_BGR2GRAY)
+    np.testing.assert_allclose(grey[0][0], colour, atol=0.01)
+    assert all(np.array_equal(out, pixels) for out in shown if not np.array_equal(out[0], out[1]))
 
 
 def test_rows_with_the_same_draw_show_the_same_pixels(project):
     listed = read_list(str(project / "list.txt"), str(project / "images"))
     batch = Batch(np.array([2, 2, 2]), np.array([0, 0, 1]))
-    blob = images.load_batch(listed, batch, 12, [0, 0, 0], True, 0.3, lambda draw: np.random.default_rng(draw))
+    blob = images.load_batch(
+        listed, batch, 0, 12, [0, 0, 0], images.Augmentation(True, 0.3), lambda draw: np.random.default_rng(draw)
+    )
     np.testing.assert_array_equal(blob[0], blob[1])
     assert not np.array_equal(blob[0], blob[2])
 

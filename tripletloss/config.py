@@ -38,6 +38,10 @@ def _integer(least, default=REQUIRED, by_stage=False):
     return Setting(accepts, f"a whole number, {least} or more", default, by_stage)
 
 
+def _share(most):
+    return Setting(lambda value: _is_number(value) and 0 <= value <= most, f"a number from 0 to {most}", 0.0)
+
+
 def _text(wants, default=REQUIRED, by_stage=False, is_path=False):
     return Setting(lambda value: isinstance(value, str) and "\0" not in value, wants, default, by_stage, is_path)
 
@@ -74,10 +78,14 @@ SCHEMA = {
     "WEIGHTS": _path("", by_stage=True),
     "FREEZE": _text("the name of a blob of the net, or '' for none", "", by_stage=True),
     "FEATURE": _text("the name of a blob of the deploy net", "", by_stage=True),
+    "CROP": _integer(0, 0),
     "IMAGE_SIZE": _integer(1, 224),
     "PIXEL_MEANS": Setting(_is_means, "three numbers from 0 to 255: [B, G, R]", [102.9801, 115.9465, 122.7717]),
     "MIRROR": Setting(lambda value: isinstance(value, bool), "True or False", True),
-    "CROP_JITTER": Setting(lambda v: _is_number(v) and 0 <= v <= 0.5, "a number from 0 to 0.5", 0.0),
+    "CROP_JITTER": _share(0.5),
+    "ZOOM_JITTER": _share(0.5),
+    "LIGHT_JITTER": _share(1),
+    "GREY_SHARE": _share(1),
     "BATCHES": _choice(BATCHES, {"softmax": "shuffled", "triplet": "identities"}, by_stage=True),
     "BATCH_SIZE": _integer(1, 30, by_stage=True),
     "IMAGES_PER_IDENTITY": _integer(1, 5),

@@ -1,9 +1,13 @@
 """Pixels: read an image, augment it, and make the blob that a net takes."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
 from tripletloss.errors import InputError
+
+BGR_TO_LUMA = np.array([0.114, 0.587, 0.299], np.float32)  # ITU-R BT.601
 
 
 def read_image(path):
@@ -31,35 +35,77 @@ def read_image(path):
     return image
 
 
-def augment(image, mirror, crop_jitter, rng):
-    """Shift an image at random, and mirror every second one.
+class Augmentation(NamedTuple):
+    """How much the images of training vary at random; config.py explains each."""
 
-    image: (H, W, 3); mirror: bool; crop_jitter: the largest shift, as a share of the image's side, each way; what
-    the shift uncovers repeats the border. rng: numpy Generator. Returns an array like image.
+    mirror: bool = False
+    crop_jitter: float = 0.0  # shares of the box's side
+    zoom_jitter: float = 0.0
+    light_jitter: float = 0.0
+    grey_share: float = 0.0
+
+
+def central_box(image, crop):
+    """The middle of an image, (crop, crop, 3), or as much of it as there is; all of it if crop is 0."""
+    height, width = image.shape[:2]
+    if not crop:
+        return image
+    top, left = max(height - crop, 0) // 2, max(width - crop, 0) // 2
+    return image[top : top + crop, left : left + crop]
+
+
+def random_box(image, crop, augmentation, rng):
+    """Like central_box, but shifted and zoomed at random, and mirrored every second time.
+
+    image: (H, W, 3). What of the box lies outside the image repeats its border. rng: numpy Generator.
     """
     height, width = image.shape[:2]
-    down, right = np.rint(rng.uniform(-crop_jitter, crop_jitter, 2) * (height, width)).astype(int)
-    rows = np.clip(np.arange(height) + down, 0, height - 1)
-    columns = np.clip(np.arange(width) + right, 0, width - 1)
-    if rng.random() < 0.5 and mirror:
-        columns = columns[::-1]
-    return image[rows[:, None], columns]
+    a = augmentation
+    down, right = rng.uniform(-a.crop_jitter, a.crop_jitter, 2)
+    zoom = np.exp(rng.uniform(-a.zoom_jitter, a.zoom_jitter))
+    mirrored = rng.random() < 0.5 and a.mirror
+    rows = _box_side(height, min(crop or height, height), down, zoom)
+    columns = _box_side(width, min(crop or width, width), right, zoom)
+    return image[rows[:, None], columns[::-1] if mirrored else columns]
 
 
-def to_blob(image, size, means):
-    """Scale an image to the net's input: (3, size, size) float32, BGR minus means.
+def _box_side(length, side, shift, zoom):
+    """The pixels 0..length - 1 along one side of a random box."""
+    zoomed = max(round(side * zoom), 1)
+    first = round((length - zoomed) / 2 + shift * side)
+    return np.clip(np.arange(first, first + zoomed), 0, length - 1)
 
-    image: (H, W, 3) uint8, stretched to a square; means: three numbers, B, G, R, of 0..255.
+
+def random_light(pixels, augmentation, rng):
+    """Contrast and brightness changed at random, by up to light_jitter each way; grey in grey_share of all cases.
+
+    pixels: (3, S, S) float32 of 0..255, B, G, R. Returns an array like it.
     """
+    contrast, brightness = 1 + rng.uniform(-augmentation.light_jitter, augmentation.light_jitter, 2)
+    if rng.random() < augmentation.grey_share:
+        pixels = np.broadcast_to(np.tensordot(BGR_TO_LUMA, pixels, 1), pixels.shape)
+    if augmentation.light_jitter:
+        middle = pixels.mean()
+        pixels = np.clip((pixels - middle) * np.float32(contrast) + middle * np.float32(brightness), 0, 255)
+    return pixels
+
+
+def to_pixels(image, size):
+    """Stretch an image to a square: (H, W, 3) uint8 to (3, size, size) float32 of 0..255, B, G, R."""
     height, width = image.shape[:2]
     shrinks = height * width > size * size
     if (height, width) != (size, size):
         image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return image.transpose(2, 0, 1).astype(np.float32) - np.asarray(means, np.float32)[:, None, None]
+    return image.transpose(2, 0, 1).astype(np.float32)
 
 
-def load_batch(images, batch, size, means, mirror, crop_jitter, rng_of):
-    """The blob of a mini-batch, (N, 3, size, size) float32.
+def to_blob(image, crop, size, means):
+    """What a net takes of an image: (3, size, size) float32, B, G, R, of the central box, minus the means."""
+    return to_pixels(central_box(image, crop), size) - np.asarray(means, np.float32)[:, None, None]
+
+
+def load_batch(images, batch, crop, size, means, augmentation, rng_of):
+    """The blob of a training mini-batch, (N, 3, size, size) float32.
 
     images: ImageList; batch: sampling.Batch; rng_of: draw -> numpy Generator for its augmentation. Rows with the
     same image and draw are decoded once and equal.
@@ -71,7 +117,8 @@ def load_batch(images, batch, size, means, mirror, crop_jitter, rng_of):
             blob[row] = blob[made[key]]
             continue
         number, draw = key
-        image = augment(read_image(images.path(number)), mirror, crop_jitter, rng_of(draw))
-        blob[row] = to_blob(image, size, means)
+        rng = rng_of(draw)
+        box = random_box(read_image(images.path(number)), crop, augmentation, rng)
+        blob[row] = random_light(to_pixels(box, size), augmentation, rng)
         made[key] = row
-    return blob
+    return blob - np.asarray(means, np.float32)[:, None, None]

@@ -72,13 +72,14 @@ class DataLayer(SettingsLayer):
 
     Tops: data (N, 3, S, S) float32, BGR minus pixel_means; labels (N,).
     param_str: train_list, imagepath, batches (shuffled | identities | anchor), batch_size, images_per_identity,
-    image_size, pixel_means, mirror, crop_jitter, seed; as in config.py. Example:
+    crop, image_size, pixel_means, mirror, crop_jitter, zoom_jitter, light_jitter, grey_share, seed; as in config.py.
+    Example:
     "{train_list: data/train.txt, imagepath: data/images, batches: shuffled, batch_size: 64, image_size: 64}"
     """
 
     keys = (
         "train_list", "imagepath", "batches", "batch_size", "images_per_identity",
-        "image_size", "pixel_means", "mirror", "crop_jitter", "seed",
+        "crop", "image_size", "pixel_means", "seed", *images.Augmentation._fields,
     )  # fmt: skip
 
     def setup(self, bottom, top):
@@ -90,6 +91,7 @@ class DataLayer(SettingsLayer):
         self.batches = sampling.make_batches(
             s["batches"], self.images.labels, s["batch_size"], s["images_per_identity"], s["seed"]
         )
+        self.augmentation = images.Augmentation(*(s[key] for key in images.Augmentation._fields))
         self.iteration = 0
 
     def reshape(self, bottom, top):
@@ -106,7 +108,7 @@ class DataLayer(SettingsLayer):
             return sampling.random_stream(s["seed"], sampling.AUGMENTATION, self.iteration, draw)
 
         top[0].data[...] = images.load_batch(
-            self.images, batch, s["image_size"], s["pixel_means"], s["mirror"], s["crop_jitter"], rng_of
+            self.images, batch, s["crop"], s["image_size"], s["pixel_means"], self.augmentation, rng_of
         )
         top[1].data[...] = self.images.labels[batch.images]
         self.iteration += 1

@@ -343,5 +343,5 @@ def measure(plan, weights):
     with caffe_log(f"{plan.prefix}_caffe.log"):
         net = caffe.Net(s["DEPLOY"], caffe.TEST)
         nets.load_weights(net, weights)
-        embeddings = extract(net, s["FEATURE"], plan.held_out, s["IMAGE_SIZE"], s["PIXEL_MEANS"])
+        embeddings = extract(net, s["FEATURE"], plan.held_out, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"])
     return verification(embeddings, plan.held_out.labels)
