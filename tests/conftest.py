@@ -80,7 +80,12 @@ TINY_CONFIG = {
 
 @pytest.fixture
 def project(tmp_path):
-    """A folder with 6 identities x 4 images, a tiny net, a solver and a config; files may be changed."""
+    """A folder of make_project's; files may be changed."""
+    return make_project(tmp_path)
+
+
+def make_project(tmp_path):
+    """6 identities x 4 images, a tiny net, a solver and a config in a folder, which is returned."""
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
     lines = []

@@ -181,6 +181,16 @@ def rename_classifier(net, shapes, found):
     return new_names
 
 
+def made_by(net, blob):
+    """The names of the layers that a blob is made by, from the data on."""
+    wanted, makers = {blob}, set()
+    for layer in reversed(net.layer):
+        if wanted.intersection(layer.top):
+            wanted.update(layer.bottom)
+            makers.add(layer.name)
+    return makers
+
+
 def freeze(net, blob, blob_counts, source):
     """Set every rate to 0 in the layers that a blob is made by, from the data on.
 
@@ -190,10 +200,9 @@ def freeze(net, blob, blob_counts, source):
     tops = {top for layer in net.layer for top in layer.top}
     if blob not in tops:
         raise InputError(f"FREEZE names the blob {blob!r}, which no layer of {source} makes{_nearest(blob, tops)}")
-    wanted = {blob}
-    for layer in reversed(net.layer):
-        if wanted.intersection(layer.top):
-            wanted.update(layer.bottom)
+    makers = made_by(net, blob)
+    for layer in net.layer:
+        if layer.name in makers:
             while len(layer.param) < blob_counts.get(layer.name, 0):
                 layer.param.add()
             for param in layer.param:
