@@ -13,7 +13,7 @@ AXIS_ENDS = (
 )  # fmt: skip
 # Standard deviation of an axis' coefficient, by folder; 1 is as far as MakeHuman's own sliders go.
 SPREAD = {
-    "head": 0.2, "nose": 0.32, "mouth": 0.3, "eyes": 0.32, "ears": 0.25, "cheek": 0.32, "chin": 0.32,
+    "head": 0.2, "nose": 0.27, "mouth": 0.3, "eyes": 0.32, "ears": 0.25, "cheek": 0.32, "chin": 0.32,
     "forehead": 0.3, "eyebrows": 0.24, "neck": 0.2,
 }  # fmt: skip
 # Axes that move a whole feature, or that look ill at full strength, get this share of their folder's spread.
@@ -29,11 +29,11 @@ HEAD_SHAPES = ("oval", "round", "square", "rectangular", "triangular", "inverted
 SKIN_TONES = (
     (238, 205, 186),
     (229, 187, 160),
-    (212, 163, 132),
-    (184, 132, 101),
-    (146, 100, 74),
-    (106, 70, 52),
-    (72, 47, 37),
+    (214, 168, 140),
+    (186, 139, 112),
+    (148, 107, 85),
+    (106, 75, 60),
+    (72, 52, 43),
 )
 HAIR_COLOURS = {
     "black": (24, 20, 19), "dark brown": (46, 34, 27), "brown": (80, 56, 40), "light brown": (122, 92, 64),
@@ -132,7 +132,7 @@ def draw_identity(seed, number, target_names):
     tones = linear(SKIN_TONES)
     skin = np.array([np.interp(place, np.arange(len(tones)), tones[:, k]) for k in range(3)])
     skin = skin * np.exp(rng.normal(0, 0.06)) * (1 + rng.normal(0, 1, 3) * [0.03, 0.015, 0.04])
-    lips = skin * [0.8, 0.52, 0.54] * np.exp(rng.normal(0, 0.12)) * (1 + rng.normal(0, 0.06, 3))
+    lips = skin * [0.9, 0.52, 0.53] * np.exp(rng.normal(0, 0.12)) * (1 + rng.normal(0, 0.06, 3))
 
     hair = _hair_colour(rng, axes)
     grey = float(np.clip(step(35, 72, age) * rng.uniform(0, 1.5), 0, 1))
@@ -159,8 +159,8 @@ def draw_identity(seed, number, target_names):
         spots=float(rng.uniform(0, 1) * step(40, 70, age)),
         mottling=float(rng.uniform(0.4, 1.3)),
         moles=tuple(
-            plain((rng.uniform(-0.6, 0.6), rng.uniform(6.35, 7.95), rng.uniform(0.01, 0.022), rng.uniform(0.4, 0.9)))
-            for _ in range(rng.poisson(2))
+            plain((rng.uniform(-0.6, 0.6), rng.uniform(6.35, 7.95), rng.uniform(0.007, 0.016), rng.uniform(0.3, 0.8)))
+            for _ in range(rng.poisson(1.3))
         ),
         eye_shadow=float(rng.uniform(0, 0.9)),
         wrinkles=float(step(28, 72, age) * rng.uniform(0.6, 1.3) + rng.uniform(0, 0.12)),
@@ -285,9 +285,9 @@ def _brows(rng, masculinity):
     """Where the brows run and how thick they are; see texture.brow_mask."""
     man = masculinity > 0.5
     return {
-        "thickness": float(np.clip(rng.normal(0.062 if man else 0.044, 0.012), 0.025, 0.095)),
-        "arch": float(rng.uniform(0, 0.08) if man else rng.uniform(0.02, 0.1)),
-        "height": float(rng.normal(7.475 if man else 7.495, 0.028)),
+        "thickness": float(np.clip(rng.normal(0.068 if man else 0.05, 0.014), 0.028, 0.105)),
+        "arch": float(rng.uniform(0, 0.055) if man else rng.uniform(0.01, 0.08)),
+        "height": float(rng.normal(7.462 if man else 7.482, 0.026)),
         "inner": float(rng.uniform(0.08, 0.16)),
         "outer": float(rng.uniform(0.47, 0.58)),
         "tilt": float(rng.normal(0.005, 0.025)),

@@ -7,7 +7,8 @@ import numpy as np
 from faces.identity import HAIR_COLOURS, choose, draw_frame, linear, plain
 
 MOODS = {
-    "neutral": 0.24, "smile": 0.2, "broad smile": 0.22, "laugh": 0.05, "talk": 0.15, "stern": 0.09, "sad": 0.03, "raised": 0.02,
+    "neutral": 0.21, "smile": 0.18, "broad smile": 0.26, "laugh": 0.07, "talk": 0.15, "stern": 0.08, "sad": 0.03,
+    "raised": 0.02,
 }  # fmt: skip
 # Expression targets of a mood at full strength, without the side.
 SIDED = ("browDown", "browOuterUp", "cheekSquint", "eyeBlink", "eyeSquint", "eyeWide", "mouthDimple", "mouthFrown",
@@ -15,8 +16,8 @@ SIDED = ("browDown", "browOuterUp", "cheekSquint", "eyeBlink", "eyeSquint", "eye
 UNITS = {
     "neutral": {},
     "smile": {"mouthSmile": 0.75, "cheekSquint": 0.35, "eyeSquint": 0.3, "mouthDimple": 0.2},
-    "broad smile": {"mouthSmile": 0.95, "cheekSquint": 0.6, "eyeSquint": 0.5, "mouthUpperUp": 0.5, "mouthLowerDown": 0.35,
-                    "mouthStretch": 0.15, "jawOpen": 0.05},
+    "broad smile": {"mouthSmile": 0.95, "cheekSquint": 0.6, "eyeSquint": 0.5, "mouthUpperUp": 0.55, "mouthLowerDown": 0.35,
+                    "mouthStretch": 0.25, "jawOpen": 0.05},
     "laugh": {"mouthSmile": 0.9, "cheekSquint": 0.9, "eyeSquint": 0.7, "mouthUpperUp": 0.45, "mouthLowerDown": 0.35, "jawOpen": 0.3},
     "talk": {"jawOpen": 0.22, "mouthLowerDown": 0.25, "mouthUpperUp": 0.12},
     "stern": {"browDown": 0.8, "mouthPress": 0.5, "eyeSquint": 0.4},
@@ -24,7 +25,7 @@ UNITS = {
     "raised": {"browInnerUp": 0.8, "browOuterUp": 0.7, "jawOpen": 0.12},
 }  # fmt: skip
 
-# A photograph may lose this much in all; see _severity for what counts how much.
+# A photograph may lose this much in all; see severity for what counts how much.
 MAX_SEVERITY = 1.5
 
 
@@ -63,8 +64,8 @@ def draw_nuisance(person, image):
     """Draw image number `image` of Identity `person`: always the same one."""
     rng = np.random.default_rng([person.seed, person.number, image])
     mood = choose(rng, MOODS)
-    yaw = float(np.clip(rng.normal(0, 15) if rng.random() < 0.88 else rng.normal(0, 28), -48, 48))
-    pitch = float(np.clip(rng.normal(0, 7), -20, 20))
+    yaw = float(np.clip(rng.normal(0, 16) if rng.random() < 0.88 else rng.normal(0, 28), -48, 48))
+    pitch = float(np.clip(rng.normal(0, 8), -22, 22))
     # People look at the camera, ahead, or somewhere in between.
     attention = rng.uniform(0, 1)
     gaze = np.clip(-attention * np.radians([yaw, pitch]) + rng.normal(0, 1, 2) * (0.1, 0.06), -0.5, 0.5)
@@ -72,9 +73,9 @@ def draw_nuisance(person, image):
         seed=int(rng.integers(1 << 31)),
         yaw=yaw,
         pitch=pitch,
-        roll=float(rng.normal(0, 2.3)),
-        scale=float(np.exp(rng.normal(0, 0.03))),
-        shift=plain(rng.normal(0, 0.013, 2)),
+        roll=float(rng.normal(0, 3)),
+        scale=float(np.exp(rng.normal(0, 0.04))),
+        shift=plain(rng.normal(0, 0.018, 2)),
         distance=float(rng.uniform(7, 30)),
         mood=mood,
         expression=_expression(rng, mood),
@@ -101,7 +102,7 @@ def draw_nuisance(person, image):
 
 def _expression(rng, mood):
     """Expression targets of a mood, its strength and its sides varied, with lids as relaxed people have them."""
-    strength = rng.uniform(0.35, 1)
+    strength = rng.uniform(0.4, 1.1)
     weights = {unit: value * strength * rng.uniform(0.7, 1.3) for unit, value in UNITS[mood].items()}
     for unit, chance, most in (("browInnerUp", 0.2, 0.5), ("browDown", 0.2, 0.5), ("eyeSquint", 0.3, 0.5), ("browOuterUp", 0.1, 0.4),
                                ("mouthRollLower", 0.08, 0.5), ("mouthPucker", 0.06, 0.4), ("jawOpen", 0.1, 0.15)):  # fmt: skip
@@ -279,7 +280,7 @@ def _camera(rng):
     return {
         "exposure": float(np.exp(rng.normal(0, 0.24))),
         "white_balance": plain(np.exp(rng.normal(0, 0.035, 3))),
-        "contrast": float(rng.uniform(0.85, 1.3)),
+        "contrast": float(rng.uniform(0.9, 1.4)),
         "saturation": float(rng.uniform(0.7, 1.25)),
         "grey": bool(rng.random() < 0.03),
         "vignette": float(rng.uniform(0, 0.25) * (rng.random() < 0.3)),
@@ -294,13 +295,13 @@ def _camera(rng):
     }
 
 
-def _severity(nuisance):
+def severity(nuisance):
     """How much of the face the photograph loses, by blur, darkness, pose and things in the way; 1 is plenty."""
     camera = nuisance.camera
     return (
         0.5 * camera["blur"] + 0.15 * camera["motion"] + 1.2 * (1 - camera["resolution"]) + 15 * max(camera["noise"] - 0.01, 0)
         + 1.5 * max(-np.log(camera["exposure"]), 0) + 0.6 * (nuisance.light["kind"] == "side") + 0.5 * bool(nuisance.occluder)
-        + 0.6 * (nuisance.glasses.get("tint", 0) > 0.5) + 0.3 * bool(nuisance.cover) + 0.02 * max(abs(nuisance.yaw) - 20, 0)
+        + 0.6 * (nuisance.glasses.get("tint", 0) > 0.5) + 0.3 * bool(nuisance.cover) + 0.015 * max(abs(nuisance.yaw) - 20, 0)
     )  # fmt: skip
 
 
@@ -313,8 +314,11 @@ def _soften(nuisance):
         lambda: camera.update(resolution=max(camera["resolution"], 0.8)),
         lambda: camera.update(blur=min(camera["blur"], 0.5)),
         lambda: setattr(nuisance, "occluder", {}),
+        lambda: setattr(nuisance, "cover", {}),
+        lambda: nuisance.glasses.update(tint=min(nuisance.glasses.get("tint", 0), 0.1)) if nuisance.glasses else None,
+        lambda: camera.update(resolution=1.0, noise=min(camera["noise"], 0.01)),
     )
     for remedy in remedies:
-        if _severity(nuisance) <= MAX_SEVERITY:
+        if severity(nuisance) <= MAX_SEVERITY:
             return
         remedy()

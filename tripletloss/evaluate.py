@@ -77,7 +77,7 @@ def embed(weights, settings, feature, images, mirrored):
     _, fresh = nets.match_weights(params, nets.weight_shapes(weights), weights, deploy)
     missing = sorted(set(fresh) & nets.made_by(net_definition, feature))
     if missing:
-        raise InputError(f"{weights} lacks {', '.join(missing)}, which {feature!r} is made by: set --feature to another")
+        raise InputError(f"{weights} lacks {', '.join(missing)}, which {feature!r} is made by: set another --feature")
     with caffe_log(os.devnull):
         caffe.set_mode_cpu()
         net = caffe.Net(deploy, caffe.TEST)
