@@ -137,7 +137,9 @@ def aim(vertices, landmarks, nuisance, size):
     # A similarity in the plane, with complex numbers: goal = scale * flat + origin. It levels the landmarks as least
     # squares would; its size is the one that the same head has when it looks ahead, as turning shrinks nobody.
     upright = (share * np.conj(flat - middle) * (goal - goal_middle)).sum()
-    spread = (share * np.abs(goal - goal_middle) ** 2).sum() / (share * np.abs(ahead - (share * ahead).sum()) ** 2).sum()
+    spread = (share * np.abs(goal - goal_middle) ** 2).sum() / (
+        share * np.abs(ahead - (share * ahead).sum()) ** 2
+    ).sum()
     scale = upright / abs(upright) * np.sqrt(spread) * nuisance.scale * np.exp(1j * np.radians(nuisance.roll))
     origin = goal_middle + complex(*nuisance.shift) - scale * middle
     return View(turn, pivot, nuisance.distance, complex(scale * size), complex(origin * size))

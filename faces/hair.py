@@ -133,7 +133,9 @@ def grow(scalp, vertices, normals, person, hair, rng):
         [style.aside * aside * top, -0.3 * style.forward * front, style.forward * front - style.back], 1
     )  # fmt: skip
     mess = (hair["messy"] + 0.8 * curl) * (1 - 0.7 * hair["wet"])
-    direction = _unit(out * (style.lift * (0.35 + 0.65 * top))[:, None] + comb + mess * 0.45 * rng.standard_normal((count, 3)))
+    direction = _unit(
+        out * (style.lift * (0.35 + 0.65 * top))[:, None] + comb + mess * 0.45 * rng.standard_normal((count, 3))
+    )
     down = np.array([0, -1, 0])
 
     points = [root]

@@ -161,7 +161,7 @@ def dress_mouth(pixels):
     # The lips' shadow: the further a pixel is from skin, the more light it gets, up to a few pixels; the back none.
     rows = pixels.of(Part.UPPER_TEETH, Part.LOWER_TEETH, Part.TONGUE, Part.INNER_MOUTH)
     depth = step(0.9, 1.35, pixels.rest[rows, 2])
-    pixels.occlusion[rows] = (0.05 + 0.8 * depth**2) * _openness(pixels, rows, 0.018, 0.5)
+    pixels.occlusion[rows] = (0.05 + 0.95 * depth**2) * _openness(pixels, rows, 0.018, 0.5)
     pixels.albedo[rows] *= (0.4 + 0.6 * pixels.occlusion[rows])[:, None]  # the key light does not get there either
 
 
@@ -294,7 +294,7 @@ def illuminate(pixels, light, lit, view):
             pixels.gloss
             * strength
             * reach
-            * (0.14 * facing**pixels.sharpness + 0.05 * facing ** (0.3 * pixels.sharpness))
+            * (0.11 * facing**pixels.sharpness + 0.05 * facing ** (0.3 * pixels.sharpness))
         )
         colour += shine[:, None] * tint
     colour += (pixels.gloss * fresnel * light["sky"] * 0.12 * pixels.occlusion)[:, None] * sky_tint

@@ -133,7 +133,7 @@ def _relief(rng, person, x, y, front, lips, moles):
     smile = (
         -WRINKLE_DEPTH
         * front
-        * (1.6 * (0.6 + 0.5 * deepness) * nasolabial + 0.7 * deepness * crows_feet + 0.4 * deepness * bag)
+        * ((0.5 + 0.5 * deepness) * nasolabial + 0.7 * deepness * crows_feet + 0.4 * deepness * bag)
     )
     frowning = -WRINKLE_DEPTH * front * deepness * (0.7 * forehead + 0.8 * frown)
     return relief, smile, frowning
