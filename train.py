@@ -42,15 +42,22 @@ def run_stage(settings, stage, gpu):
     plan = solver.make_plan(settings, stage, gpu)
     print(plan.describe(), flush=True)
     solver.use_device(gpu)
+    if plan.weights and stage == "softmax":
+        report("before", solver.measure(plan, plan.weights))
     weights = solver.train_stage(plan)
     print(f"weights    {weights}")
-    held_out = solver.measure(plan, weights)
-    if held_out:
-        print(
-            f"held out   {plan.settings['FEATURE']}: AUC {held_out.auc:.4f}, TAR {held_out.tar_at_far_1:.3f} at FAR 1% "
-            f"({held_out.same} same and {held_out.different} different pairs of identities never trained on)"
-        )
+    report("after", solver.measure(plan, weights))
     print(flush=True)
+
+
+def report(when, held_out):
+    """Print how well held-out identities are told apart, a line a feature."""
+    for feature, found in held_out.items():
+        print(
+            f"held out   {when} the stage, {feature}: AUC {found.auc:.4f}, TAR {found.tar_at_far_1:.3f} at FAR 1% "
+            f"({found.same} same and {found.different} different pairs of identities never trained on)",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def test_held_out_identities_are_measured(project):
     write_config(project, DEPLOY="deploy.prototxt", FEATURE="fc7", HELD_OUT_LIST="list.txt")
     result = run_train(project, "--stage", "softmax")
     assert result.returncode == 0, result.stderr
-    assert "held out   fc7: AUC " in result.stdout and "(36 same and 240 different pairs" in result.stdout
+    assert "held out   after the stage, fc7: AUC " in result.stdout and "(36 same and 240 different pairs" in result.stdout
 
 
 def test_stages_one_by_one_and_finetuning_with_a_renamed_layer(project):

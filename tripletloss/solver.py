@@ -17,6 +17,7 @@ from caffe.proto import caffe_pb2
 from tqdm import tqdm
 
 from tripletloss import nets
+from tripletloss.config import STAGES
 from tripletloss.dataset import ImageList, read_list
 from tripletloss.errors import InputError
 from tripletloss.extract import extract
@@ -37,6 +38,7 @@ class Plan(NamedTuple):
     images: ImageList
     held_out: ImageList | None
     weights: str  # '' for none
+    features: list  # names of the deploy net's blobs to measure, softmax stage's first
     loaded: list  # names of the layers that start from the weights,
     fresh: list  # that start fresh,
     frozen: list  # and that do not learn
@@ -196,12 +198,17 @@ def make_plan(config, stage, gpu):
             "WEIGHTS to weights that have them, or FREEZE to ''"
         )
     nets.write_prototxt(net, f"{prefix}_train.prototxt")
+    features = []
     if settings["DEPLOY"] and held_out:
-        _check_deploy(settings, params)
+        named = [config.stage(name)["FEATURE"] for name in STAGES]
+        features = [feature for feature in dict.fromkeys(named) if feature]
+        _check_deploy(settings, features, params)
     with open(f"{prefix}_settings.json", "w") as file:
         json.dump({**settings, "WEIGHTS": weights}, file, indent=2)
     total = sum(int(np.prod(shape)) for shapes in params.values() for shape in shapes)
-    return Plan(stage, settings, prefix, images, held_out, weights, loaded, fresh, frozen, renamed, decided, total)
+    return Plan(
+        stage, settings, prefix, images, held_out, weights, features, loaded, fresh, frozen, renamed, decided, total
+    )
 
 
 def _check_loss(net, source):
@@ -256,8 +263,8 @@ def _build_solver(path):
     return params, {name: tuple(blob.shape) for name, blob in solver.net.blobs.items()}
 
 
-def _check_deploy(settings, params):
-    """The deploy net builds, holds the feature, and its layers have the training net's shapes."""
+def _check_deploy(settings, features, params):
+    """The deploy net builds, holds the features, and its layers have the training net's shapes."""
     source, size = settings["DEPLOY"], settings["IMAGE_SIZE"]
     nets.check_wiring(nets.read_net(source), source)
 
@@ -268,8 +275,9 @@ def _check_deploy(settings, params):
         return list(net.blobs), {name: [tuple(blob.shape) for blob in blobs] for name, blobs in net.params.items()}
 
     blobs, shapes = try_in_child(build, source)
-    if settings["FEATURE"] not in blobs:
-        raise InputError(f"{source} has no blob {settings['FEATURE']!r}: set FEATURE to one of {', '.join(blobs)}")
+    for feature in features or [""]:
+        if feature not in blobs:
+            raise InputError(f"{source} has no blob {feature!r}: set FEATURE to one of {', '.join(blobs)}")
     nets.match_weights(shapes, params, settings["NET"], source)
 
 
@@ -336,12 +344,21 @@ class _signals:
 
 
 def measure(plan, weights):
-    """Verification on the held-out identities with a stage's weights; None if there is nothing to measure with."""
-    s = plan.settings
-    if not (s["DEPLOY"] and plan.held_out):
-        return None
+    """Verification on the held-out identities with weights: feature -> Verification.
+
+    Measured are the features of both stages, as far as the weights have the layers that make them: after the triplet
+    stage this shows what it added. {} if there is nothing to measure with.
+    """
+    s, found = plan.settings, {}
+    if not plan.features:
+        return found
+    deploy = nets.read_net(s["DEPLOY"])
+    have = nets.weight_shapes(weights)
     with caffe_log(f"{plan.prefix}_caffe.log"):
         net = caffe.Net(s["DEPLOY"], caffe.TEST)
         nets.load_weights(net, weights)
-        embeddings = extract(net, s["FEATURE"], plan.held_out, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"])
-    return verification(embeddings, plan.held_out.labels)
+        for feature in plan.features:
+            if nets.made_by(deploy, feature).intersection(net.params) <= set(have):
+                embeddings = extract(net, feature, plan.held_out, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"])
+                found[feature] = verification(embeddings, plan.held_out.labels)
+    return found
