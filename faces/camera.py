@@ -3,8 +3,7 @@
 import cv2
 import numpy as np
 
-from faces.shading import LUMINANCE
-
+LUMINANCE = np.float32([0.2126, 0.7152, 0.0722])  # of linear RGB; near enough for developed RGB too
 GAMMA = 2.2
 # What the camera's meter brings skin to, as linear luminance, and how fully it does.
 METERED, METERING = 0.205, 0.65

@@ -82,7 +82,8 @@ def _check_manifest(path, settings):
     for name, value in settings.items():
         if found[name] != value:
             raise InputError(
-                f"{path.parent} holds faces of {name} {found[name]}, not {value}: choose another --out, or delete that folder"
+                f"{path.parent} holds faces of {name} {found[name]}, not {value}: "
+                "choose another --out, or delete that folder"
             )
 
 

@@ -45,8 +45,8 @@ STYLES = {
     "shoulder": Style(1.8, 0.9, 0.3, 0.2, 0.0, 1.0, 0.9, 0.13, 0.3),
     "long": Style(2.6, 0.95, 0.2, 0.1, 0.0, 1.0, 1.0, 0.12, 0.3),
 }
-RIBBONS = 750
-RIBBON_HALF_WIDTH = 0.04
+RIBBONS = 1000
+RIBBON_HALF_WIDTH = 0.034
 
 
 def above_hairline(person, rest):

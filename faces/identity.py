@@ -13,14 +13,16 @@ AXIS_ENDS = (
 )  # fmt: skip
 # Standard deviation of an axis' coefficient, by folder; 1 is as far as MakeHuman's own sliders go.
 SPREAD = {
-    "head": 0.2, "nose": 0.27, "mouth": 0.3, "eyes": 0.32, "ears": 0.25, "cheek": 0.32, "chin": 0.32,
-    "forehead": 0.3, "eyebrows": 0.24, "neck": 0.2,
+    "head": 0.18, "nose": 0.25, "mouth": 0.26, "eyes": 0.29, "ears": 0.22, "cheek": 0.28, "chin": 0.28,
+    "forehead": 0.28, "eyebrows": 0.24, "neck": 0.2,
 }  # fmt: skip
 # Axes that move a whole feature, or that look ill at full strength, get this share of their folder's spread.
 TAMED = {"trans": 0.6, "push": 0.4, "double": 0.5, "laugh-lines": 0.5, "eyefold": 0.7, "flaring": 0.7, "septum": 0.6}
-# Where the mean of these axes is not 0: MakeHuman's mouth and eyes are smaller than the average photograph's.
-MEANS = {"mouth/mouth-scale-horiz": 0.4, "eyes/l-eye-scale": 0.25, "ears/l-ear-wing": -0.3, "ears/l-ear-scale": -0.25, "eyes/l-eye-height1": 0.15,
-         "eyes/l-eye-height2": 0.3, "eyes/l-eye-height3": 0.2}  # fmt: skip
+# Axes whose mean is not 0: MakeHuman's mouth and eyes are smaller, and its ears larger, than in photographs.
+MEANS = {
+    "mouth/mouth-scale-horiz": 0.4, "eyes/l-eye-scale": 0.25, "eyes/l-eye-height1": 0.15, "eyes/l-eye-height2": 0.3,
+    "eyes/l-eye-height3": 0.2, "ears/l-ear-wing": -0.3, "ears/l-ear-scale": -0.25,
+}  # fmt: skip
 LEFT_OUT = ("head/head-age", "head/head-trans", "head/head-angle", "neck/neck-trans", "mouth/mouth-trans-in")
 LIMIT = 0.95
 HEAD_SHAPES = ("oval", "round", "square", "rectangular", "triangular", "invertedtriangular", "diamond")

@@ -125,7 +125,8 @@ def load_head():
             os.replace(partial, path)
         except OSError as error:
             raise InputError(
-                f"the head model cannot be kept in {path.parent} ({error.strerror}): make room there or set XDG_CACHE_HOME"
+                f"the head model cannot be kept in {path.parent} ({error.strerror}): "
+                "make room there or set XDG_CACHE_HOME"
             ) from None
     try:
         with np.load(path, allow_pickle=False) as file:

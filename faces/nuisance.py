@@ -25,6 +25,11 @@ UNITS = {
     "sad": {"browInnerUp": 0.6, "mouthFrown": 0.6},
     "raised": {"browInnerUp": 0.8, "browOuterUp": 0.7, "jawOpen": 0.12},
 }  # fmt: skip
+# What faces do besides, whatever the mood: the chance and the most of it.
+STRAY_UNITS = {
+    "browInnerUp": (0.2, 0.5), "browDown": (0.2, 0.5), "browOuterUp": (0.1, 0.4), "eyeSquint": (0.3, 0.5),
+    "jawOpen": (0.1, 0.15), "mouthRollLower": (0.08, 0.5), "mouthPucker": (0.06, 0.4),
+}  # fmt: skip
 
 # A photograph may lose this much in all; see severity for what counts how much.
 MAX_SEVERITY = 1.5
@@ -49,7 +54,8 @@ class Nuisance:
     glasses: dict  # a frame and its tint, or empty
     beard: dict
     makeup: dict
-    tan: float
+    tan: float  # factor on the skin's colour
+    brows: float  # factor on their density: plucked, pencilled or bleached
     flush: float
     shine: float
     plumpness: float  # weight of the fat or thin target of the head
@@ -74,9 +80,9 @@ def draw_nuisance(person, image):
         seed=int(rng.integers(1 << 31)),
         yaw=yaw,
         pitch=pitch,
-        roll=float(rng.normal(0, 3)),
-        scale=float(np.exp(rng.normal(0, 0.04))),
-        shift=plain(rng.normal(0, 0.018, 2)),
+        roll=float(rng.normal(0, 2.2)),
+        scale=float(np.exp(rng.normal(0, 0.03))),
+        shift=plain(rng.normal(0, 0.013, 2)),
         distance=float(rng.uniform(7, 30)),
         mood=mood,
         expression=_expression(rng, mood),
@@ -86,7 +92,8 @@ def draw_nuisance(person, image):
         glasses=_glasses(rng, person),
         beard=_beard(rng, person),
         makeup=_makeup(rng, person),
-        tan=float(np.exp(rng.normal(0, 0.1))),
+        tan=float(np.exp(rng.normal(0, 0.14))),
+        brows=float(rng.uniform(0.75, 1.1)),
         flush=float(np.clip(rng.normal(0, 0.4), -0.6, 1.2)),
         shine=float(np.exp(rng.normal(0, 0.4))),
         plumpness=float(rng.normal(0, 0.14)),
@@ -105,8 +112,7 @@ def _expression(rng, mood):
     """Expression targets of a mood, its strength and its sides varied, with lids as relaxed people have them."""
     strength = rng.uniform(0.4, 1.1)
     weights = {unit: value * strength * rng.uniform(0.7, 1.3) for unit, value in UNITS[mood].items()}
-    for unit, chance, most in (("browInnerUp", 0.2, 0.5), ("browDown", 0.2, 0.5), ("eyeSquint", 0.3, 0.5), ("browOuterUp", 0.1, 0.4),
-                               ("mouthRollLower", 0.08, 0.5), ("mouthPucker", 0.06, 0.4), ("jawOpen", 0.1, 0.15)):  # fmt: skip
+    for unit, (chance, most) in STRAY_UNITS.items():
         if rng.random() < chance:
             weights[unit] = weights.get(unit, 0) + rng.uniform(0, most)
     weights["eyeBlink"] = rng.uniform(0.5, 0.95) if rng.random() < 0.03 else rng.uniform(0, 0.15)
@@ -244,7 +250,7 @@ def _cloth_colour(rng):
 def _backdrop(rng):
     """What is behind the person; backdrop.paint_backdrop reads it."""
     kind = choose(rng, {"blur": 0.34, "plain": 0.2, "verticals": 0.16, "bokeh": 0.08, "foliage": 0.08, "people": 0.14})
-    level = rng.choice([25, 60, 110, 170, 225], p=[0.3, 0.25, 0.2, 0.15, 0.1])
+    level = rng.choice([30, 65, 110, 170, 225], p=[0.22, 0.25, 0.23, 0.19, 0.11])
     base = level * np.exp(rng.normal(0, 0.2)) + rng.normal(0, 1, 3) * (6 if rng.random() < 0.65 else 28)
     return {"kind": kind, "colour": plain(linear(np.clip(base, 4, 250))), "blur": float(rng.uniform(0.01, 0.06))}
 
@@ -281,7 +287,7 @@ def _camera(rng):
     return {
         "exposure": float(np.exp(rng.normal(0, 0.24))),
         "white_balance": plain(np.exp(rng.normal(0, 0.035, 3))),
-        "contrast": float(rng.uniform(0.9, 1.4)),
+        "contrast": float(rng.uniform(1, 1.45)),
         "saturation": float(rng.uniform(0.7, 1.25)),
         "grey": bool(rng.random() < 0.03),
         "vignette": float(rng.uniform(0, 0.25) * (rng.random() < 0.3)),
@@ -299,11 +305,11 @@ def _camera(rng):
 def severity(nuisance):
     """How much of the face the photograph loses, by blur, darkness, pose and things in the way; 1 is plenty."""
     camera = nuisance.camera
-    return (
-        0.5 * camera["blur"] + 0.15 * camera["motion"] + 1.2 * (1 - camera["resolution"]) + 15 * max(camera["noise"] - 0.01, 0)
-        + 1.5 * max(-np.log(camera["exposure"]), 0) + 0.6 * (nuisance.light["kind"] == "side") + 0.5 * bool(nuisance.occluder)
-        + 0.6 * (nuisance.glasses.get("tint", 0) > 0.5) + 0.3 * bool(nuisance.cover) + 0.015 * max(abs(nuisance.yaw) - 20, 0)
-    )  # fmt: skip
+    blurred = 0.5 * camera["blur"] + 0.15 * camera["motion"] + 1.2 * (1 - camera["resolution"])
+    noisy, dark = 15 * max(camera["noise"] - 0.01, 0), 1.5 * max(-np.log(camera["exposure"]), 0)
+    hidden = 0.6 * (nuisance.glasses.get("tint", 0) > 0.5) + 0.3 * bool(nuisance.cover) + 0.5 * bool(nuisance.occluder)
+    turned = 0.015 * max(abs(nuisance.yaw) - 20, 0)
+    return float(blurred + noisy + dark + hidden + turned + 0.6 * (nuisance.light["kind"] == "side"))
 
 
 def _soften(nuisance):

@@ -95,7 +95,7 @@ def _edge(start, end, areas):
 
 
 def interpolate(values, triangles, triangle, weights):
-    """Values at pixels: values (V,) or (V, C), for pixels on triangle (N,) at weights (N, 3). Returns (N,) or (N, C)."""
+    """Values (V,) or (V, C) of vertices, at pixels on triangle (N,) with weights (N, 3): (N,) or (N, C)."""
     corners = triangles[triangle]
     if values.ndim == 1:
         return sum(weights[:, k] * values[corners[:, k]] for k in range(3))

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from faces import accessories, backdrop, camera, hair, shading
+from faces import accessories, backdrop, camera, hair, light, materials
 from faces.geometry import aim, express, find_landmarks, head_surface, join, shape_person
 from faces.mesh import Part
 from faces.raster import interpolate, rasterize
@@ -37,15 +37,15 @@ class Portrait:
         two_sided = np.isin(scene.part, (Part.HAIR, Part.FRAME, Part.CLOTH))
 
         def holes(triangle, weights):
-            return shading.hair_holes(interpolate(scene.surface_uv, scene.triangles, triangle, weights))
+            return materials.hair_holes(interpolate(scene.surface_uv, scene.triangles, triangle, weights))
 
         triangle, weights, _ = rasterize(
             points, scene.triangles, side, side, ~two_sided, (scene.part == Part.HAIR, holes)
         )
-        pixels = shading.Pixels(scene, triangle, weights, view)
+        pixels = materials.Pixels(scene, triangle, weights, view)
         self._dress(pixels, nuisance, eyes, view)
-        lit = shading.cast_shadows(pixels, scene, view, nuisance.light, nuisance.light["softness"] * side / 112)
-        colour = shading.illuminate(pixels, nuisance.light, lit, view)
+        lit = light.cast_shadows(pixels, scene, view, nuisance.light, nuisance.light["softness"] * side / 112)
+        colour = light.illuminate(pixels, nuisance.light, lit, view)
 
         picture = backdrop.paint_backdrop(nuisance.backdrop, rng, side)
         picture.reshape(-1, 3)[pixels.index] = colour
@@ -54,7 +54,7 @@ class Portrait:
         if nuisance.occluder:
             picture = backdrop.put_in_front(picture, nuisance.occluder, rng, self.person.skin)
         skin = pixels.part == Part.SKIN
-        bright = float((colour[skin] @ shading.LUMINANCE).mean()) if skin.any() else camera.METERED
+        bright = float((colour[skin].mean(0) * camera.LUMINANCE).sum()) if skin.any() else camera.METERED
         picture = camera.expose(picture, bright, nuisance.camera)
         picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
         return camera.develop(picture, nuisance.camera)
@@ -81,13 +81,13 @@ class Portrait:
     def _dress(self, pixels, nuisance, eyes, view):
         """Give every pixel its material."""
         if nuisance.cover:
-            shading.dress_plain(pixels, Part.CLOTH, nuisance.cover["colour"], 0, 20)
+            materials.dress_plain(pixels, Part.CLOTH, nuisance.cover["colour"], 0, 20)
         if nuisance.glasses:
-            shading.dress_plain(pixels, Part.FRAME, nuisance.glasses["colour"], 1.0, 40)
-        shading.dress_skin(pixels, self.skin, self.person, nuisance, abs(view.scale))
-        shading.dress_mouth(pixels)
-        shading.dress_eyes(pixels, self.person, nuisance, eyes, view)
-        shading.dress_hair(pixels, nuisance.hair["colour"])
+            materials.dress_plain(pixels, Part.FRAME, nuisance.glasses["colour"], 1.0, 40)
+        materials.dress_skin(pixels, self.skin, self.person, nuisance, abs(view.scale))
+        materials.dress_mouth(pixels)
+        materials.dress_eyes(pixels, self.person, nuisance, eyes, view)
+        materials.dress_hair(pixels, nuisance.hair["colour"])
 
     @staticmethod
     def _tint(picture, points, glasses):

@@ -66,7 +66,7 @@ def _colour(rng, person, x, y, z, front, lids, ears, grain):
     blotches = smooth_noise(rng, x.shape, 60) * 0.6 + smooth_noise(rng, x.shape, 18) * 0.5
     fine = cv2.GaussianBlur(grain, (0, 0), 1.2) * 3.5
     colour = np.ones(x.shape + (3,), np.float32) * np.float32(person.skin)
-    colour *= (1 + person.mottling * (0.035 * blotches + 0.018 * fine))[..., None]
+    colour *= (1 + person.mottling * (0.025 * blotches + 0.018 * fine))[..., None]
 
     # Blood: cheeks, nose, ears and chin are redder.
     cheeks = 0.8 * bell(np.hypot(across - 0.4, y - 6.98), 0.22) + 0.15 * bell(np.hypot(x, y - 6.4), 0.15)

@@ -213,7 +213,7 @@ def test_a_manifest_that_is_none_is_refused(tmp_path, text):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file.* cannot be written"):
+    with pytest.raises(InputError, match=r"file.* cannot be written"):
         render_dataset(tmp_path / "file", identities=1, images=1, size=SIZE, seed=5, workers=1)
 
 

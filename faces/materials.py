@@ -1,4 +1,4 @@
-"""Light on what the picture sees: materials, highlights, cast shadows. All colours are linear RGB."""
+"""What each pixel is made of: skin, eyes, teeth, hair, cloth. All colours are linear RGB."""
 
 import cv2
 import numpy as np
@@ -7,18 +7,15 @@ from faces.geometry import View
 from faces.identity import linear, step
 from faces.mesh import Part
 from faces.noise import clouds, look_up, strands
-from faces.raster import interpolate, rasterize
+from faces.raster import interpolate
 from faces.texture import LAYERS, beard_cover
 
-LUMINANCE = np.float32([0.2126, 0.7152, 0.0722])
-SHADOW_SIZE, SHADOW_SCALE = 128, 42.0  # pixels of the shadow map, and of it a decimetre
-SHADOW_BIAS = (0.03, 0.07)  # decimetres between no shadow and full shadow
-# Light creeps around the edge of a shadow under the skin, red the furthest: how far below the horizon it reaches.
-SKIN_WRAP = np.float32([0.32, 0.18, 0.13])
 TEETH, TONGUE, MOUTH = linear((228, 219, 202)), linear((170, 92, 88)), linear((92, 42, 40))
 SCLERA = linear((190, 178, 172))
 CONVERGENCE = 0.06  # radians by which each eye turns towards the other
 PUPIL_RADIUS = 0.19  # radians, from the eyeball's centre
+# Skin is bright and lights its own hollows: the share of the sky that it sees counts to this power.
+HOLLOWS = 0.6
 
 
 class Pixels:
@@ -34,12 +31,11 @@ class Pixels:
         values = interpolate(attributes, scene.triangles, triangle, weights)
         self.places, normals, self.rest = values[:, :3], values[:, 3:6], values[:, 6:9]
         self.occlusion, self.uv = values[:, 9].copy(), values[:, 10:]
-        self.normals = _unit(view.turned(normals))
+        self.normals = unit(view.turned(normals))
         self.turned = view.turned(self.places - view.pivot)
         self.albedo = np.full((len(triangle), 3), 0.5, np.float32)
         self.gloss = np.zeros(len(triangle), np.float32)  # strength of highlights
         self.sharpness = np.full(len(triangle), 20, np.float32)  # exponent of highlights
-        self.glow = np.zeros((len(triangle), 3), np.float32)  # light that is added as it is
 
     def of(self, *parts):
         """Rows of the pixels that see one of the parts."""
@@ -56,7 +52,8 @@ class Pixels:
         return picture.reshape((-1,) + picture.shape[2:])[self.index]
 
 
-def _unit(vectors):
+def unit(vectors):
+    """Vectors (N, 3) scaled to length one."""
     return vectors / np.maximum(np.sqrt(np.einsum("nk,nk->n", vectors, vectors)), 1e-6)[:, None]
 
 
@@ -67,7 +64,7 @@ def dress_skin(pixels, skin, person, nuisance, pixels_per_unit):
     """
     rows = pixels.of(Part.SKIN)
     column, row = (pixels.uv[rows, k] - np.float32(0.5) for k in (0, 1))
-    sampled = np.concatenate([_sample(layer, column, row, cv2.INTER_LINEAR) for layer in skin], 1)
+    sampled = np.concatenate([sample(layer, column, row, cv2.INTER_LINEAR) for layer in skin], 1)
     layers = dict(zip(LAYERS, np.ascontiguousarray(sampled.T), strict=True))
     rest = pixels.rest[rows]
     colour = np.stack([layers["red"], layers["green"], layers["blue"]], 1) * np.float32(nuisance.tan)
@@ -83,13 +80,14 @@ def dress_skin(pixels, skin, person, nuisance, pixels_per_unit):
     colour = cover(colour, 0.7 * makeup["lips"] * layers["lips"], makeup["lip_colour"])
     hair = np.float32(person.hair_colour)
     brow_colour = hair * (1 - 0.5 * person.grey) * person.brows["darkness"] + 0.02 * np.float32(person.skin)
-    colour = cover(colour, 0.92 * layers["brows"], brow_colour)
+    colour = cover(colour, 0.9 * nuisance.brows * layers["brows"], brow_colour)
     beard, thick = beard_cover(layers, nuisance.beard)
     colour = cover(colour, beard, 0.75 * hair * (1 + 0.2 * np.clip(layers["grain"], -2, 2))[:, None])
     roots = layers["scalp"] * {"shaved": 0.3, "cropped": 0.85}.get(nuisance.hair["style"], 0.92)
     colour = cover(colour, np.clip(roots, 0, 1), 0.6 * np.float32(nuisance.hair["colour"]))
 
     pixels.albedo[rows] = colour
+    pixels.occlusion[rows] **= np.float32(HOLLOWS)
     hairy = np.clip(beard + layers["brows"] + roots, 0, 1)
     pixels.gloss[rows] = layers["gloss"] * nuisance.shine * (1 - hairy) + makeup["lips"] * layers["lips"]
     smile = np.mean([nuisance.expression.get(f"expression/mouthSmile{side}", 0) for side in ("Left", "Right")])
@@ -100,7 +98,7 @@ def dress_skin(pixels, skin, person, nuisance, pixels_per_unit):
     _dress_clothes(pixels, rows, rest, nuisance.clothes)
 
 
-def _sample(picture, column, row, interpolation, outside=None):
+def sample(picture, column, row, interpolation, outside=None):
     """The picture's values at columns and rows (N,), (N, channels); beyond it its border, or the value `outside`."""
     width, count = 1024, len(column)  # OpenCV takes at most 32767 rows
     places = np.zeros((2, -(-count // width) * width), np.float32)
@@ -126,7 +124,7 @@ def _emboss(pixels, rows, relief, pixels_per_unit):
         slope[tuple(ahead)] += 0.5 * rise
         tilt = np.clip(pixels.gather(slope)[rows] * pixels_per_unit * sign, -0.8, 0.8)
         pixels.normals[rows, 0 if axis == 1 else 1] -= tilt
-    pixels.normals[rows] = _unit(pixels.normals[rows])
+    pixels.normals[rows] = unit(pixels.normals[rows])
 
 
 def _dress_clothes(pixels, rows, rest, clothes):
@@ -171,7 +169,7 @@ def _openness(pixels, rows, reach, floor):
     mask[rows] = 1
     sigma = reach * pixels.shape[0]
     lit = cv2.GaussianBlur(pixels.spread(mask), (0, 0), sigma)
-    lit = np.roll(lit, int(round(0.8 * sigma)), axis=0)  # lids and lips cast their shadow downwards
+    lit = np.roll(lit, round(0.8 * sigma), axis=0)  # lids and lips cast their shadow downwards
     return floor + (1 - floor) * np.clip(pixels.gather(lit)[rows] * 1.6 - 0.45, 0, 1)
 
 
@@ -187,8 +185,8 @@ def dress_eyes(pixels, person, nuisance, centres, view):
         rows = pixels.of(part)
         if not len(rows):
             continue
-        direction = _unit(pixels.places[rows] - np.float32(centre))
-        angle = np.arccos(np.clip(direction @ np.float32(gaze), -1, 1))
+        direction = unit(pixels.places[rows] - np.float32(centre))
+        angle = np.arccos(np.clip(np.einsum("nk,k->n", direction, np.float32(gaze)), -1, 1))
         around = np.arctan2(direction[:, 1] - gaze[1], direction[:, 0] - gaze[0])
         share = angle / person.iris_radius
         fibres = 0.8 + 0.5 * share**2 + 0.15 * np.sin(around * 23 + 4 * np.sin(around * 5)) * (share > 0.4)
@@ -201,7 +199,7 @@ def dress_eyes(pixels, person, nuisance, centres, view):
         pixels.albedo[rows] = white + inside * (iris - white)
         # The cornea stands out: across the iris the surface turns faster than the eyeball's.
         bulge = direction + 0.7 * inside * (direction - np.float32(gaze))
-        pixels.normals[rows] = view.turned(_unit(bulge))
+        pixels.normals[rows] = view.turned(unit(bulge))
         pixels.occlusion[rows] = 0.75 * _openness(pixels, rows, 0.012, 0.15)
         pixels.gloss[rows], pixels.sharpness[rows] = 6 * pixels.occlusion[rows], 150
 
@@ -226,91 +224,3 @@ def dress_plain(pixels, part, colour, gloss, sharpness):
     rows = pixels.of(part)
     pixels.albedo[rows] = np.float32(colour)
     pixels.gloss[rows], pixels.sharpness[rows] = gloss, sharpness
-
-
-def direction_of(azimuth, elevation):
-    """Unit vector (3,) float32 towards a light, from angles in degrees: to the picture's right, and up."""
-    azimuth, elevation = np.radians([azimuth, elevation])
-    return np.float32([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
-
-
-def cast_shadows(pixels, scene, view, light, blur):
-    """How much of the key light reaches each row, 0..1, (N,) float32. blur: sigma in pixels."""
-    towards = direction_of(light["azimuth"], light["elevation"])
-    right = np.cross([0, 1, 0.01], towards)
-    right /= np.sqrt((right**2).sum())
-    frame = np.stack([right, np.cross(towards, right), towards]).astype(np.float32)
-    zoom = np.float32([SHADOW_SCALE, -SHADOW_SCALE, 1])
-    middle = np.float32([SHADOW_SIZE / 2, SHADOW_SIZE / 2, 0])
-
-    def onto(turned):
-        return np.einsum("nk,jk->nj", turned, frame) * zoom + middle
-
-    solid = ~np.isin(scene.part, (Part.LEFT_EYE, Part.RIGHT_EYE))
-    corners = onto(view.turned(scene.vertices - view.pivot))
-    thin = np.isin(scene.part[solid], (Part.HAIR, Part.FRAME, Part.CLOTH))
-    _, _, depth = rasterize(corners, scene.triangles[solid], SHADOW_SIZE, SHADOW_SIZE, ~thin)
-    depth = np.where(np.isfinite(depth), depth, -100)
-    own = onto(pixels.turned)
-    nearest = _sample(depth, own[:, 0] - 0.5, own[:, 1] - 0.5, cv2.INTER_NEAREST, -100)
-    lit = step(SHADOW_BIAS[1], SHADOW_BIAS[0], nearest[:, 0] - own[:, 2]).astype(np.float32)
-    lit[pixels.of(Part.HAIR)] = 0.5 + 0.5 * lit[pixels.of(Part.HAIR)]
-    total = cv2.GaussianBlur(pixels.spread(lit), (0, 0), blur)
-    known = cv2.GaussianBlur(pixels.spread(np.ones_like(lit)), (0, 0), blur)
-    return pixels.gather(total / np.maximum(known, 1e-3))
-
-
-def illuminate(pixels, light, lit, view):
-    """Colours (N, 3) float32 of all rows under the light; lit: cast_shadows'."""
-    key_tint, sky_tint, ground_tint = (np.float32(light[f"{name}_tint"]) for name in ("key", "sky", "ground"))
-    key = direction_of(light["azimuth"], light["elevation"])
-    fill = direction_of(light["fill_azimuth"], 15)
-    normals = pixels.normals
-    skin = np.isin(pixels.part, (Part.SKIN,))[:, None]
-    wrap = np.where(skin, SKIN_WRAP, np.float32(0.05))
-
-    def diffuse(towards):
-        return np.clip((np.einsum("nk,k->n", normals, towards)[:, None] + wrap) / (1 + wrap), 0, 1)
-
-    arriving = light["key"] * key_tint * diffuse(key) * lit[:, None]
-    arriving += light["fill"] * sky_tint * diffuse(fill) * pixels.occlusion[:, None]
-    upwards = (0.5 + 0.5 * normals[:, 1])[:, None]
-    sky = light["sky"] * sky_tint * upwards + light["ground"] * ground_tint * (1 - upwards)
-    arriving += sky * pixels.occlusion[:, None] * 0.75
-    behind = direction_of(light["rim_side"] * 125, 25)
-    arriving += (light["rim"] * np.clip(np.einsum("nk,k->n", normals, behind), 0, 1) * pixels.occlusion)[:, None]
-    colour = pixels.albedo * arriving
-
-    towards_eye = np.float32([0, 0, 1])
-    fresnel = 0.04 + 0.5 * (1 - np.clip(normals[:, 2], 0, 1)) ** 5
-    for source, strength, tint, reach in (
-        (key, light["key"], key_tint, lit),
-        (fill, light["fill"], sky_tint, pixels.occlusion),
-    ):
-        half = source + towards_eye
-        half /= np.sqrt((half**2).sum())
-        facing = np.clip(np.einsum("nk,k->n", normals, half), 0, 1)
-        shine = (
-            pixels.gloss
-            * strength
-            * reach
-            * (0.11 * facing**pixels.sharpness + 0.05 * facing ** (0.3 * pixels.sharpness))
-        )
-        colour += shine[:, None] * tint
-    colour += (pixels.gloss * fresnel * light["sky"] * 0.12 * pixels.occlusion)[:, None] * sky_tint
-    colour += _hair_shine(pixels, key, light, lit, view, colour.shape)
-    return colour + pixels.glow
-
-
-def _hair_shine(pixels, key, light, lit, view, shape):
-    """The bright band across strands (Kajiya and Kay 1989), (N, 3), zero off the hair."""
-    shine = np.zeros(shape, np.float32)
-    rows = pixels.of(Part.HAIR)
-    along = _unit(view.turned(pixels.rest[rows]))
-    half = key + np.float32([0, 0, 1])
-    half /= np.sqrt((half**2).sum())
-    sine = np.sqrt(np.clip(1 - np.einsum("nk,k->n", along, half) ** 2, 0, 1))
-    facing = np.clip(np.einsum("nk,k->n", pixels.normals[rows], key) + 0.3, 0, 1)
-    band = sine**40 * facing * lit[rows] * pixels.occlusion[rows] * light["key"]
-    shine[rows] = (0.09 * band)[:, None] * (0.5 * pixels.albedo[rows] + 0.12)
-    return shine
