@@ -6,7 +6,7 @@ import numpy as np
 LUMINANCE = np.float32([0.2126, 0.7152, 0.0722])  # of linear RGB; near enough for developed RGB too
 GAMMA = 2.2
 # What the camera's meter brings skin to, as linear luminance, and how fully it does.
-METERED, METERING = 0.205, 0.65
+METERED, METERING = 0.18, 0.65
 
 
 def expose(picture, skin_luminance, camera):

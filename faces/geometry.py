@@ -101,7 +101,7 @@ def rotation(yaw, pitch):
     yaw, pitch = np.radians([yaw, -pitch])
     turn = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
     nod = np.array([[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]])
-    return (nod @ turn).astype(np.float32)
+    return np.einsum("ij,jk->ik", nod, turn).astype(np.float32)
 
 
 class View(NamedTuple):
@@ -129,7 +129,7 @@ def aim(vertices, landmarks, nuisance, size):
     marks = _marks(vertices, landmarks)
     pivot = marks[:2].mean(0) - np.float32((0, 0.3, 1))
     turn = rotation(nuisance.yaw, nuisance.pitch)
-    flat = _flatten((marks - pivot) @ turn.T, nuisance.distance)
+    flat = _flatten(np.einsum("nk,jk->nj", marks - pivot, turn), nuisance.distance)
     ahead = _flatten(marks - pivot, nuisance.distance)
     goal = TEMPLATE[:, 0] + 1j * TEMPLATE[:, 1]
     share = LANDMARK_WEIGHTS / LANDMARK_WEIGHTS.sum()

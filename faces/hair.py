@@ -160,7 +160,8 @@ def grow(scalp, vertices, normals, person, hair, rng):
 def _over_face(person, places, fringe):
     """Which places (N, 3) would hide the face: in front of it, below the hairline and below the fringe's end (N,)."""
     x, y, z = np.abs(places[:, 0]), places[:, 1], places[:, 2]
-    return (z > 0.62) & (x < 0.56) & (y < fringe) & (above_hairline(person, places) < -0.03)
+    beside = 0.56 + 0.1 * step(7.6, 7.2, y)
+    return (z > 0.55) & (x < beside) & (y < fringe) & (above_hairline(person, places) < -0.03)
 
 
 def _ribbons(points, curl, length, hair, rng):

