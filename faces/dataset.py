@@ -14,7 +14,7 @@ from tqdm import tqdm
 from faces import VERSION
 from faces.identity import draw_identity
 from faces.mesh import load_head
-from faces.nuisance import draw_nuisance
+from faces.nuisance import draw_nuisance, summarize
 from faces.render import Portrait
 from tripletloss.errors import InputError
 
@@ -34,9 +34,9 @@ def render_dataset(out, identities, images, size, seed, workers, first=0):
     """Render identities first..first + identities - 1, `images` each, into the folder `out`.
 
     Writes out/images/face0000@00.jpg and so on, out/list.txt with labels from 0, and out/manifest.jsonl: a line of
-    the run's settings, then a line a person with all that was drawn for the person and each image. What is there
-    already is kept. size: the pictures' side, pixels. Raises InputError where `out` holds another run's faces.
-    Returns the number of images rendered now.
+    the run's settings, then, once all is rendered, a line a person with what was drawn for the person and each image.
+    Images that are there already are kept. size: the pictures' side, pixels. Raises InputError where `out` holds
+    another run's faces. Returns the number of images rendered now.
     """
     out = Path(out)
     head = load_head()
@@ -46,21 +46,14 @@ def render_dataset(out, identities, images, size, seed, workers, first=0):
         (out / "images").mkdir(parents=True, exist_ok=True)
         for left_over in [*out.glob(f"*{PART}"), *(out / "images").glob(f"*{PART}")]:
             left_over.unlink()
+        header = json.dumps(settings) + "\n"
+        _write(out / "manifest.jsonl", header.encode())
         numbers = range(first, first + identities)
-        _write(out / "manifest.jsonl", _manifest(settings, numbers, images, head).encode())
         lines = (f"{image_name(number, image)} {number - first}\n" for number in numbers for image in range(images))
         _write(out / "list.txt", "".join(lines).encode())
-        jobs = [
-            (
-                out,
-                seed,
-                size,
-                number,
-                [image for image in range(images) if not _is_whole(out / "images" / image_name(number, image))],
-            )
-            for number in numbers
-        ]
-        return _run([job for job in jobs if job[-1]], identities * images, workers, head)
+        made, entries = _run([(out, seed, size, number, images) for number in numbers], workers, head)
+        _write(out / "manifest.jsonl", (header + "".join(f"{entry}\n" for entry in entries)).encode())
+        return made
     except OSError as error:
         raise InputError(
             f"{error.filename or out} cannot be written ({error.strerror}): make room or choose another --out"
@@ -85,17 +78,6 @@ def _check_manifest(path, settings):
                 f"{path.parent} holds faces of {name} {found[name]}, not {value}: "
                 "choose another --out, or delete that folder"
             )
-
-
-def _manifest(settings, numbers, images, head):
-    """The text of manifest.jsonl."""
-    lines = [json.dumps(settings)]
-    for number in numbers:
-        person = draw_identity(settings["seed"], number, head.target_names)
-        entry = asdict(person)
-        entry["images"] = [asdict(draw_nuisance(person, image)) for image in range(images)]
-        lines.append(json.dumps(_rounded(entry), separators=(",", ":")))
-    return "\n".join(lines) + "\n"
 
 
 def _rounded(value):
@@ -126,20 +108,27 @@ def _write(path, data):
     os.replace(part, path)
 
 
-def _run(jobs, total, workers, head):
-    """Render the jobs under a progress bar; returns the number of images made."""
-    missing = sum(len(job[-1]) for job in jobs)
-    with tqdm(total=total, initial=total - missing, unit="image", smoothing=0.05) as bar:
+def _run(jobs, workers, head):
+    """Do the jobs under a progress bar; returns the number of images made and the manifest's lines, in order."""
+    total = sum(images for *_, images in jobs)
+    entries, made = [], 0
+    with tqdm(total=total, unit="image", smoothing=0.05) as bar:
+
+        def take(results):
+            nonlocal made
+            for count, images, entry in results:
+                made += count
+                entries.append(entry)
+                bar.update(images)
+
         if workers == 1:
             _start_worker(head)
-            for job in jobs:
-                bar.update(_render_person(job))
-            return missing
-        # Fresh processes, not forks: the same everywhere, and none inherits a thread of OpenCV.
-        with multiprocessing.get_context("spawn").Pool(workers, _start_worker) as pool:
-            for made in pool.imap_unordered(_render_person, jobs):
-                bar.update(made)
-    return missing
+            take(map(_render_person, jobs))
+        else:
+            # Fresh processes, not forks: the same everywhere, and none inherits a thread of OpenCV.
+            with multiprocessing.get_context("spawn").Pool(workers, _start_worker) as pool:
+                take(pool.imap(_render_person, jobs))
+    return made, entries
 
 
 def _start_worker(head=None):
@@ -152,12 +141,16 @@ def _start_worker(head=None):
 
 
 def _render_person(job):
-    """Render one person's missing images; returns how many."""
+    """Render one person's missing images; returns how many, of how many, and the person's line of the manifest."""
     out, seed, size, number, images = job
     person = draw_identity(seed, number, _head.target_names)
-    portrait = Portrait(_head, person)
-    for image in images:
-        picture = portrait.photograph(draw_nuisance(person, image), size)
+    nuisances = [draw_nuisance(person, image) for image in range(images)]
+    paths = [out / "images" / image_name(number, image) for image in range(images)]
+    missing = [image for image in range(images) if not _is_whole(paths[image])]
+    portrait = Portrait(_head, person) if missing else None
+    for image in missing:
+        picture = portrait.photograph(nuisances[image], size)
         data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-        _write(out / "images" / image_name(number, image), np.asarray(data).tobytes())
-    return len(images)
+        _write(paths[image], np.asarray(data).tobytes())
+    entry = {**asdict(person), "images": [summarize(nuisance) for nuisance in nuisances]}
+    return len(missing), images, json.dumps(_rounded(entry), separators=(",", ":"))

@@ -108,6 +108,25 @@ def draw_nuisance(person, image):
     return nuisance
 
 
+def summarize(nuisance):
+    """What a manifest says of a photograph, a dict; seed, person and image number give all the rest again."""
+    return {
+        "yaw": nuisance.yaw,
+        "pitch": nuisance.pitch,
+        "roll": nuisance.roll,
+        "mood": nuisance.mood,
+        "light": nuisance.light["kind"],
+        "light_from": [nuisance.light["azimuth"], nuisance.light["elevation"]],
+        "hair": nuisance.hair["style"],
+        "beard": nuisance.beard["style"],
+        "glasses": nuisance.glasses.get("tint", -1.0),  # of the lenses; -1 without glasses
+        "cover": nuisance.cover.get("kind", ""),
+        "occluder": nuisance.occluder.get("kind", ""),
+        "backdrop": nuisance.backdrop["kind"],
+        "severity": severity(nuisance),
+    }
+
+
 def _expression(rng, mood):
     """Expression targets of a mood, its strength and its sides varied, with lids as relaxed people have them."""
     strength = rng.uniform(0.4, 1.1)

@@ -1,5 +1,6 @@
 """The synthetic faces: the z-buffer, the head, what is drawn for a person, and the folder that a run leaves."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
+from faces import VERSION, mesh
 from faces import __main__ as command
-from faces import mesh
 from faces.dataset import render_dataset
 from faces.geometry import TEMPLATE, aim, find_landmarks, shape_person
 from faces.identity import draw_identity
@@ -164,6 +165,16 @@ def test_the_list_is_one_that_training_reads(small_run):
             assert np.abs(pictures[number] - pictures[other]).mean() > 5
 
 
+def test_the_manifest_says_what_was_drawn(small_run, head):
+    settings, *people = map(json.loads, (small_run / "manifest.jsonl").read_text().splitlines())
+    assert settings == {"version": VERSION, "seed": 5, "size": SIZE}
+    assert [person["number"] for person in people] == [0, 1] and [len(person["images"]) for person in people] == [2, 2]
+    drawn = draw_identity(5, 1, head.target_names)
+    assert people[1]["age"] == pytest.approx(drawn.age, abs=1e-4)
+    assert people[1]["coefficients"] == pytest.approx(drawn.coefficients, abs=1e-4)
+    assert people[1]["images"][1]["yaw"] == pytest.approx(draw_nuisance(drawn, 1).yaw, abs=1e-4)
+
+
 def test_a_stopped_run_goes_on_where_it_was(small_run, tmp_path):
     out = tmp_path / "run"
     for name, data in contents(small_run).items():
@@ -175,6 +186,8 @@ def test_a_stopped_run_goes_on_where_it_was(small_run, tmp_path):
     cut.write_bytes(cut.read_bytes()[:-500])
     empty.write_bytes(b"")
     (out / "list.txt").unlink()
+    manifest = (out / "manifest.jsonl").read_text()
+    (out / "manifest.jsonl").write_text(manifest[: manifest.index("\n") + 1])
     assert render_dataset(out, identities=2, images=2, size=SIZE, seed=5, workers=1) == 3
     assert contents(out) == contents(small_run) and kept.stat().st_mtime_ns == before
     assert render_dataset(out, identities=2, images=2, size=SIZE, seed=5, workers=1) == 0
