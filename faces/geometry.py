@@ -114,14 +114,22 @@ class View(NamedTuple):
     origin: complex  # the pixel at which the pivot lands
 
     def turned(self, vectors):
-        """Rotate vectors (N, 3) as the head."""
-        return np.einsum("nk,jk->nj", vectors, self.turn)
+        """Rotate directions (N, 3) as the head."""
+        return rotate(vectors, self.turn)
 
-    def project(self, vertices):
-        """Camera-space places (N, 3), z towards the camera, and pixels with depth (N, 3), of head-space vertices."""
-        places = self.turned(vertices - self.pivot)
+    def placed(self, vertices):
+        """Camera-space places (N, 3), z towards the camera, of head-space vertices."""
+        return rotate(vertices - self.pivot, self.turn)
+
+    def project(self, places):
+        """Pixels with depth, (N, 3) float32, of camera-space places (N, 3)."""
         flat = self.origin + self.scale * _flatten(places, self.distance)
-        return places, np.stack([flat.real, flat.imag, places[:, 2]], 1).astype(np.float32)
+        return np.stack([flat.real, flat.imag, places[:, 2]], 1).astype(np.float32)
+
+
+def rotate(vectors, matrix):
+    """Vectors (N, 3) times the transposed matrix (3, 3); no library's threads have a say in its rounding."""
+    return sum(vectors[:, k, None] * matrix[:, k] for k in range(3))
 
 
 def aim(vertices, landmarks, nuisance, size):
@@ -129,7 +137,7 @@ def aim(vertices, landmarks, nuisance, size):
     marks = _marks(vertices, landmarks)
     pivot = marks[:2].mean(0) - np.float32((0, 0.3, 1))
     turn = rotation(nuisance.yaw, nuisance.pitch)
-    flat = _flatten(np.einsum("nk,jk->nj", marks - pivot, turn), nuisance.distance)
+    flat = _flatten(rotate(marks - pivot, turn), nuisance.distance)
     ahead = _flatten(marks - pivot, nuisance.distance)
     goal = TEMPLATE[:, 0] + 1j * TEMPLATE[:, 1]
     share = LANDMARK_WEIGHTS / LANDMARK_WEIGHTS.sum()

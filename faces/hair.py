@@ -14,7 +14,7 @@ from faces.raster import rasterize
 HAIRLINE_ANGLES = (0, 23, 38, 50, 60, 68, 77, 87, 97, 118, 145, 180)
 HAIRLINE_HEIGHTS = (7.94, 7.95, 7.94, 7.8, 7.52, 7.2, 7.34, 7.5, 7.4, 7.05, 6.85, 6.8)
 CENTRE = np.array([0, 7.35, 0.35], np.float32)  # of the skull on the rest head
-JOINTS = 7  # segments of a ribbon
+JOINTS, SHORT_JOINTS = 7, 4  # segments of a ribbon of long or curly hair, and of short straight hair
 SKULL_GRID = (64, 128)  # elevations, azimuths
 
 
@@ -45,6 +45,7 @@ STYLES = {
     "shoulder": Style(1.8, 0.9, 0.3, 0.2, 0.0, 1.0, 0.9, 0.13, 0.3),
     "long": Style(2.6, 0.95, 0.2, 0.1, 0.0, 1.0, 1.0, 0.12, 0.3),
 }
+JAW = -0.3  # height in the camera's space, decimetres
 RIBBONS = 1000
 RIBBON_HALF_WIDTH = 0.034
 
@@ -138,13 +139,14 @@ def grow(scalp, vertices, normals, person, hair, rng):
     )
     down = np.array([0, -1, 0])
 
+    joints = JOINTS if style.length > 0.8 or curl > 0.4 else SHORT_JOINTS
     points = [root]
     alive = np.ones(count, bool)
-    for joint in range(1, JOINTS + 1):
-        along = joint / JOINTS
+    for joint in range(1, joints + 1):
+        along = joint / joints
         pull = comb + style.fall * down * (0.4 + along) + 0.12 * mess * rng.standard_normal((count, 3))
         direction = _unit(direction + 0.5 * pull)
-        place = points[-1] + direction * (length / JOINTS)[:, None]
+        place = points[-1] + direction * (length / joints)[:, None]
         offset = place - CENTRE
         distance = np.sqrt((offset**2).sum(1))
         least = skull_radius(scalp.skull, place) + 0.01 + layer * min(1, 2.5 * along)
@@ -157,6 +159,15 @@ def grow(scalp, vertices, normals, person, hair, rng):
     return _ribbons(points, curl, length, hair, rng)
 
 
+def behind_the_head(scene):
+    """Which triangles of a Surface in the camera's space are hair that the head hides, (F,) bool.
+
+    Hair that hangs below the jaw is seen from inside, beside the neck.
+    """
+    corner = scene.triangles[:, 0]
+    return (scene.part == Part.HAIR) & (scene.normals[corner, 2] < -0.25) & (scene.vertices[corner, 1] > JAW)
+
+
 def _over_face(person, places, fringe):
     """Which places (N, 3) would hide the face: in front of it, below the hairline and below the fringe's end (N,)."""
     x, y, z = np.abs(places[:, 0]), places[:, 1], places[:, 2]
@@ -165,9 +176,9 @@ def _over_face(person, places, fringe):
 
 
 def _ribbons(points, curl, length, hair, rng):
-    """The Surface of ribbons along points (N, JOINTS + 1, 3)."""
-    count = len(points)
-    along = np.linspace(0, 1, JOINTS + 1)
+    """The Surface of ribbons along points (N, joints + 1, 3)."""
+    count, joints = points.shape[0], points.shape[1] - 1
+    along = np.linspace(0, 1, joints + 1)
     tangent = _unit(np.gradient(points, axis=1))
     outward = _unit(points - CENTRE)
     side = _unit(np.cross(tangent, outward))
@@ -186,12 +197,12 @@ def _ribbons(points, curl, length, hair, rng):
     vertices = np.stack([points - half, points + half], 2).reshape(-1, 3)
     lean = 0.55 * side
     normals = _unit(np.stack([outward - lean, outward + lean], 2)).reshape(-1, 3)
-    strand = np.broadcast_to(rng.random((count, 1)), along.shape[:0] + (count, JOINTS + 1))
+    strand = np.broadcast_to(rng.random((count, 1)), along.shape[:0] + (count, joints + 1))
     uv = np.stack(
         [np.stack([np.full_like(strand, sign), np.broadcast_to(along, strand.shape), strand], -1) for sign in (-1, 1)],
         2,
     )
-    first = (np.arange(count)[:, None] * (JOINTS + 1) + np.arange(JOINTS)).ravel() * 2
+    first = (np.arange(count)[:, None] * (joints + 1) + np.arange(joints)).ravel() * 2
     triangles = np.concatenate(
         [np.stack([first, first + 1, first + 2], 1), np.stack([first + 1, first + 3, first + 2], 1)]
     )

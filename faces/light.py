@@ -3,15 +3,16 @@
 import cv2
 import numpy as np
 
+from faces.geometry import rotate
 from faces.identity import step
-from faces.materials import sample, unit
+from faces.materials import rgb, sample, unit
 from faces.mesh import Part
 from faces.raster import rasterize
 
 SHADOW_SIZE, SHADOW_SCALE = 128, 42.0  # pixels of the shadow map, and of it a decimetre
 SHADOW_BIAS = (0.03, 0.07)  # decimetres between no shadow and full shadow
 # Light creeps around the edge of a shadow under the skin, red the furthest: how far below the horizon it reaches.
-SKIN_WRAP = np.float32([0.32, 0.18, 0.13])
+SKIN_WRAP, PLAIN_WRAP = np.float32([0.32, 0.18, 0.13]), 0.05
 
 
 def direction_of(azimuth, elevation):
@@ -20,8 +21,11 @@ def direction_of(azimuth, elevation):
     return np.float32([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
 
 
-def cast_shadows(pixels, scene, view, light, blur):
-    """How much of the key light reaches each row, 0..1, (N,) float32. blur: sigma in pixels."""
+def cast_shadows(pixels, scene, light, blur):
+    """How much of the key light reaches each row, 0..1, (N,) float32.
+
+    scene: Surface in the camera's space; blur: sigma in pixels.
+    """
     towards = direction_of(light["azimuth"], light["elevation"])
     right = np.cross([0, 1, 0.01], towards)
     right /= np.sqrt((right**2).sum())
@@ -29,15 +33,19 @@ def cast_shadows(pixels, scene, view, light, blur):
     zoom = np.float32([SHADOW_SCALE, -SHADOW_SCALE, 1])
     middle = np.float32([SHADOW_SIZE / 2, SHADOW_SIZE / 2, 0])
 
-    def onto(turned):
-        return np.einsum("nk,jk->nj", turned, frame) * zoom + middle
+    def onto(places):
+        return rotate(places, frame) * zoom + middle
 
-    solid = ~np.isin(scene.part, (Part.LEFT_EYE, Part.RIGHT_EYE))
-    corners = onto(view.turned(scene.vertices - view.pivot))
-    thin = np.isin(scene.part[solid], (Part.HAIR, Part.FRAME, Part.CLOTH))
-    _, _, depth = rasterize(corners, scene.triangles[solid], SHADOW_SIZE, SHADOW_SIZE, ~thin)
+    # Eyes cast none; of the ribbons of hair, which have no holes here, every third is dense enough.
+    number = np.arange(len(scene.part))
+    casts = (
+        (scene.part != Part.LEFT_EYE) & (scene.part != Part.RIGHT_EYE) & ((scene.part != Part.HAIR) | (number % 3 == 0))
+    )
+    thin = scene.part[casts] >= Part.HAIR
+    corners = onto(scene.vertices)
+    _, _, depth = rasterize(corners, scene.triangles[casts], SHADOW_SIZE, SHADOW_SIZE, ~thin)
     depth = np.where(np.isfinite(depth), depth, -100)
-    own = onto(pixels.turned)
+    own = onto(pixels.places)
     nearest = sample(depth, own[:, 0] - 0.5, own[:, 1] - 0.5, cv2.INTER_NEAREST, -100)
     lit = step(SHADOW_BIAS[1], SHADOW_BIAS[0], nearest[:, 0] - own[:, 2]).astype(np.float32)
     lit[pixels.of(Part.HAIR)] = 0.5 + 0.5 * lit[pixels.of(Part.HAIR)]
@@ -47,51 +55,51 @@ def cast_shadows(pixels, scene, view, light, blur):
 
 
 def illuminate(pixels, light, lit, view):
-    """Colours (N, 3) float32 of all rows under the light; lit: cast_shadows'."""
-    key_tint, sky_tint, ground_tint = (np.float32(light[f"{name}_tint"]) for name in ("key", "sky", "ground"))
+    """Colours (3, N) float32 of all pixels under the light; lit: cast_shadows'."""
+    key_tint, sky_tint, ground_tint = (rgb(light[f"{name}_tint"]) for name in ("key", "sky", "ground"))
     key = direction_of(light["azimuth"], light["elevation"])
     fill = direction_of(light["fill_azimuth"], 15)
-    normals = pixels.normals
-    skin = np.isin(pixels.part, (Part.SKIN,))[:, None]
-    wrap = np.where(skin, SKIN_WRAP, np.float32(0.05))
+    behind = direction_of(light["rim_side"] * 125, 25)
+    normals = np.ascontiguousarray(pixels.normals.T)
+    open_sky = pixels.occlusion
+    wrap = np.where(pixels.part == Part.SKIN, rgb(SKIN_WRAP), np.float32(PLAIN_WRAP))
 
     def diffuse(towards):
-        return np.clip((np.einsum("nk,k->n", normals, towards)[:, None] + wrap) / (1 + wrap), 0, 1)
+        return np.clip((_along(normals, towards) + wrap) / (1 + wrap), 0, 1)
 
-    arriving = light["key"] * key_tint * diffuse(key) * lit[:, None]
-    arriving += light["fill"] * sky_tint * diffuse(fill) * pixels.occlusion[:, None]
-    upwards = (0.5 + 0.5 * normals[:, 1])[:, None]
-    sky = light["sky"] * sky_tint * upwards + light["ground"] * ground_tint * (1 - upwards)
-    arriving += sky * pixels.occlusion[:, None] * 0.75
-    behind = direction_of(light["rim_side"] * 125, 25)
-    arriving += (light["rim"] * np.clip(np.einsum("nk,k->n", normals, behind), 0, 1) * pixels.occlusion)[:, None]
+    arriving = light["key"] * key_tint * diffuse(key) * lit
+    arriving += light["fill"] * sky_tint * diffuse(fill) * open_sky
+    upwards = 0.5 + 0.5 * normals[1]
+    arriving += 0.75 * open_sky * (light["sky"] * sky_tint * upwards + light["ground"] * ground_tint * (1 - upwards))
+    arriving += light["rim"] * np.clip(_along(normals, behind), 0, 1) * open_sky
     colour = pixels.albedo * arriving
 
-    towards_eye = np.float32([0, 0, 1])
-    fresnel = 0.04 + 0.5 * (1 - np.clip(normals[:, 2], 0, 1)) ** 5
+    fresnel = 0.04 + 0.5 * (1 - np.clip(normals[2], 0, 1)) ** 5
     for source, strength, tint, reach in (
         (key, light["key"], key_tint, lit),
-        (fill, light["fill"], sky_tint, pixels.occlusion),
+        (fill, light["fill"], sky_tint, open_sky),
     ):
-        half = source + towards_eye
-        half /= np.sqrt((half**2).sum())
-        facing = np.clip(np.einsum("nk,k->n", normals, half), 0, 1)
+        facing = np.clip(_along(normals, _halfway(source)), 0, 1)
         lobes = 0.11 * facing**pixels.sharpness + 0.05 * facing ** (0.3 * pixels.sharpness)
-        colour += (pixels.gloss * strength * reach * lobes)[:, None] * tint
-    colour += (pixels.gloss * fresnel * light["sky"] * 0.12 * pixels.occlusion)[:, None] * sky_tint
-    colour += _hair_shine(pixels, key, light, lit, view, colour.shape)
+        colour += (pixels.gloss * strength * reach * lobes) * tint
+    colour += (pixels.gloss * fresnel * light["sky"] * 0.12 * open_sky) * sky_tint
+
+    # The bright band across strands of hair (Kajiya and Kay 1989).
+    rows = pixels.of(Part.HAIR)
+    strands = unit(view.turned(pixels.rest[rows])).T
+    sine = np.sqrt(np.clip(1 - _along(strands, _halfway(key)) ** 2, 0, 1))
+    facing = np.clip(_along(normals[:, rows], key) + 0.3, 0, 1)
+    band = sine**40 * facing * lit[rows] * open_sky[rows] * light["key"]
+    colour[:, rows] += 0.09 * band * (0.5 * pixels.albedo[:, rows] + 0.12)
     return colour
 
 
-def _hair_shine(pixels, key, light, lit, view, shape):
-    """The bright band across strands (Kajiya and Kay 1989), (N, 3), zero off the hair."""
-    shine = np.zeros(shape, np.float32)
-    rows = pixels.of(Part.HAIR)
-    along = unit(view.turned(pixels.rest[rows]))
-    half = key + np.float32([0, 0, 1])
-    half /= np.sqrt((half**2).sum())
-    sine = np.sqrt(np.clip(1 - np.einsum("nk,k->n", along, half) ** 2, 0, 1))
-    facing = np.clip(np.einsum("nk,k->n", pixels.normals[rows], key) + 0.3, 0, 1)
-    band = sine**40 * facing * lit[rows] * pixels.occlusion[rows] * light["key"]
-    shine[rows] = (0.09 * band)[:, None] * (0.5 * pixels.albedo[rows] + 0.12)
-    return shine
+def _along(vectors, direction):
+    """How far vectors (3, N) reach along a direction (3,), (N,)."""
+    return vectors[0] * direction[0] + vectors[1] * direction[1] + vectors[2] * direction[2]
+
+
+def _halfway(source):
+    """The direction (3,) halfway between a light's and the camera's."""
+    half = source + np.float32([0, 0, 1])
+    return half / np.sqrt((half**2).sum())

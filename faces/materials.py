@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from faces.geometry import View
+from faces.geometry import rotate
 from faces.identity import linear, step
 from faces.mesh import Part
 from faces.noise import clouds, look_up, strands
@@ -19,10 +19,10 @@ HOLLOWS = 0.6
 
 
 class Pixels:
-    """What the pixels that see something see: everything a light needs, one row a pixel."""
+    """What the pixels that see something see: everything a light needs, one row a pixel (colours: one column)."""
 
-    def __init__(self, scene, triangle, weights, view: View):
-        """scene: Surface; triangle (H, W), weights (H, W, 3): as rasterize returns them."""
+    def __init__(self, scene, triangle, weights):
+        """scene: Surface in the camera's space; triangle (H, W), weights (H, W, 3): as rasterize returns them."""
         self.shape = triangle.shape
         self.index = np.flatnonzero(triangle >= 0)
         triangle, weights = triangle.ravel()[self.index], weights.reshape(-1, 3)[self.index]
@@ -31,15 +31,16 @@ class Pixels:
         values = interpolate(attributes, scene.triangles, triangle, weights)
         self.places, normals, self.rest = values[:, :3], values[:, 3:6], values[:, 6:9]
         self.occlusion, self.uv = values[:, 9].copy(), values[:, 10:]
-        self.normals = unit(view.turned(normals))
-        self.turned = view.turned(self.places - view.pivot)
-        self.albedo = np.full((len(triangle), 3), 0.5, np.float32)
+        self.normals = unit(normals)
+        self.albedo = np.full((3, len(triangle)), 0.5, np.float32)
         self.gloss = np.zeros(len(triangle), np.float32)  # strength of highlights
         self.sharpness = np.full(len(triangle), 20, np.float32)  # exponent of highlights
 
     def of(self, *parts):
         """Rows of the pixels that see one of the parts."""
-        return np.flatnonzero(np.isin(self.part, parts))
+        wanted = np.zeros(len(Part), bool)
+        wanted[list(parts)] = True
+        return np.flatnonzero(wanted[self.part])
 
     def spread(self, values, empty=0.0):
         """The values (N,) or (N, C) of all rows as a picture (H, W) or (H, W, C)."""
@@ -57,6 +58,11 @@ def unit(vectors):
     return vectors / np.maximum(np.sqrt(np.einsum("nk,nk->n", vectors, vectors)), 1e-6)[:, None]
 
 
+def rgb(values):
+    """Colours as columns, (3, N) float32: of one colour (3,), or of columns already."""
+    return np.asarray(values, np.float32).reshape(3, -1)
+
+
 def dress_skin(pixels, skin, person, nuisance, pixels_per_unit):
     """Give the skin its colour, relief, beard, brows and make-up, and the clothes theirs.
 
@@ -67,12 +73,12 @@ def dress_skin(pixels, skin, person, nuisance, pixels_per_unit):
     sampled = np.concatenate([sample(layer, column, row, cv2.INTER_LINEAR) for layer in skin], 1)
     layers = dict(zip(LAYERS, np.ascontiguousarray(sampled.T), strict=True))
     rest = pixels.rest[rows]
-    colour = np.stack([layers["red"], layers["green"], layers["blue"]], 1) * np.float32(nuisance.tan)
+    colour = np.stack([layers["red"], layers["green"], layers["blue"]]) * np.float32(nuisance.tan)
     flush = nuisance.flush * np.exp(-((np.hypot(np.abs(rest[:, 0]) - 0.38, rest[:, 1] - 6.98) / 0.25) ** 2))
-    colour *= 1 + flush[:, None] * np.float32([0.05, -0.1, -0.08])
+    colour *= 1 + flush * rgb([0.05, -0.1, -0.08])
 
     def cover(colour, mask, other):
-        return colour + mask[:, None] * (np.float32(other) - colour)
+        return colour + mask * (rgb(other) - colour)
 
     makeup = nuisance.makeup
     colour = cover(colour, 0.5 * makeup["eyes"] * layers["eye_colour"], makeup["eye_colour"])
@@ -82,11 +88,11 @@ def dress_skin(pixels, skin, person, nuisance, pixels_per_unit):
     brow_colour = hair * (1 - 0.5 * person.grey) * person.brows["darkness"] + 0.02 * np.float32(person.skin)
     colour = cover(colour, 0.9 * nuisance.brows * layers["brows"], brow_colour)
     beard, thick = beard_cover(layers, nuisance.beard)
-    colour = cover(colour, beard, 0.75 * hair * (1 + 0.2 * np.clip(layers["grain"], -2, 2))[:, None])
+    colour = cover(colour, beard, 0.75 * rgb(hair) * (1 + 0.2 * np.clip(layers["grain"], -2, 2)))
     roots = layers["scalp"] * {"shaved": 0.3, "cropped": 0.85}.get(nuisance.hair["style"], 0.92)
     colour = cover(colour, np.clip(roots, 0, 1), 0.6 * np.float32(nuisance.hair["colour"]))
 
-    pixels.albedo[rows] = colour
+    pixels.albedo[:, rows] = colour
     pixels.occlusion[rows] **= np.float32(HOLLOWS)
     hairy = np.clip(beard + layers["brows"] + roots, 0, 1)
     pixels.gloss[rows] = layers["gloss"] * nuisance.shine * (1 - hairy) + makeup["lips"] * layers["lips"]
@@ -136,13 +142,10 @@ def _dress_clothes(pixels, rows, rest, clothes):
     below = neckline - rest[:, 1]
     dressed = below > 0
     rows, across, below = rows[dressed], across[dressed], below[dressed]
-    jacket = (across > 0.22 + 0.5 * below)[:, None] & (below > 0.04)[:, None]
-    tie = ((across < 0.09) & (below > 0.05))[:, None]
-    colour = np.where(
-        jacket, np.float32(clothes["jacket"]), np.where(tie, np.float32(clothes["tie"]), np.float32(clothes["shirt"]))
-    )
+    jacket, tie = (across > 0.22 + 0.5 * below) & (below > 0.04), (across < 0.09) & (below > 0.05)
+    colour = np.where(jacket, rgb(clothes["jacket"]), np.where(tie, rgb(clothes["tie"]), rgb(clothes["shirt"])))
     weave = look_up(clouds(), rest[dressed, 0] * 200, rest[dressed, 1] * 200)
-    pixels.albedo[rows] = colour * (1 + 0.06 * weave)[:, None]
+    pixels.albedo[:, rows] = colour * (1 + 0.06 * weave)
     pixels.gloss[rows] = 0
     pixels.part[rows] = Part.CLOTH
 
@@ -150,17 +153,17 @@ def _dress_clothes(pixels, rows, rest, clothes):
 def dress_mouth(pixels):
     """Teeth, tongue and the inside of the mouth, darker the deeper they lie."""
     teeth = pixels.of(Part.UPPER_TEETH, Part.LOWER_TEETH)
-    pixels.albedo[teeth] = TEETH
+    pixels.albedo[:, teeth] = rgb(TEETH)
     pixels.gloss[teeth], pixels.sharpness[teeth] = 0.8, 60
     side = np.abs(pixels.rest[teeth, 0])
-    pixels.albedo[teeth] *= step(0.36, 0.12, side)[:, None] * 0.6 + 0.4
-    pixels.albedo[pixels.of(Part.TONGUE)] = TONGUE
-    pixels.albedo[pixels.of(Part.INNER_MOUTH)] = MOUTH
+    pixels.albedo[:, teeth] *= step(0.36, 0.12, side) * 0.6 + 0.4
+    pixels.albedo[:, pixels.of(Part.TONGUE)] = rgb(TONGUE)
+    pixels.albedo[:, pixels.of(Part.INNER_MOUTH)] = rgb(MOUTH)
     # The lips' shadow: the further a pixel is from skin, the more light it gets, up to a few pixels; the back none.
     rows = pixels.of(Part.UPPER_TEETH, Part.LOWER_TEETH, Part.TONGUE, Part.INNER_MOUTH)
     depth = step(0.9, 1.35, pixels.rest[rows, 2])
     pixels.occlusion[rows] = (0.05 + 0.95 * depth**2) * _openness(pixels, rows, 0.018, 0.5)
-    pixels.albedo[rows] *= (0.4 + 0.6 * pixels.occlusion[rows])[:, None]  # the key light does not get there either
+    pixels.albedo[:, rows] *= 0.4 + 0.6 * pixels.occlusion[rows]  # the key light does not get there either
 
 
 def _openness(pixels, rows, reach, floor):
@@ -185,20 +188,21 @@ def dress_eyes(pixels, person, nuisance, centres, view):
         rows = pixels.of(part)
         if not len(rows):
             continue
-        direction = unit(pixels.places[rows] - np.float32(centre))
+        looking = unit(pixels.places[rows] - view.placed(centre[None]))
+        direction = rotate(looking, view.turn.T)  # back into the head's space
         angle = np.arccos(np.clip(np.einsum("nk,k->n", direction, np.float32(gaze)), -1, 1))
         around = np.arctan2(direction[:, 1] - gaze[1], direction[:, 0] - gaze[0])
         share = angle / person.iris_radius
         fibres = 0.8 + 0.5 * share**2 + 0.15 * np.sin(around * 23 + 4 * np.sin(around * 5)) * (share > 0.4)
-        iris = np.float32(person.iris_colour) * (fibres * (1 - 0.65 * step(0.8, 1, share)))[:, None]
-        iris *= step(PUPIL_RADIUS * 0.9, PUPIL_RADIUS * 1.15, angle)[:, None]
+        iris = rgb(person.iris_colour) * (fibres * (1 - 0.65 * step(0.8, 1, share)))
+        iris *= step(PUPIL_RADIUS * 0.9, PUPIL_RADIUS * 1.15, angle)
         veins = 0.04 * look_up(strands(), angle * 90, around * 30)
-        corners = step(0.5, 1.1, angle)[:, None] * np.float32([0.12, 0.3, 0.3])
-        white = SCLERA * (1 - corners - veins[:, None] * np.float32([0.2, 1, 1]))
-        inside = step(1.06, 0.95, share)[:, None]
-        pixels.albedo[rows] = white + inside * (iris - white)
+        corners = step(0.5, 1.1, angle) * rgb([0.12, 0.3, 0.3])
+        white = rgb(SCLERA) * (1 - corners - veins * rgb([0.2, 1, 1]))
+        inside = step(1.06, 0.95, share)
+        pixels.albedo[:, rows] = white + inside * (iris - white)
         # The cornea stands out: across the iris the surface turns faster than the eyeball's.
-        bulge = direction + 0.7 * inside * (direction - np.float32(gaze))
+        bulge = direction + 0.7 * inside[:, None] * (direction - np.float32(gaze))
         pixels.normals[rows] = view.turned(unit(bulge))
         pixels.occlusion[rows] = 0.75 * _openness(pixels, rows, 0.012, 0.15)
         pixels.gloss[rows], pixels.sharpness[rows] = 6 * pixels.occlusion[rows], 150
@@ -209,7 +213,7 @@ def dress_hair(pixels, colour):
     rows = pixels.of(Part.HAIR)
     across, along, strand = pixels.uv[rows].T
     lock = look_up(strands(), across * 14 + strand * 500, along * 120 + strand * 300)
-    pixels.albedo[rows] = np.float32(colour) * np.clip((1 + 0.3 * lock) * (0.75 + 0.5 * strand), 0.2, 2.2)[:, None]
+    pixels.albedo[:, rows] = rgb(colour) * np.clip((1 + 0.3 * lock) * (0.75 + 0.5 * strand), 0.2, 2.2)
 
 
 def hair_holes(uv):
@@ -222,5 +226,5 @@ def hair_holes(uv):
 def dress_plain(pixels, part, colour, gloss, sharpness):
     """One colour for everything of a part."""
     rows = pixels.of(part)
-    pixels.albedo[rows] = np.float32(colour)
+    pixels.albedo[:, rows] = rgb(colour)
     pixels.gloss[rows], pixels.sharpness[rows] = gloss, sharpness

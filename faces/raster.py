@@ -18,18 +18,25 @@ def rasterize(points, triangles, width, height, cull=True, keep=None):
     Returns triangle (H, W) int32, -1 where there is none; weights (H, W, 3) float32, the pixel's barycentric
     coordinates on that triangle; depth (H, W) float32, -inf where there is none.
     """
-    corners = [points[triangles[:, k]].astype(np.float64) for k in range(3)]
-    live, areas, tops, bottoms = _live_triangles(corners, width, height, cull)
-    a, b, c = (corner[live] for corner in corners)
-    planes = [_edge(p, q, areas) for p, q in ((b, c), (c, a), (a, b))]  # vertex k's weight is a plane over the picture
-    depth_plane = sum(corner[:, 2, None] * plane for corner, plane in zip((a, b, c), planes, strict=True))
+    corners = np.ascontiguousarray(triangles.T)
+    x, y, z = (points[:, axis].astype(np.float64)[corners] for axis in range(3))  # (3, T) each
+    live, areas, tops, bottoms = _live_triangles(x, y, width, height, cull)
+    x, y, z = x[:, live], y[:, live], z[:, live]
+    planes = [_edge(x, y, areas, k) for k in range(3)]  # vertex k's weight is a plane over the picture
+    depth_plane = [sum(z[k] * planes[k][term] for k in range(3)) for term in range(3)]
 
     # One entry a triangle and line of pixels: the span of x on which all three weights are positive. Along a line
     # each weight, and the depth, is slope * x + start.
     counts = bottoms - tops
     rows = np.repeat(np.arange(len(live)), counts)
-    y = tops[rows] + np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    lines = [(plane[rows, 0], plane[rows, 1] * (y + 0.5) + plane[rows, 2]) for plane in planes]
+    y = np.arange(len(rows)) + np.repeat(tops - np.cumsum(counts) + counts, counts)
+    down = y + 0.5
+
+    def along_lines(plane):
+        across, along, start = plane
+        return across[rows], along[rows] * down + start[rows]
+
+    lines = [along_lines(plane) for plane in planes]
     low, high = np.full(len(rows), -np.inf), np.full(len(rows), np.inf)
     with np.errstate(divide="ignore", invalid="ignore"):
         for slope, start in lines:
@@ -38,7 +45,7 @@ def rasterize(points, triangles, width, height, cull=True, keep=None):
             high = np.where(slope < 0, np.minimum(high, bound), high)
     firsts = np.ceil(np.clip(low - 0.5, 0, width)).astype(np.int64)
     counts = np.maximum(np.floor(np.clip(high - 0.5, -1, width - 1)).astype(np.int64) + 1 - firsts, 0)
-    slope, start = depth_plane[rows, 0], depth_plane[rows, 1] * (y + 0.5) + depth_plane[rows, 2]
+    slope, start = along_lines(depth_plane)
 
     # One entry a candidate pixel.
     def candidates(chosen):
@@ -76,11 +83,12 @@ def rasterize(points, triangles, width, height, cull=True, keep=None):
     return triangle.reshape(height, width), weights.reshape(height, width, 3), depth.reshape(height, width)
 
 
-def _live_triangles(corners, width, height, cull):
-    """The triangles that can cover a pixel's centre: numbers, signed doubled areas, first and last-plus-one rows."""
-    a, b, c = corners
-    areas = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
-    x, y = (np.stack([corner[:, axis] for corner in corners]) for axis in (0, 1))
+def _live_triangles(x, y, width, height, cull):
+    """The triangles that can cover a pixel's centre: numbers, signed doubled areas, first and last-plus-one rows.
+
+    x, y: (3, T), of the corners.
+    """
+    areas = (x[1] - x[0]) * (y[2] - y[0]) - (y[1] - y[0]) * (x[2] - x[0])
     tops = np.ceil(np.clip(y.min(0) - 0.5, 0, height)).astype(np.int64)
     bottoms = np.ceil(np.clip(y.max(0) - 0.5, 0, height)).astype(np.int64)
     facing = np.where(cull, -areas, np.abs(areas)) > MIN_DOUBLED_AREA
@@ -88,15 +96,20 @@ def _live_triangles(corners, width, height, cull):
     return live, areas[live], tops[live], bottoms[live]
 
 
-def _edge(start, end, areas):
-    """(T, 3) coefficients over (x, y, 1) that are 0 on the line from start to end and 1 at the third corner."""
-    across, along = -(end[:, 1] - start[:, 1]) / areas, (end[:, 0] - start[:, 0]) / areas
-    return np.stack([across, along, -(across * start[:, 0] + along * start[:, 1])], 1)
+def _edge(x, y, areas, corner):
+    """Coefficients over (x, y, 1), each (T,), that are 1 at a corner and 0 on the line through the other two."""
+    start, end = (corner + 1) % 3, (corner + 2) % 3
+    across, along = (y[start] - y[end]) / areas, (x[end] - x[start]) / areas
+    return across, along, -(across * x[start] + along * y[start])
 
 
 def interpolate(values, triangles, triangle, weights):
     """Values (V,) or (V, C) of vertices, at pixels on triangle (N,) with weights (N, 3): (N,) or (N, C)."""
     corners = triangles[triangle]
-    if values.ndim == 1:
-        return sum(weights[:, k] * values[corners[:, k]] for k in range(3))
-    return sum(weights[:, k, None] * values[corners[:, k]] for k in range(3))
+    shape = (-1,) + (1,) * (values.ndim - 1)
+    total = 0
+    for k in range(3):
+        part = values.take(corners[:, k], axis=0)
+        part *= weights[:, k].reshape(shape)
+        total += part
+    return total

@@ -7,7 +7,7 @@ from faces import accessories, backdrop, camera, hair, light, materials
 from faces.geometry import aim, express, find_landmarks, head_surface, join, shape_person
 from faces.mesh import Part
 from faces.raster import interpolate, rasterize
-from faces.texture import LAYERS, paint_skin
+from faces.texture import paint_skin
 
 # Pictures are drawn this many times larger and scaled down, so that edges and strands are smooth.
 SUPERSAMPLING = 2
@@ -21,9 +21,7 @@ class Portrait:
         self.head, self.person = head, person
         self.landmarks = find_landmarks(head)
         self.neutral = shape_person(head, person, self.landmarks)
-        skin = paint_skin(head, person)
-        # OpenCV samples four channels at a time.
-        self.skin = [np.ascontiguousarray(skin[:, :, k : k + 4]) for k in range(0, len(LAYERS), 4)]
+        self.skin = paint_skin(head, person)
         self.scalp = hair.find_scalp(head, person, self.neutral)
 
     def photograph(self, nuisance, size):
@@ -33,28 +31,30 @@ class Portrait:
         rng = np.random.default_rng(nuisance.seed)
         view = aim(self.neutral, self.landmarks, nuisance, side)
         scene, lenses, eyes = self._scene(nuisance, rng)
-        _, points = view.project(scene.vertices)
-        two_sided = np.isin(scene.part, (Part.HAIR, Part.FRAME, Part.CLOTH))
+        scene = scene._replace(vertices=view.placed(scene.vertices), normals=view.turned(scene.normals))
+        seen = ~hair.behind_the_head(scene)
+        triangles, part = scene.triangles[seen], scene.part[seen]
 
         def holes(triangle, weights):
-            return materials.hair_holes(interpolate(scene.surface_uv, scene.triangles, triangle, weights))
+            return materials.hair_holes(interpolate(scene.surface_uv, triangles, triangle, weights))
 
+        one_sided = part < Part.HAIR
         triangle, weights, _ = rasterize(
-            points, scene.triangles, side, side, ~two_sided, (scene.part == Part.HAIR, holes)
+            view.project(scene.vertices), triangles, side, side, one_sided, (part == Part.HAIR, holes)
         )
-        pixels = materials.Pixels(scene, triangle, weights, view)
+        pixels = materials.Pixels(scene._replace(triangles=triangles, part=part), triangle, weights)
         self._dress(pixels, nuisance, eyes, view)
-        lit = light.cast_shadows(pixels, scene, view, nuisance.light, nuisance.light["softness"] * side / 112)
+        lit = light.cast_shadows(pixels, scene, nuisance.light, nuisance.light["softness"] * side / 112)
         colour = light.illuminate(pixels, nuisance.light, lit, view)
 
         picture = backdrop.paint_backdrop(nuisance.backdrop, rng, side)
-        picture.reshape(-1, 3)[pixels.index] = colour
+        picture.reshape(-1, 3)[pixels.index] = colour.T
         if lenses is not None:
-            self._tint(picture, view.project(lenses.reshape(-1, 3))[1], nuisance.glasses)
+            self._tint(picture, view.project(view.placed(lenses.reshape(-1, 3))), nuisance.glasses)
         if nuisance.occluder:
             picture = backdrop.put_in_front(picture, nuisance.occluder, rng, self.person.skin)
         skin = pixels.part == Part.SKIN
-        bright = float((colour[skin].mean(0) * camera.LUMINANCE).sum()) if skin.any() else camera.METERED
+        bright = float((colour[:, skin].mean(1) * camera.LUMINANCE).sum()) if skin.any() else camera.METERED
         picture = camera.expose(picture, bright, nuisance.camera)
         picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
         return camera.develop(picture, nuisance.camera)

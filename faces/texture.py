@@ -8,7 +8,7 @@ import numpy as np
 
 from faces.hair import above_hairline
 from faces.identity import step
-from faces.noise import clouds, look_up, smooth_noise, strands
+from faces.noise import look_up, smooth_noise, strands
 
 # The layers of painted skin. Masks are 0..1, relief is in decimetres.
 LAYERS = (
@@ -33,7 +33,7 @@ def bell(x, width):
 
 
 def paint_skin(head, person):
-    """The person's skin, (rows, columns, len(LAYERS)) float32."""
+    """The person's skin: LAYERS in order, in arrays (rows, columns, 4) float32, as OpenCV samples four channels."""
     rng = np.random.default_rng([person.seed, person.number, 1 << 20])  # apart from every image's stream
     x, y, z = (head.texture_rest[:, :, k] for k in range(3))
     lips, lids, ears = (head.texture_masks[:, :, k] for k in range(3))
@@ -42,9 +42,9 @@ def paint_skin(head, person):
     layers["grain"] = rng.standard_normal(x.shape).astype(np.float32)
     colour, spots = _colour(rng, person, x, y, z, front, lids, ears, layers["grain"])
     layers["lips"] = np.clip(lips * 1.1, 0, 1)
-    lip_colour = np.float32(person.lip_colour) * (1 + 0.08 * smooth_noise(rng, x.shape, 5))[..., None]
-    colour += (layers["lips"] * 0.85)[..., None] * (lip_colour - colour)
-    layers["red"], layers["green"], layers["blue"] = np.moveaxis(np.clip(colour, 0.004, 0.95), 2, 0)
+    lip_colour = _rgb(person.lip_colour) * (1 + 0.08 * smooth_noise(rng, x.shape, 5))
+    colour += layers["lips"] * np.float32(0.85) * (lip_colour - colour)
+    layers["red"], layers["green"], layers["blue"] = np.clip(colour, 0.004, 0.95)
     oily = 0.5 + 0.6 * front * (bell(x, 0.2) + 0.6 * bell(np.hypot(np.abs(x) - 0.38, y - 7.0), 0.16))
     layers["gloss"] = person.gloss * oily * (1 + 0.15 * smooth_noise(rng, x.shape, 4)) + 0.5 * layers["lips"]
     layers["relief"], layers["smile_folds"], layers["frown_folds"] = _relief(rng, person, x, y, front, lips, spots)
@@ -57,43 +57,48 @@ def paint_skin(head, person):
     layers["eye_colour"] = bell(up - 0.06, 0.06) * bell(across, 0.15) * front
     rim = np.abs(np.hypot(across / 0.165, up / np.where(up > 0, 0.07, 0.055)) - 1)
     layers["eye_line"] = bell(rim, 0.2) * np.where(up > -0.01, 1, 0.35) * front
-    return np.stack([layers[name] for name in LAYERS], 2).astype(np.float32)
+    planes = [layers[name].astype(np.float32) for name in LAYERS]
+    return [cv2.merge(planes[k : k + 4]) for k in range(0, len(planes), 4)]
+
+
+def _rgb(values):
+    """Three numbers, to be spread over planes (3, rows, columns)."""
+    return np.float32(values)[:, None, None]
 
 
 def _colour(rng, person, x, y, z, front, lids, ears, grain):
-    """Linear skin colour (rows, columns, 3) and the relief of moles (rows, columns)."""
+    """Linear skin colour (3, rows, columns) and the relief of moles (rows, columns)."""
     across = np.abs(x)
     blotches = smooth_noise(rng, x.shape, 60) * 0.6 + smooth_noise(rng, x.shape, 18) * 0.5
     fine = cv2.GaussianBlur(grain, (0, 0), 1.2) * 3.5
-    colour = np.ones(x.shape + (3,), np.float32) * np.float32(person.skin)
-    colour *= (1 + person.mottling * (0.025 * blotches + 0.018 * fine))[..., None]
+    colour = _rgb(person.skin) * (1 + person.mottling * (0.025 * blotches + 0.018 * fine))
 
     # Blood: cheeks, nose, ears and chin are redder.
     cheeks = 0.8 * bell(np.hypot(across - 0.4, y - 6.98), 0.22) + 0.15 * bell(np.hypot(x, y - 6.4), 0.15)
     nose = bell(np.hypot(x, y - 6.98), 0.14) + 0.7 * bell(np.hypot(across - 0.13, y - 6.95), 0.08)
     blood = (0.25 + person.ruddiness) * front * (cheeks + nose) + 0.6 * ears + 0.15 * person.mottling * blotches
-    colour *= 1 + blood[..., None] * np.float32([0.06, -0.16, -0.13])
+    colour *= 1 + blood * _rgb([0.06, -0.16, -0.13])
     # A paler or darker forehead, yellower around the mouth: broad zones of each person's own.
-    zones = smooth_noise(rng, x.shape, 110)[..., None] * np.float32(rng.normal(0, 0.03, 3) + 0.02)
+    zones = smooth_noise(rng, x.shape, 110) * _rgb(rng.normal(0, 0.03, 3) + 0.02)
     colour *= 1 + zones
     # Eye sockets.
     bags = bell(y - 7.22, 0.05) * bell(across - 0.28, 0.13) + 0.5 * bell(y - 7.4, 0.07) * bell(across - 0.27, 0.17)
     inner = 0.3 * bell(np.hypot(across - 0.14, y - 7.33), 0.06)
     shade = np.clip(person.eye_shadow * front * (bags + inner) + 0.35 * lids, 0, 1)
-    colour *= 1 - shade[..., None] * np.float32([0.24, 0.32, 0.28])
-    colour *= 1 - (0.35 * bell(np.hypot(across - 0.1, (y - 6.875) * 1.3), 0.045) * front)[..., None]  # nostrils
+    colour *= 1 - shade * _rgb([0.24, 0.32, 0.28])
+    colour *= 1 - (0.35 * bell(np.hypot(across - 0.1, (y - 6.875) * 1.3), 0.045) * front)  # nostrils
 
     if person.freckles > 0.03:
         dots = cv2.GaussianBlur((fine > 1.4).astype(np.float32), (0, 0), 0.8)
         dots *= front * bell(np.hypot(x * 0.7, y - 7.08), 0.35) * person.freckles * 1.8
-        colour *= 1 - np.clip(dots, 0, 0.8)[..., None] * np.float32([0.32, 0.48, 0.58])
+        colour *= 1 - np.clip(dots, 0, 0.8) * _rgb([0.32, 0.48, 0.58])
     if person.spots > 0.05:
         patches = step(1.2, 2.0, smooth_noise(rng, x.shape, 14)) * person.spots
-        colour *= 1 - patches[..., None] * np.float32([0.18, 0.26, 0.3])
+        colour *= 1 - patches * _rgb([0.18, 0.26, 0.3])
     relief = np.zeros_like(x)
     for at_x, at_y, radius, darkness in person.moles:
         mole = step(1.3 * radius, 0.6 * radius, np.hypot(x - at_x, y - at_y)) * (z > 0.6)
-        colour *= 1 - (darkness * mole)[..., None] * np.float32([0.72, 0.82, 0.85])
+        colour *= 1 - (darkness * mole) * _rgb([0.72, 0.82, 0.85])
         relief += 0.008 * mole
     return colour, relief
 
@@ -190,8 +195,3 @@ def beard_cover(layers, beard):
     cover = np.clip(np.maximum(area * beard["growth"] * 1.15, beard["shadow"] * everywhere) * patchy, 0, 0.97)
     thick = 0 if beard["style"] in ("none", "stubble") else 0.02 * beard["growth"]
     return cover, thick * area
-
-
-def cloud_lift(places, scale):
-    """Cloudy noise at places (N, 3) of the rest head, (N,); scale in table cells a decimetre."""
-    return look_up(clouds(), (places[:, 0] + 0.6 * places[:, 2]) * scale, (places[:, 1] - 0.3 * places[:, 2]) * scale)

@@ -126,7 +126,8 @@ def test_landmarks_land_where_aligned_photographs_have_them(head):
         nuisance = draw_nuisance(person, 0)
         nuisance.yaw, nuisance.pitch, nuisance.roll, nuisance.scale, nuisance.shift = 0, 0, 0, 1, (0, 0)
         neutral = shape_person(head, person, landmarks)
-        _, points = aim(neutral, landmarks, nuisance, 100).project(neutral)
+        view = aim(neutral, landmarks, nuisance, 100)
+        points = view.project(view.placed(neutral))
         eyes = [points[chosen, :2].mean(0) for chosen in (landmarks.right_eye, landmarks.left_eye)]
         mouth = points[[landmarks.right_mouth, landmarks.left_mouth], :2]
         errors.append(np.concatenate([eyes, mouth]) - 100 * TEMPLATE[[0, 1, 3, 4]])
