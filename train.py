@@ -5,7 +5,7 @@ import argparse
 import os
 import sys
 
-from tripletloss import config, solver
+from tripletloss import config, parallel, solver
 from tripletloss.errors import InputError
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -18,43 +18,80 @@ def main():
     parser.add_argument("--stage", choices=config.STAGES, help="train this stage only (default: STAGES of the config)")
     arguments = parser.parse_args()
     try:
-        settings = config.load(arguments.config)
-        stages = [arguments.stage] if arguments.stage else settings["STAGES"]
-        solver.claim_folder(settings["RUN_FOLDER"], stages)
-        gpu, sentence = solver.choose_device(settings["DEVICE"])
-        print(sentence)
-        for stage in stages:
-            run_stage(settings, stage, gpu)
+        with parallel.join() as team:
+            return train(arguments, team)
     except InputError as error:
-        print(f"train.py: {error}", file=sys.stderr)
+        complain(error)
         return 1
-    except solver.Stopped as stopped:
-        print(f"train.py: {stopped}", file=sys.stderr)
-        return 128 + stopped.number
     except KeyboardInterrupt:
-        print("train.py: stopped at once; snapshots written before are whole", file=sys.stderr)
+        complain("stopped at once; snapshots written before are whole")
         return 130
+
+
+def complain(sentence):
+    """Say what ends the run: once, however many processes there are."""
+    if parallel.launched()[0] == 0:
+        print(f"train.py: {sentence}", file=sys.stderr, flush=True)
+
+
+def train(arguments, team):
+    """Train the stages with all processes of a team. Returns the exit status; raises InputError."""
+    settings, stages, gpu = team.first(lambda: prepare(arguments))
+    try:
+        for stage in stages:
+            run_stage(settings, stage, gpu, team)
+    except solver.Stopped as stopped:
+        complain(stopped)
+        return 128 + stopped.number
     return 0
 
 
-def run_stage(settings, stage, gpu):
-    """One stage, from plan to measurement, in words."""
-    plan = solver.make_plan(settings, stage, gpu)
-    print(plan.describe(), flush=True)
+def prepare(arguments):
+    """What holds for the whole run: the config, the stages, the GPU's number or None."""
+    settings = config.load(arguments.config)
+    stages = [arguments.stage] if arguments.stage else settings["STAGES"]
+    solver.claim_folder(settings["RUN_FOLDER"], stages)
+    gpu, sentence = solver.choose_device(settings["DEVICE"])
+    print(sentence)
+    return settings, stages, gpu
+
+
+def run_stage(settings, stage, gpu, team):
+    """One stage, from plan to measurement. The first process plans, measures and prints; all of them train."""
+    plan = team.first(lambda: plan_stage(settings, stage, gpu, team.size))
     solver.use_device(gpu)
     if plan.weights and stage == "softmax":
-        report("before", solver.measure(plan, plan.weights))
-    weights = solver.train_stage(plan)
-    print(f"weights    {weights}")
-    report("after", solver.measure(plan, weights))
-    print(flush=True)
+        team.first(lambda: report("before", solver.measure(plan, plan.weights)))
+    weights = solver.train_stage(plan, team)
+    if team.rank == 0:
+        print(f"weights    {weights}")
+    team.first(lambda: report_end(plan, weights))
+    if team.rank == 0:
+        print(flush=True)
+
+
+def plan_stage(settings, stage, gpu, processes):
+    """The stage's plan, printed."""
+    plan = solver.make_plan(settings, stage, gpu, processes)
+    print(plan.describe(), flush=True)
+    return plan
+
+
+def report_end(plan, weights):
+    """Print how good the stage's weights are; after the triplet stage, also what it added."""
+    comparison = solver.compare_stages(plan, weights) if plan.stage == "triplet" else None
+    if comparison is None:
+        report("after", solver.measure(plan, weights))
+    else:
+        print(f"\n{comparison.describe()}", flush=True)
 
 
 def report(when, held_out):
     """Print how well held-out identities are told apart, a line a feature."""
     for feature, found in held_out.items():
+        tar = f"TAR {found.tar[0.01]:.3f} at FAR 1%" if 0.01 in found.tar else "too few pairs for FAR 1%"
         print(
-            f"held out   {when} the stage, {feature}: AUC {found.auc:.4f}, TAR {found.tar_at_far_1:.3f} at FAR 1% "
+            f"held out   {when} the stage, {feature}: AUC {found.auc:.4f}, {tar} "
             f"({found.same} same and {found.different} different pairs of identities never trained on)",
             flush=True,
         )

@@ -99,8 +99,11 @@ SCHEMA = {
     "DEVICE": Setting(_is_device, "'auto', 'cpu', 'gpu', or the number of a GPU", "auto"),
     "SEED": _integer(0, 1),
     "IDENTITIES": _integer(1),
+    "RANK": _integer(0, 0),
+    "RANKS": _integer(1, 1),
 }
-COUNTED = ("IDENTITIES",)  # of TRAIN_LIST, by train.py: a prototxt may give them, config.py may not
+# By train.py: the identities of TRAIN_LIST, and which process this is, of how many. config.py may not give them.
+COUNTED = ("IDENTITIES", "RANK", "RANKS")
 
 
 def check_value(name, value, where):

@@ -94,6 +94,37 @@ def _reason(error):
     return error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
 
 
+def identity_of(name):
+    """Who an image shows, by its name in a list: the text before `@`, else its first folder, else ''."""
+    identity, at, _ = name.partition("@")
+    return identity if at else name.partition("/")[0] if "/" in name else ""
+
+
+def shared_identities(one, other):
+    """The identities that two ImageLists have in common, by name, sorted."""
+    mine, yours = ({identity_of(name) for name in images.names} for images in (one, other))
+    return sorted((mine & yours) - {""})
+
+
+def list_folder(folder):
+    """All images in a folder and the folders in it, as an ImageList in the order of their names.
+
+    Labels number the identities of identity_of; an image without one has -1. Raises InputError if there is none.
+    """
+    names = sorted(
+        os.path.relpath(os.path.join(at, file), folder).replace(os.sep, "/")
+        for at, _, files in os.walk(folder)
+        for file in files
+        if file.lower().endswith(IMAGE_SUFFIXES)
+    )
+    if not names:
+        raise InputError(f"{folder} has no image ({', '.join(IMAGE_SUFFIXES)}) in it: name another folder")
+    identities = [identity_of(name) for name in names]
+    numbers = {identity: number for number, identity in enumerate(sorted(set(identities) - {""}))}
+    labels = np.array([numbers.get(identity, -1) for identity in identities], np.int64)
+    return ImageList(folder, folder, names, labels)
+
+
 class Found(NamedTuple):
     """What is in a folder that has a folder of images for each identity."""
 

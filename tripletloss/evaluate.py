@@ -1,28 +1,28 @@
-"""How good weights are, on images that they were not trained on: python -m tripletloss.evaluate WEIGHTS ..."""
+"""How good embeddings are: python -m tripletloss.evaluate WEIGHTS | EMBEDDINGS.h5 ..."""
 
 import argparse
+import json
 import os
 import sys
 from typing import NamedTuple
 
-import caffe
 import numpy as np
+from tabulate import tabulate
 
-from tripletloss import config, nets
-from tripletloss.dataset import ImageList, read_list
+from tripletloss import config, metrics, plots
+from tripletloss.compare import compare
+from tripletloss.dataset import ImageList, read_list, shared_identities
 from tripletloss.errors import InputError
-from tripletloss.extract import extract
-from tripletloss.metrics import cross_validated_accuracy, pair_distances, verification, verification_intervals
-from tripletloss.process import caffe_log, try_in_child
+from tripletloss.extract import add_arguments, embed, images_of, is_embeddings, load, open_net, settings_of
+
+MOST_CLUSTERED = 5000  # images; clustering takes memory by the square of their number
 
 
-class Pairs(NamedTuple):
+class PairsFile(NamedTuple):
     """Pairs of images, in folds whose people differ."""
 
     images: ImageList
-    first: np.ndarray  # (P,) int, numbers of images
-    second: np.ndarray  # (P,) int
-    same: np.ndarray  # (P,) bool
+    pairs: metrics.Pairs
     folds: np.ndarray  # (P,) int
 
 
@@ -50,104 +50,209 @@ def read_pairs(source, folder):
             raise InputError(f"{source}, line {number}: it must be `name n m` or `name n other m`")
         ends = ((words[0], words[1]), (words[-2] if len(words) == 4 else words[0], words[-1]))
         for side, (name, image) in zip((first, second), ends, strict=True):
-            path = os.path.join(name, f"{name}_{int(image):04d}.jpg")
+            path = f"{name}/{name}_{int(image):04d}.jpg"
             if not os.path.isfile(os.path.join(folder, path)):
                 raise InputError(f"{source}, line {number}: there is no {os.path.join(folder, path)}: check --images")
             side.append(numbers.setdefault(path, len(numbers)))
         same.append(len(words) == 3)
-    images = ImageList(source, folder, list(numbers), np.zeros(len(numbers), np.int64))
-    return Pairs(images, np.array(first), np.array(second), np.array(same), np.arange(len(same)) // a_fold)
+    people = np.unique([path.partition("/")[0] for path in numbers], return_inverse=True)[1]
+    images = ImageList(source, folder, list(numbers), people)
+    pairs = metrics.Pairs(np.array(first), np.array(second), np.array(same))
+    return PairsFile(images, pairs, np.arange(len(same)) // a_fold)
 
 
-def embed(weights, settings, feature, images, mirrored):
-    """Embeddings (M, D) of a list of images, with a stage's settings. Raises InputError for what does not fit."""
-    deploy = settings["DEPLOY"]
-    if not deploy:
-        raise InputError("the config has no DEPLOY net to make embeddings with: name one")
-    net_definition = nets.read_net(deploy)
-    nets.check_wiring(net_definition, deploy)
-
-    def shapes():
-        net = caffe.Net(deploy, caffe.TEST)
-        return {name: [tuple(blob.shape) for blob in blobs] for name, blobs in net.params.items()}, list(net.blobs)
-
-    params, blobs = try_in_child(shapes, deploy)
-    if feature not in blobs:
-        raise InputError(f"{deploy} has no blob {feature!r}: --feature must be one of {', '.join(blobs)}")
-    _, fresh = nets.match_weights(params, nets.weight_shapes(weights), weights, deploy)
-    missing = sorted(set(fresh) & nets.made_by(net_definition, feature))
-    if missing:
-        raise InputError(f"{weights} lacks {', '.join(missing)}, which {feature!r} is made by: set another --feature")
-    with caffe_log(os.devnull):
-        caffe.set_mode_cpu()
-        net = caffe.Net(deploy, caffe.TEST)
-        nets.load_weights(net, weights)
-        s = settings
-        return extract(net, feature, images, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"], mirrored)
+def measure_pairs(file, rows):
+    """Figures of the pairs of a PairsFile, from embeddings (N, D): a dict to report."""
+    distances = metrics.pair_distances(rows, file.pairs.first, file.pairs.second)
+    found = metrics.cross_validated_accuracy(distances, file.pairs.same, file.folds)
+    accuracy = {"value": found.mean, "standard_error": found.standard_error, "folds": found.folds}
+    return {"accuracy": accuracy, **_verification(distances, file.pairs, file.images.labels)}
 
 
-def on_pairs(pairs, embeddings):
-    """Lines of a report, for pairs in folds."""
-    distances = pair_distances(embeddings, pairs.first, pairs.second)
-    found = cross_validated_accuracy(distances, pairs.same, pairs.folds)
-    return [
-        f"pairs      {pairs.images.source}: {pairs.same.sum()} same and {(~pairs.same).sum()} different, "
-        f"{len(pairs.images.names)} images",
-        f"accuracy   {100 * found.mean:.2f}% +- {100 * found.standard_error:.2f} (standard error of "
-        f"{found.folds} folds, each with the threshold of the others)",
-        f"AUC        {found.auc:.4f}",
+def measure_list(labels, rows):
+    """Figures of all pairs of a list, or of a million drawn ones, of its queries and its clusters: a dict to report.
+
+    labels: (N,); rows: (N, D).
+    """
+    pairs = metrics.pairs_of(labels)
+    distances = metrics.pair_distances(rows, pairs.first, pairs.second)
+    found = _verification(distances, pairs, labels)
+    queries = metrics.retrieval(rows, labels)
+    for name, values in (
+        ("rank-1", queries.rank_1), ("mAP", queries.average_precision), ("R-precision", queries.r_precision)
+    ):  # fmt: skip
+        resampled = metrics.resampled_means(values, queries.labels)
+        found[name] = {"value": float(values.mean()), "interval": metrics.interval(resampled), "queries": len(values)}
+    few = _few_images(labels)
+    threshold = metrics.threshold_of_best_f(distances, pairs.same)
+    clusters = metrics.cluster(rows[few], threshold)
+    of = metrics.clustering(clusters, labels[few])
+    found["clustering"] = {
+        "threshold": threshold, "images": len(few), "identities": len(np.unique(labels[few])), "clusters": of.clusters,
+        "NMI": of.nmi, "pairwise": dict(zip(("precision", "recall", "F"), of.pairwise, strict=True)),
+        "B-cubed": dict(zip(("precision", "recall", "F"), of.b_cubed, strict=True)),
+    }  # fmt: skip
+    return found
+
+
+def _verification(distances, pairs, labels):
+    """The verification figures with their intervals, and the curve's points for the plots."""
+    found = metrics.verification_of_pairs(distances, pairs.same)
+    resampled = metrics.resampled_verification(distances, pairs, labels)
+    report = {"same_pairs": found.same, "different_pairs": found.different}
+    for name, value in metrics.figures(found).items():
+        report[name] = {"value": value, "interval": metrics.interval(resampled[name])}
+    report["unresolved"] = [f"TAR@FAR={far:g}" for far in metrics.FARS if far not in found.tar]
+    report["thresholds"] = {f"FAR={far:g}": value for far, value in found.thresholds.items()}
+    return report
+
+
+def _few_images(labels, seed=0):
+    """Numbers of the images to cluster: all, or those of identities drawn at random up to MOST_CLUSTERED images."""
+    if len(labels) <= MOST_CLUSTERED:
+        return np.arange(len(labels))
+    people, numbers, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(people))
+    taken = order[np.cumsum(sizes[order]) <= MOST_CLUSTERED]
+    return np.flatnonzero(np.isin(numbers, taken))
+
+
+def describe(report):
+    """A report as text for the terminal."""
+    lines = [
+        f"embeddings {report['weights']}, {report['feature']}{', mirrored average' if report['mirrored'] else ''}",
+        f"images     {report['images']} of {report['identities']} identities ({report['list']}), "
+        f"{report['same_pairs']} same and {report['different_pairs']} different pairs",
+        *(f"note       {note}" for note in report["notes"]),
     ]
+    rows = []
+    if "accuracy" in report:
+        a = report["accuracy"]
+        spread = f"+- {a['standard_error']:.4f} (standard error of {a['folds']} folds)"
+        rows.append(["accuracy", f"{a['value']:.4f}", spread, "threshold from the other folds"])
+    for name in ("AUC", "EER"):
+        rows.append([name, *_cells(report[name]), "all pairs"])
+    for far in metrics.FARS:
+        name, accepted = f"TAR@FAR={far:g}", round(far * report["different_pairs"])
+        if name in report:
+            rows.append([name, *_cells(report[name]), f"{accepted} different pairs accepted"])
+        else:
+            rows.append([name, "-", "", f"not resolved: it takes {round(metrics.LEAST_FALSE_ACCEPTS / far)} pairs"])
+    for name in ("rank-1", "mAP", "R-precision"):
+        if name in report:
+            rows.append([name, *_cells(report[name]), f"{report[name]['queries']} queries"])
+    if "clustering" in report:
+        c = report["clustering"]
+        behind = f"{c['clusters']} clusters of {c['images']} images, {c['identities']} identities"
+        rows.append(["NMI", f"{c['NMI']:.4f}", "", behind])
+        for name in ("pairwise", "B-cubed"):
+            p = c[name]
+            rows.append([f"{name} F", f"{p['F']:.4f}", "", f"precision {p['precision']:.3f}, recall {p['recall']:.3f}"])
+    table = tabulate(rows, ["", "", "95% interval", "behind it"], tablefmt="simple", disable_numparse=True)
+    return "\n".join([*lines, "", table, "", "Intervals: identities are resampled, not pairs."])
 
 
-def on_list(images, embeddings):
-    """Lines of a report, for all pairs of a list."""
-    found = verification(embeddings, images.labels)
-    auc, tar = verification_intervals(embeddings, images.labels)
-    return [
-        f"list       {images.source}: {len(images.names)} images of {len(np.unique(images.labels))} identities, "
-        f"{found.same} same and {found.different} different pairs",
-        f"AUC        {found.auc:.4f} (95% interval {auc[0]:.4f} to {auc[1]:.4f})",
-        f"TAR        {found.tar_at_far_1:.3f} at FAR 1% (95% interval {tar[0]:.3f} to {tar[1]:.3f})",
-        "           intervals by resampling identities",
-    ]
+def _cells(figure):
+    spread = "{:.4f} to {:.4f}".format(*figure["interval"]) if figure["interval"] else "too few identities"
+    return f"{figure['value']:.4f}", spread
+
+
+def write_report(folder, report, distances, same):
+    """Write report.json, roc.png and distances.png into a folder. Raises InputError if that cannot be."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with open(os.path.join(folder, "report.json"), "w", encoding="utf-8") as file:
+            json.dump(report, file, indent=2)
+        plots.roc(os.path.join(folder, "roc.png"), {report["feature"]: (distances, same)})
+        plots.distances(os.path.join(folder, "distances.png"), distances, same)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}): choose another --out") from None
 
 
 def main():
     """python -m tripletloss.evaluate. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tripletloss.evaluate",
-        description="Measure weights on HELD_OUT_LIST, or on another list, or on pairs in LFW's format.",
+        description="Measure weights, or embeddings of tripletloss.extract, on HELD_OUT_LIST, on another list, or on "
+        "pairs in LFW's format.",
     )
-    parser.add_argument("weights", help="a .caffemodel of this project's")
-    parser.add_argument("--config", default="config.py", help="names net, sizes and lists (default: config.py)")
-    parser.add_argument("--feature", default="", help="blob to compare (default: FEATURE of the triplet stage)")
-    parser.add_argument("--list", help="a list file (default: HELD_OUT_LIST)")
+    parser.add_argument("source", metavar="WEIGHTS", help="a .caffemodel of this project's, or an .h5 of embeddings")
+    add_arguments(parser)
     parser.add_argument("--pairs", help="a pairs file in LFW's format, instead of a list")
-    parser.add_argument("--images", help="folder of the images (default: IMAGEPATH)")
-    parser.add_argument("--crop", type=int, help="side of the central square to take, in pixels (default: CROP)")
-    parser.add_argument("--mirrored", action="store_true", help="average with the mirror image's embedding")
+    parser.add_argument("--compare", action="store_true", help="what the triplet stage added to the softmax feature")
+    parser.add_argument("--out", help="folder for report.json, roc.png and distances.png")
     arguments = parser.parse_args()
     try:
-        settings = config.load(arguments.config).stage("triplet")
-        if arguments.crop is not None:
-            settings["CROP"] = arguments.crop
-        folder = arguments.images or settings["IMAGEPATH"]
-        feature = arguments.feature or settings["FEATURE"]
-        if arguments.pairs:
-            pairs = read_pairs(arguments.pairs, folder)
-            lines = on_pairs(pairs, embed(arguments.weights, settings, feature, pairs.images, arguments.mirrored))
-        else:
-            source = arguments.list or settings["HELD_OUT_LIST"]
-            if not source:
-                raise InputError("there is nothing to measure on: name a list with --list, or pairs with --pairs")
-            images = read_list(source, folder)
-            lines = on_list(images, embed(arguments.weights, settings, feature, images, arguments.mirrored))
+        print(run(arguments))
     except InputError as error:
         print(f"tripletloss.evaluate: {error}", file=sys.stderr)
         return 1
-    print(f"weights    {arguments.weights}, {feature}{', mirrored average' if arguments.mirrored else ''}")
-    print("\n".join(lines))
     return 0
+
+
+def run(arguments):
+    """What the arguments ask for, as text. Raises InputError."""
+    settings = settings_of(arguments)
+    file = None
+    if arguments.pairs:
+        file = read_pairs(arguments.pairs, arguments.images or settings["IMAGEPATH"])
+    if arguments.compare:
+        images = file.images if file else images_of(arguments, settings)
+        pairs = file.pairs if file else _pairs_of(images)
+        softmax = config.load(arguments.config).stage("softmax")["FEATURE"]
+        if softmax == settings["FEATURE"] or not softmax:
+            raise InputError("there is nothing to compare: FEATURE must name a blob of DEPLOY for each of the stages")
+        net = open_net(arguments.source, settings, [softmax, settings["FEATURE"]])
+        return compare(net, settings, softmax, images, pairs, arguments.mirrored, show=True).describe()
+    if is_embeddings(arguments.source):
+        found = load(arguments.source)
+        if file:
+            raise InputError("--pairs takes weights, not embeddings: the pairs name images")
+    else:
+        images = file.images if file else images_of(arguments, settings)
+        found = embed(arguments.source, settings, settings["FEATURE"], images, arguments.mirrored)
+    pairs = file.pairs if file else _pairs_of(found.images)
+    figures = measure_pairs(file, found.rows) if file else measure_list(found.images.labels, found.rows)
+    report = {
+        "weights": found.weights, "weights_sha256": found.weights_sha256, "feature": found.feature,
+        "mirrored": found.mirrored, "list": found.images.source, "images": len(found.images.names),
+        "identities": len(np.unique(found.images.labels)), "notes": notes(settings, found.images), **figures,
+    }  # fmt: skip
+    if arguments.out:
+        distances = metrics.pair_distances(found.rows, pairs.first, pairs.second)
+        write_report(arguments.out, report, distances, pairs.same)
+    return describe(report)
+
+
+def _pairs_of(images):
+    """Pairs of a list. Raises InputError where there are none of either kind, or images without an identity."""
+    if (images.labels < 0).any():
+        nameless = images.names[int(np.argmin(images.labels))]
+        raise InputError(
+            f"{images.source}: nothing says whose image {nameless} is: name it `person@file.jpg`, or put it into a "
+            "folder of that person's"
+        )
+    try:
+        return metrics.pairs_of(images.labels)
+    except ValueError:
+        raise InputError(
+            f"{images.source} needs two identities or more, one of them with two images, to measure"
+        ) from None
+
+
+def notes(settings, images):
+    """Sentences about what makes figures on these images better than they are."""
+    try:
+        trained = read_list(settings["TRAIN_LIST"], settings["IMAGEPATH"])
+    except InputError:
+        return [f"whether identities of {settings['TRAIN_LIST']} are among them is not known: it cannot be read"]
+    shared = shared_identities(images, trained)
+    if not shared:
+        return []
+    return [
+        f"{len(shared)} identities are called like some of {trained.source} ({', '.join(shared[:3])}"
+        f"{' ...' if len(shared) > 3 else ''}): if they were trained on, the figures are too good"
+    ]
 
 
 if __name__ == "__main__":

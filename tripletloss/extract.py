@@ -1,30 +1,245 @@
-"""Images to embeddings, through a deploy net."""
+"""Images to embeddings: python -m tripletloss.extract WEIGHTS --out embeddings.h5.
 
+The file has the datasets `embeddings` (N x D float32), `labels` (N) and `names` (N, relative to the attribute
+`folder`), and says in its attributes what they were made by: `weights_sha256`, `weights`, `feature`, `mirrored`.
+"""
+
+import argparse
+import concurrent.futures
+import hashlib
+import os
+import sys
+from typing import NamedTuple
+
+import caffe
+import h5py
 import numpy as np
+from tqdm import tqdm
 
+from tripletloss import config, nets
+from tripletloss.dataset import ImageList, list_folder, read_list
+from tripletloss.errors import InputError
 from tripletloss.images import read_image, to_blob
+from tripletloss.process import caffe_log, try_in_child
+
+BATCH_SIZE = 32
+DECODERS = 2  # threads; OpenCV decodes without holding Python's lock
 
 
-def extract(net, blob, images, crop, size, means, mirrored=False, batch_size=32):
-    """The named blob's rows for all images of a list, in its order.
+class Embeddings(NamedTuple):
+    """Rows for the images of a list, and what made them."""
+
+    rows: np.ndarray  # (N, D) float32
+    images: ImageList
+    feature: str  # the net's blob
+    weights: str  # path of the weights
+    weights_sha256: str
+    mirrored: bool  # each row is the mean of an image's and its mirror image's
+
+
+def extract(net, blobs, images, crop, size, means, mirrored=False, show=False):
+    """Rows of named blobs for all images of a list: yields (start, list of (B, D) float32, one a blob), in order.
 
     net: a caffe.Net in TEST phase whose first input takes (N, 3, size, size); images: ImageList; crop: as in
-    config.py; means: B, G, R; mirrored: give the mean of the rows of an image and of its mirror image.
-    Returns (M, D) float32. Raises InputError for an image that cannot be decoded.
+    config.py; means: B, G, R; mirrored: give the mean of the rows of an image and of its mirror image; show: a
+    progress bar. Memory holds two batches. Raises InputError for an image that cannot be decoded.
     """
-    rows = []
     data = net.inputs[0]
-    for start in range(0, len(images.names), batch_size):
-        numbers = range(start, min(start + batch_size, len(images.names)))
-        net.blobs[data].reshape(len(numbers), 3, size, size)
-        net.reshape()
-        for row, number in enumerate(numbers):
-            net.blobs[data].data[row] = to_blob(read_image(images.path(number)), crop, size, means)
-        net.forward()
-        found = net.blobs[blob].data.reshape(len(numbers), -1).copy()
-        if mirrored:
-            net.blobs[data].data[...] = net.blobs[data].data[..., ::-1].copy()
-            net.forward()
-            found = (found + net.blobs[blob].data.reshape(len(numbers), -1)) / 2
-        rows.append(found)
-    return np.concatenate(rows)
+    starts = range(0, len(images.names), BATCH_SIZE)
+
+    def load(number):
+        return to_blob(read_image(images.path(number)), crop, size, means)
+
+    def load_batch(start):
+        return [pool.submit(load, number) for number in range(start, min(start + BATCH_SIZE, len(images.names)))]
+
+    with concurrent.futures.ThreadPoolExecutor(DECODERS) as pool, tqdm(
+        total=len(images.names), desc="embedding", unit="image", disable=not show, mininterval=0.5
+    ) as bar:
+        coming = load_batch(0)
+        for start in starts:
+            batch = np.stack([one.result() for one in coming])
+            coming = load_batch(start + BATCH_SIZE)
+            rows = _forward(net, data, blobs, batch)
+            if mirrored:
+                turned = _forward(net, data, blobs, batch[..., ::-1])
+                rows = [(a + b) / 2 for a, b in zip(rows, turned, strict=True)]
+            yield start, rows
+            bar.update(len(batch))
+
+
+def _forward(net, data, blobs, batch):
+    net.blobs[data].reshape(*batch.shape)
+    net.reshape()
+    net.blobs[data].data[...] = batch
+    net.forward()
+    return [net.blobs[blob].data.reshape(len(batch), -1).copy() for blob in blobs]
+
+
+def extract_all(net, blobs, images, crop, size, means, mirrored=False, show=False):
+    """All rows of extract at once: a list of (M, D) float32, one a blob."""
+    parts = [rows for _, rows in extract(net, blobs, images, crop, size, means, mirrored, show)]
+    return [np.concatenate(rows) for rows in zip(*parts, strict=True)]
+
+
+def open_net(weights, settings, features):
+    """The deploy net of a stage's settings with weights in it, checked. Raises InputError for what does not fit.
+
+    features: names of blobs that will be asked for.
+    """
+    deploy = settings["DEPLOY"]
+    if not deploy:
+        raise InputError("the config has no DEPLOY net to make embeddings with: name one")
+    definition = nets.read_net(deploy)
+    nets.check_wiring(definition, deploy)
+
+    def shapes():
+        net = caffe.Net(deploy, caffe.TEST)
+        return {name: [tuple(blob.shape) for blob in blobs] for name, blobs in net.params.items()}, list(net.blobs)
+
+    params, blobs = try_in_child(shapes, deploy)
+    _, fresh = nets.match_weights(params, nets.weight_shapes(weights), weights, deploy)
+    for feature in features:
+        if feature not in blobs:
+            raise InputError(f"{deploy} has no blob {feature!r}: --feature must be one of {', '.join(blobs)}")
+        missing = sorted(set(fresh) & nets.made_by(definition, feature))
+        if missing:
+            raise InputError(
+                f"{weights} lacks {', '.join(missing)}, which {feature!r} is made by: set another --feature"
+            )
+    with caffe_log(os.devnull):
+        caffe.set_mode_cpu()
+        net = caffe.Net(deploy, caffe.TEST)
+        nets.load_weights(net, weights)
+    return net
+
+
+def embed(weights, settings, feature, images, mirrored):
+    """Embeddings of a list of images, with a stage's settings. Raises InputError for what does not fit."""
+    net = open_net(weights, settings, [feature])
+    s = settings
+    [rows] = extract_all(net, [feature], images, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"], mirrored, show=True)
+    return Embeddings(rows, images, feature, weights, digest(weights), mirrored)
+
+
+def digest(path):
+    """The SHA-256 of a file, in hexadecimal digits: the identity of weights."""
+    total = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
+
+
+def save(path, net, settings, feature, images, weights, mirrored):
+    """Write embeddings to an HDF5 file, batch by batch; it gets its name when it is whole. Returns (N, D)."""
+    part = f"{path}.part"
+    s = settings
+    try:
+        with h5py.File(part, "w") as file:
+            for start, [rows] in extract(
+                net, [feature], images, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"], mirrored, show=True
+            ):
+                if start == 0:
+                    shape = len(images.names), rows.shape[1]
+                    file.create_dataset("embeddings", shape, np.float32)
+                file["embeddings"][start : start + len(rows)] = rows
+            file["labels"] = images.labels
+            file.create_dataset("names", data=images.names, dtype=h5py.string_dtype())
+            file.attrs.update(
+                list=images.source, folder=images.folder, feature=feature, weights=weights,
+                weights_sha256=digest(weights), mirrored=mirrored,
+            )  # fmt: skip
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error}): choose another --out") from None
+    finally:
+        if os.path.exists(part):
+            os.remove(part)
+    return shape
+
+
+def is_embeddings(path):
+    """Whether a file is one of save()'s, and not weights in HDF5."""
+    if not (os.path.isfile(path) and h5py.is_hdf5(path)):
+        return False
+    with h5py.File(path, "r") as file:
+        return "embeddings" in file
+
+
+def load(path):
+    """Embeddings from a file of save(). Raises InputError if it is none."""
+    try:
+        with h5py.File(path, "r") as file:
+            rows, labels = file["embeddings"][...], file["labels"][...]
+            names = [name.decode() for name in file["names"][...]]
+            about = {name: file.attrs[name] for name in ("list", "folder", "feature", "weights", "weights_sha256")}
+            mirrored = bool(file.attrs["mirrored"])
+    except (OSError, KeyError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as embeddings ({error}): make it with tripletloss.extract") from None
+    if rows.ndim != 2 or labels.shape != (len(rows),) or len(names) != len(rows) or not np.isfinite(rows).all():
+        raise InputError(f"{path} is damaged: embeddings, labels and names do not fit together; make it again")
+    images = ImageList(about.pop("list"), about.pop("folder"), names, labels.astype(np.int64))
+    return Embeddings(rows.astype(np.float32, copy=False), images, **about, mirrored=mirrored)
+
+
+def add_arguments(parser):
+    """The arguments that say which images, and how they go through which net."""
+    parser.add_argument("--config", default="config.py", help="names net, sizes and lists (default: config.py)")
+    parser.add_argument("--feature", default="", help="blob of the deploy net (default: FEATURE of the triplet stage)")
+    parser.add_argument("--list", help="a list file (default: HELD_OUT_LIST)")
+    parser.add_argument("--images", help="folder of the images (default: IMAGEPATH)")
+    parser.add_argument("--crop", type=int, help="side of the central square to take, in pixels (default: CROP)")
+    parser.add_argument("--mirrored", action="store_true", help="average with the mirror image's embedding")
+
+
+def settings_of(arguments):
+    """Settings of the triplet stage, with what the arguments change; feature included. Raises InputError."""
+    settings = config.load(arguments.config).stage("triplet")
+    if arguments.crop is not None:
+        config.check_value("CROP", arguments.crop, "--crop")
+        settings["CROP"] = arguments.crop
+    settings["FEATURE"] = arguments.feature or settings["FEATURE"]
+    return settings
+
+
+def images_of(arguments, settings):
+    """The images that the arguments name: of --list, of HELD_OUT_LIST, or all of the folder --images.
+
+    Raises InputError if there are none, or something is wrong with them.
+    """
+    folder = arguments.images or settings["IMAGEPATH"]
+    source = arguments.list or settings["HELD_OUT_LIST"]
+    if arguments.images and not arguments.list:
+        return list_folder(folder)
+    if not source:
+        raise InputError("there are no images: name a list with --list, or a folder with --images")
+    return read_list(source, folder)
+
+
+def main():
+    """python -m tripletloss.extract. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tripletloss.extract",
+        description="Write the embeddings of a list's images, or of all images in a folder, to an HDF5 file.",
+    )
+    parser.add_argument("weights", help="a .caffemodel of this project's")
+    parser.add_argument("--out", required=True, help="the .h5 file to write")
+    add_arguments(parser)
+    arguments = parser.parse_args()
+    try:
+        settings = settings_of(arguments)
+        images = images_of(arguments, settings)
+        net = open_net(arguments.weights, settings, [settings["FEATURE"]])
+        rows, columns = save(
+            arguments.out, net, settings, settings["FEATURE"], images, arguments.weights, arguments.mirrored
+        )
+    except InputError as error:
+        print(f"tripletloss.extract: {error}", file=sys.stderr)
+        return 1
+    print(f"{arguments.out}: {rows} embeddings of {columns} numbers, {settings['FEATURE']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

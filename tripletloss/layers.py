@@ -75,11 +75,12 @@ class DataLayer(SettingsLayer):
     crop, image_size, pixel_means, mirror, crop_jitter, zoom_jitter, light_jitter, grey_share, seed; as in config.py.
     Example:
     "{train_list: data/train.txt, imagepath: data/images, batches: shuffled, batch_size: 64, image_size: 64}"
+    With several processes also rank and ranks: of each mini-batch, it makes the rows of sampling.Share.
     """
 
     keys = (
         "train_list", "imagepath", "batches", "batch_size", "images_per_identity",
-        "crop", "image_size", "pixel_means", "seed", *images.Augmentation._fields,
+        "crop", "image_size", "pixel_means", "seed", *images.Augmentation._fields, "rank", "ranks",
     )  # fmt: skip
 
     def setup(self, bottom, top):
@@ -89,14 +90,15 @@ class DataLayer(SettingsLayer):
         s = self.settings
         self.images = read_list(s["train_list"], s["imagepath"])
         self.batches = sampling.make_batches(
-            s["batches"], self.images.labels, s["batch_size"], s["images_per_identity"], s["seed"]
-        )
+            s["batches"], self.images.labels, s["batch_size"], s["images_per_identity"], s["seed"],
+            s["rank"], s["ranks"],
+        )  # fmt: skip
         self.augmentation = images.Augmentation(*(s[key] for key in images.Augmentation._fields))
         self.iteration = 0
 
     def reshape(self, bottom, top):
         """The shapes never change."""
-        count, size = self.settings["batch_size"], self.settings["image_size"]
+        count, size = self.settings["batch_size"] // self.settings["ranks"], self.settings["image_size"]
         top[0].reshape(count, 3, size, size)
         top[1].reshape(count)
 

@@ -12,7 +12,7 @@ from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
 from tripletloss.errors import InputError
-from tripletloss.layers import SettingsLayer, TripletSelectLayer, parse_param_str
+from tripletloss.layers import DataLayer, SettingsLayer, TripletLossLayer, TripletSelectLayer, parse_param_str
 
 SELECT_STATISTICS = ("active_share", "d_ap", "d_an")
 
@@ -141,6 +141,8 @@ def fill_settings(net, settings, source):
         where = f"{source}: layer {layer.name!r}"
         own = parse_param_str(layer.python_param.param_str, kind.keys, where)
         filled = {key: settings[key.upper()] for key in kind.keys}
+        for key in {"rank", "ranks"} & set(own):
+            del own[key]  # of the run that this prototxt was resolved for
         if issubclass(kind, TripletSelectLayer):
             if len(layer.bottom) == 1:
                 own.setdefault("selection", "rank-paired")
@@ -153,10 +155,66 @@ def fill_settings(net, settings, source):
     return decided
 
 
+def set_rank(net, rank):
+    """Make a resolved net that of another process: its data layers' rank. net: NetParameter, changed in place."""
+    for layer in data_layers(net):
+        params = yaml.safe_load(layer.python_param.param_str)
+        layer.python_param.param_str = yaml.safe_dump({**params, "rank": rank}, default_flow_style=True, width=10**9)
+
+
+def data_layers(net):
+    """The layers of a net that are this package's DataLayer."""
+    return [layer for layer in net.layer if is_a(layer, DataLayer)]
+
+
+def is_a(layer, kind):
+    """Whether a layer of a net that was checked is a Python layer of this class."""
+    found = python_layer(layer, "the net") if layer.type == "Python" else None
+    return isinstance(found, type) and issubclass(found, kind)
+
+
+def changing_blobs(net, params):
+    """What training changes in a net: (blobs that have a gradient and a rate, BatchNorm's running statistics).
+
+    net: NetParameter; params: layer name -> blobs.
+    """
+    learning, statistics = [], []
+    for layer in net.layer:
+        for i, blob in enumerate(params.get(layer.name, ())):
+            if layer.type == "BatchNorm":
+                if not layer.batch_norm_param.use_global_stats:
+                    statistics.append(blob)
+            elif i >= len(layer.param) or layer.param[i].lr_mult != 0:
+                learning.append(blob)
+    return learning, statistics
+
+
 def _classifiers(net):
     """The layers that make the scores of a SoftmaxWithLoss."""
     scores = {layer.bottom[0] for layer in net.layer if layer.type == "SoftmaxWithLoss" and layer.bottom}
     return [layer for layer in net.layer if scores.intersection(layer.top)]
+
+
+def embeddings_of(net):
+    """The names of the blobs of embeddings and labels that a net trains, or None.
+
+    They are the bottoms of a TripletSelectLayer, or the feature in front of the classifier and the softmax's labels.
+    """
+    for layer in net.layer:
+        if is_a(layer, TripletSelectLayer) and len(layer.bottom) == 2:
+            return layer.bottom[0], layer.bottom[1]
+    for classifier in _classifiers(net):
+        loss = next(
+            layer for layer in net.layer if layer.type == "SoftmaxWithLoss" and layer.bottom[0] in classifier.top
+        )
+        return classifier.bottom[0], loss.bottom[1]
+    return None
+
+
+def margin_of(net):
+    """The margin of a net's TripletLossLayer, settings filled in; None without such a layer."""
+    losses = [layer for layer in net.layer if is_a(layer, TripletLossLayer)]
+    return yaml.safe_load(losses[0].python_param.param_str)["margin"] if losses else None
 
 
 def size_classifier(net, identities):

@@ -7,7 +7,7 @@ import numpy as np
 from tripletloss.errors import InputError
 
 # What a random stream is for. Each purpose has its own, so that no two draws are the same by accident.
-ORDER, CHOICE, AUGMENTATION, CLASS_WEIGHTS = range(4)
+ORDER, CHOICE, AUGMENTATION, CLASS_WEIGHTS, PROCESS = range(5)
 
 
 def random_stream(seed, purpose, first, second=0):
@@ -159,6 +159,39 @@ class AnchorBatches:
         return rng.choice(images, self.part, replace=len(images) < self.part)
 
 
+class Share:
+    """One process's rows of every mini-batch: equal, consecutive parts; of batches of identities, whole identities."""
+
+    def __init__(self, batches, batch_size, rank, ranks):
+        """batches: ShuffledBatches or IdentityBatches; rank: of this process, from 0; ranks: how many there are.
+
+        Raises InputError for anchor batches, and for a batch_size that does not divide into such parts, two
+        identities or more in each.
+        """
+        if isinstance(batches, AnchorBatches):
+            raise InputError(
+                f"anchor batches cannot be divided among {ranks} processes, as each needs the anchor: set BATCHES to "
+                "'identities', or train with one process"
+            )
+        whole, least, parts = 1, 1, f"{ranks} processes"
+        if isinstance(batches, IdentityBatches):
+            whole, least = batches.per_identity, 2
+            parts += f" x IMAGES_PER_IDENTITY ({whole}), two identities or more each"
+        step = ranks * whole
+        if batch_size % step or batch_size < least * step:
+            raise InputError(
+                f"BATCH_SIZE {batch_size} does not divide among {parts}: set it to a multiple of {step}, for example "
+                f"{max(batch_size // step, least) * step}"
+            )
+        self.batches, size = batches, batch_size // ranks
+        self.rows = slice(rank * size, (rank + 1) * size)
+
+    def batch(self, iteration):
+        """This process's rows of the mini-batch of an iteration, with the draws that they have in it."""
+        images, draws = self.batches.batch(iteration)
+        return Batch(images[self.rows], draws[self.rows])
+
+
 def _need_two_identities(identities):
     if len(identities) < 2:
         raise InputError("the list has one identity only, and there is nothing to tell it from: add identities")
@@ -167,11 +200,13 @@ def _need_two_identities(identities):
 BATCHES = ("shuffled", "identities", "anchor")
 
 
-def make_batches(kind, labels, batch_size, images_per_identity, seed):
-    """The batches of a kind in BATCHES. Raises InputError as their constructors do."""
+def make_batches(kind, labels, batch_size, images_per_identity, seed, rank=0, ranks=1):
+    """The batches of a kind in BATCHES, or a process's share of them. Raises InputError as their constructors do."""
     labels = np.asarray(labels)
     if kind == "shuffled":
-        return ShuffledBatches(labels, batch_size, seed)
-    if kind == "identities":
-        return IdentityBatches(labels, batch_size, images_per_identity, seed)
-    return AnchorBatches(labels, batch_size, seed)
+        batches = ShuffledBatches(labels, batch_size, seed)
+    elif kind == "identities":
+        batches = IdentityBatches(labels, batch_size, images_per_identity, seed)
+    else:
+        batches = AnchorBatches(labels, batch_size, seed)
+    return Share(batches, batch_size, rank, ranks) if ranks > 1 else batches

@@ -1,32 +1,32 @@
 """One stage of training: plan it and check it, then step, report and snapshot."""
 
-import collections
-import csv
+import contextlib
 import glob
 import json
 import os
 import re
 import signal
-import sys
+import tempfile
 import time
 from typing import NamedTuple
 
 import caffe
 import numpy as np
 from caffe.proto import caffe_pb2
-from tqdm import tqdm
 
-from tripletloss import nets
+from tripletloss import nets, sampling
+from tripletloss.compare import compare
 from tripletloss.config import STAGES
 from tripletloss.dataset import ImageList, read_list
 from tripletloss.errors import InputError
-from tripletloss.extract import extract
-from tripletloss.layers import DataLayer
-from tripletloss.metrics import verification
+from tripletloss.extract import extract_all
+from tripletloss.metrics import pairs_of, verification
+from tripletloss.parallel import OneProcess
 from tripletloss.process import caffe_log, try_in_child
+from tripletloss.record import NoRecord, Record
 
 SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
-AVERAGED_ITERATIONS = 20  # the progress bar shows means over so many
+SCORED_IMAGES = 600  # of the held-out ones, after each snapshot: the first so many
 
 
 class Plan(NamedTuple):
@@ -69,6 +69,8 @@ class Plan(NamedTuple):
                 f"  renamed  {old} to {new}: the weights have another number of identities"
                 for old, new in self.renamed.items()
             ]
+        if s["RANKS"] > 1:
+            lines.append(f"processes  {s['RANKS']}, each with {s['BATCH_SIZE'] // s['RANKS']} images of a mini-batch")
         lines.append(f"learning   {', '.join(learning)}")
         lines.append(f"frozen     {', '.join(self.frozen) or 'none'}")
         if self.stage == "triplet":
@@ -142,9 +144,10 @@ def last_snapshot(folder, stage):
     return found[max(found)] if found else ""
 
 
-def make_plan(config, stage, gpu):
+def make_plan(config, stage, gpu, processes=1):
     """Resolve a stage's net and solver into the run's folder, and check all that can be checked before training.
 
+    processes: how many will train; the files are the first one's.
     Raises InputError for whatever does not fit, naming the file, line or setting.
     """
     settings = config.stage(stage)
@@ -160,6 +163,9 @@ def make_plan(config, stage, gpu):
     net = nets.for_stage(nets.read_net(source), caffe.TRAIN, stage)
     nets.check_wiring(net, source)
     _check_loss(net, source)
+    if processes > 1:
+        _check_divisible(net, gpu, source)
+    settings["RANK"], settings["RANKS"] = 0, processes
     settings["IDENTITIES"] = int(images.labels.max()) + 1
     decided = nets.fill_settings(net, settings, source)
     nets.size_classifier(net, settings["IDENTITIES"])
@@ -219,9 +225,18 @@ def _check_loss(net, source):
         )
 
 
+def _check_divisible(net, gpu, source):
+    if gpu is not None:
+        raise InputError("several processes train on the CPU only so far: set DEVICE to 'cpu'")
+    if not nets.data_layers(net):
+        raise InputError(
+            f"{source} takes its images from no DataLayer, so all processes would see the same: train with one process"
+        )
+
+
 def _check_labels(net, blobs, images, source):
     """Raise InputError unless every label has an output of the classifier in front of a softmax loss."""
-    data = [layer for layer in net.layer if layer.type == "Python" and nets.python_layer(layer, source) is DataLayer]
+    data = nets.data_layers(net)
     for layer in net.layer:
         if layer.type == "SoftmaxWithLoss" and data and layer.bottom[1] == data[0].top[1]:
             outputs, worst = blobs[layer.bottom[0]][1], int(images.labels.argmax())
@@ -281,51 +296,79 @@ def _check_deploy(settings, features, params):
     nets.match_weights(shapes, params, settings["NET"], source)
 
 
-def train_stage(plan):
+def _start(plan, team):
+    """This process's solver with the first one's weights, and its net's NetParameter. Raises InputError."""
+    paths = [f"{plan.prefix}_train.prototxt", f"{plan.prefix}_solver.prototxt"]
+    net, params = team.first(
+        lambda: (nets.read_net(paths[0]), nets.read_prototxt(paths[1], caffe_pb2.SolverParameter()))
+    )
+    with team.together(), tempfile.TemporaryDirectory() as folder:
+        if team.rank > 0:
+            # The same, but for the rank, the draws of dropout, and files of its own, which only Caffe reads.
+            paths = [os.path.join(folder, "train.prototxt"), os.path.join(folder, "solver.prototxt")]
+            params.net, params.snapshot_prefix = paths[0], os.path.join(folder, "none")
+            nets.set_rank(net, team.rank)
+            params.random_seed = int(
+                sampling.random_stream(plan.settings["SEED"], sampling.PROCESS, team.rank).integers(2**31)
+            )
+            nets.write_prototxt(net, paths[0])
+            nets.write_prototxt(params, paths[1])
+        solver = caffe.get_solver(paths[1])
+        if plan.weights and team.rank == 0:
+            nets.load_weights(solver.net, plan.weights)
+    team.start_equal(solver.net.params)
+    return solver, net
+
+
+def train_stage(plan, team=OneProcess()):  # noqa: B008 (it holds nothing)
     """Train a planned stage to its last iteration; returns the path of the weights.
 
+    team: of parallel.join(): all its processes call this. The first one writes, shows and logs.
     Raises Stopped after SIGINT or SIGTERM, and InputError if the loss stops being a number.
     """
-    s = plan.settings
-    with caffe_log(f"{plan.prefix}_caffe.log"), _signals() as caught, open(f"{plan.prefix}_log.csv", "w") as file:
-        solver = caffe.get_solver(f"{plan.prefix}_solver.prototxt")
-        if plan.weights:
-            nets.load_weights(solver.net, plan.weights)
+    s, writes = plan.settings, team.rank == 0
+    with caffe_log(f"{plan.prefix}_caffe.log" if writes else os.devnull), _signals(team.signals) as caught:
+        solver, net = _start(plan, team)
         scalars = [name for name in solver.net.outputs if solver.net.blobs[name].count == 1]
-        rows = csv.writer(file)
-        rows.writerow(["iteration", "learning_rate", "images_per_s", *scalars])
-        recent = collections.deque(maxlen=AVERAGED_ITERATIONS)
-        bar = tqdm(total=s["MAX_ITERS"], desc=plan.stage, unit="it", mininterval=0.2 if sys.stderr.isatty() else 15)
-        with bar:
-            while solver.iter < s["MAX_ITERS"] and not caught:
+        record = Record(plan, net, solver.net.blobs, scalars, team.size) if writes else NoRecord()
+        steps = team.steps(solver, *nets.changing_blobs(net, solver.net.params), scalars, caught)
+        with contextlib.closing(record), contextlib.closing(steps):
+            while solver.iter < s["MAX_ITERS"] and not steps.stop:
                 rate, start = solver.lr, time.perf_counter()
-                solver.step(1)
-                speed = s["BATCH_SIZE"] / (time.perf_counter() - start)
-                values = [float(solver.net.blobs[name].data.flat[0]) for name in scalars]
-                rows.writerow([solver.iter, rate, round(speed, 1), *values])
-                recent.append([speed, *values])
-                if not np.isfinite(values).all():
-                    raise InputError(
-                        f"the {plan.stage} stage stops at iteration {solver.iter}, where "
-                        f"{scalars[int(np.argmin(np.isfinite(values)))]} is not a number any more: lower LEARNING_RATE"
-                    )
-                mean = np.mean(recent, axis=0)
-                shown = dict(zip(scalars, (f"{v:.4g}" for v in mean[1:]), strict=True))
-                bar.set_postfix({**shown, "lr": f"{rate:.3g}", "images/s": f"{mean[0]:.0f}"}, refresh=False)
-                bar.update()
+                steps.step()
+                record.iteration(solver.iter, rate, time.perf_counter() - start, steps.waiting, steps.values)
+                if not np.isfinite(steps.values).all():
+                    with team.together():
+                        raise InputError(
+                            f"the {plan.stage} stage stops at iteration {solver.iter}, where "
+                            f"{scalars[int(np.argmin(np.isfinite(steps.values)))]} is not a number any more: "
+                            "lower LEARNING_RATE"
+                        )
                 if solver.iter % s["SNAPSHOT_ITERS"] == 0 or solver.iter == s["MAX_ITERS"]:
-                    file.flush()
-                    solver.snapshot()
-        if caught:
-            solver.snapshot()
-    weights = last_snapshot(s["RUN_FOLDER"], plan.stage)
-    if caught:
-        raise Stopped(caught[0], weights)
+                    _snapshot(solver, team)
+                    if writes:
+                        record.snapshot(solver.iter, _score(plan, solver.net))
+            steps.agree_to_stop()
+            if steps.stop:
+                _snapshot(solver, team)
+    weights = team.first(lambda: last_snapshot(s["RUN_FOLDER"], plan.stage))
+    if steps.stop:
+        raise Stopped(steps.stop, weights)
     return weights
 
 
+def _snapshot(solver, team):
+    """Write weights and state, once all processes are found to have the same. Raises InputError if they have not."""
+    team.check_equal(solver.net.params, solver.iter)
+    if team.rank == 0:
+        solver.snapshot()
+
+
 class _signals:
-    """Collects SIGINT and SIGTERM while a block runs, so that an iteration is finished first; a second one ends."""
+    """Collects signals while a block runs, so that an iteration is finished first; a second one ends."""
+
+    def __init__(self, numbers):
+        self.numbers = numbers
 
     def __enter__(self):
         caught = []
@@ -335,7 +378,7 @@ class _signals:
                 raise KeyboardInterrupt
             caught.append(number)
 
-        self.before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {number: signal.signal(number, catch) for number in self.numbers}
         return caught
 
     def __exit__(self, *error):
@@ -343,22 +386,55 @@ class _signals:
             signal.signal(number, handler)
 
 
+def _score(plan, trained):
+    """TAR at FAR 1% of the stage's feature on some of the held-out images, or None where there is no way to tell."""
+    feature, images = plan.settings["FEATURE"], plan.held_out
+    if feature not in plan.features:
+        return None
+    net = caffe.Net(plan.settings["DEPLOY"], caffe.TEST)
+    for name in nets.made_by(nets.read_net(plan.settings["DEPLOY"]), feature).intersection(net.params):
+        for mine, theirs in zip(net.params[name], trained.params[name], strict=True):
+            mine.data[...] = theirs.data
+    within = images.labels[:SCORED_IMAGES]
+    some = images._replace(names=images.names[: len(within)], labels=within)
+    s = plan.settings
+    [rows] = extract_all(net, [feature], some, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"])
+    try:
+        return verification(rows, within).tar.get(1e-2)
+    except ValueError:
+        return None  # one identity alone, or images of one each
+
+
 def measure(plan, weights):
     """Verification on the held-out identities with weights: feature -> Verification.
 
-    Measured are the features of both stages, as far as the weights have the layers that make them: after the triplet
-    stage this shows what it added. {} if there is nothing to measure with.
+    Measured are the features of both stages, as far as the weights have the layers that make them. {} if there is
+    nothing to measure with.
     """
-    s, found = plan.settings, {}
     if not plan.features:
-        return found
-    deploy = nets.read_net(s["DEPLOY"])
-    have = nets.weight_shapes(weights)
+        return {}
+    s, held_out = plan.settings, plan.held_out
+    with _deploy_net(plan, weights) as (net, features):
+        rows = extract_all(net, features, held_out, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"]) if features else []
+        return {name: verification(row, held_out.labels) for name, row in zip(features, rows, strict=True)}
+
+
+def compare_stages(plan, weights):
+    """What the triplet stage added on the held-out identities: Comparison, or None if there are not two features."""
+    if len(plan.features) < 2:
+        return None
+    with _deploy_net(plan, weights) as (net, features):
+        if features != plan.features:
+            return None
+        return compare(net, plan.settings, features[0], plan.held_out, pairs_of(plan.held_out.labels))
+
+
+@contextlib.contextmanager
+def _deploy_net(plan, weights):
+    """The deploy net with weights, and those of the plan's features that they make."""
+    source = plan.settings["DEPLOY"]
+    deploy, have = nets.read_net(source), nets.weight_shapes(weights)
     with caffe_log(f"{plan.prefix}_caffe.log"):
-        net = caffe.Net(s["DEPLOY"], caffe.TEST)
+        net = caffe.Net(source, caffe.TEST)
         nets.load_weights(net, weights)
-        for feature in plan.features:
-            if nets.made_by(deploy, feature).intersection(net.params) <= set(have):
-                embeddings = extract(net, feature, plan.held_out, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"])
-                found[feature] = verification(embeddings, plan.held_out.labels)
-    return found
+        yield net, [name for name in plan.features if nets.made_by(deploy, name).intersection(net.params) <= set(have)]

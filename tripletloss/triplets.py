@@ -29,16 +29,36 @@ def squared_distances(x):
     x: (N, D) float. Returns (N, N) float64, exactly zero on the diagonal and never negative.
     Raises FloatingPointError if x holds a NaN or an infinity: no comparison would mean anything.
     """
-    if not np.isfinite(x).all():
-        row = int(np.flatnonzero(~np.isfinite(x).all(axis=1))[0])
-        raise FloatingPointError(f"row {row} of the embeddings holds NaN or infinity")
-    # Double precision, and centred: |x|^2 + |y|^2 - 2xy loses the small distances otherwise.
-    x = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
-    norms = np.einsum("nd,nd->n", x, x)  # (N,)
+    x, norms = _centred(x)
     distances = norms[:, None] + norms[None, :] - 2 * (x @ x.T)  # (N, N)
     np.maximum(distances, 0, out=distances)
     np.fill_diagonal(distances, 0)
     return distances
+
+
+def distance_blocks(x, rows):
+    """squared_distances, some rows at a time, where N x N are too many.
+
+    x: (N, D) float; rows: (Q,) row numbers. Yields (numbers (B,), distances (B, N) float64 of them to all rows), with
+    B x N about BLOCK_ENTRIES. Raises FloatingPointError as squared_distances does.
+    """
+    x, norms = _centred(x)
+    for block in _blocks(len(rows), len(x)):
+        numbers = rows[block]
+        distances = norms[numbers, None] + norms[None, :] - 2 * (x[numbers] @ x.T)  # (B, N)
+        np.maximum(distances, 0, out=distances)
+        distances[np.arange(len(numbers)), numbers] = 0
+        yield numbers, distances
+
+
+def _centred(x):
+    """The rows in double precision with their mean taken off, and their squared norms (N,)."""
+    if not np.isfinite(x).all():
+        row = int(np.flatnonzero(~np.isfinite(x).all(axis=1))[0])
+        raise FloatingPointError(f"row {row} of the embeddings holds NaN or infinity")
+    # |x|^2 + |y|^2 - 2xy loses small distances in single precision, and far from the origin.
+    x = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
+    return x, np.einsum("nd,nd->n", x, x)
 
 
 def same_and_other(labels):

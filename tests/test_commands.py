@@ -1,0 +1,251 @@
+"""extract, evaluate --out and --compare, cluster, suspects: the commands on a tiny trained net."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+
+import caffe
+import cv2
+import h5py
+import numpy as np
+import pytest
+
+from tests.conftest import TINY_NET, make_project, run_train, write_config
+from tripletloss import compare, extract, metrics, suspects
+from tripletloss.cluster import group
+from tripletloss.dataset import list_folder, read_list, shared_identities
+from tripletloss.errors import InputError
+from tripletloss.images import read_image, to_blob
+
+DEPLOY_HEAD = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 12 dim: 12 } } }\n'
+DEPLOY_TAIL = """
+layer { name: "fc9_1" type: "InnerProduct" bottom: "fc7" top: "fc9_1" inner_product_param { num_output: 8 } }
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The tiny project after both stages, with 2 of its 6 identities held out."""
+    folder = make_project(tmp_path_factory.mktemp("commands"))
+    trunk = TINY_NET[TINY_NET.index('layer {\n  name: "conv1"') : TINY_NET.index('layer {\n  name: "fc9"')]
+    (folder / "deploy.prototxt").write_text(DEPLOY_HEAD + trunk + DEPLOY_TAIL)
+    lines = (folder / "list.txt").read_text().splitlines()
+    (folder / "train.txt").write_text("\n".join(lines[:16]) + "\n")
+    (folder / "held_out.txt").write_text("\n".join(lines[16:]) + "\n")
+    write_config(folder, DEPLOY="deploy.prototxt", FEATURE={"softmax": "fc7", "triplet": "fc9_1"}, TRAIN_LIST="train.txt",
+                 HELD_OUT_LIST="held_out.txt")  # fmt: skip
+    result = run_train(folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
+
+
+def run(module, folder, *arguments):
+    command = [sys.executable, "-m", f"tripletloss.{module}", *map(str, arguments), "--config", str(folder / "config.py")]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+
+
+def test_embeddings_are_the_rows_of_the_net_one_image_at_a_time(trained):
+    folder, _ = trained
+    weights = folder / "run" / "triplet_iter_4.caffemodel"
+    result = run("extract", folder, weights, "--out", "all.h5", "--list", "list.txt", "--mirrored")
+    assert result.returncode == 0 and "all.h5: 24 embeddings of 8 numbers, fc9_1" in result.stdout, result.stderr
+    found = extract.load(folder / "all.h5")
+    images = read_list(str(folder / "list.txt"), str(folder / "images"))
+    assert found.images.names == images.names and (found.images.labels == images.labels).all() and found.mirrored
+    assert found.weights_sha256 == extract.digest(weights) and found.feature == "fc9_1"
+    net = caffe.Net(str(folder / "deploy.prototxt"), caffe.TEST, weights=str(weights))
+    for number in (0, 23):
+        blob = to_blob(read_image(images.path(number)), 0, 12, [102.9801, 115.9465, 122.7717])
+        both = []
+        for pixels in (blob, blob[..., ::-1]):
+            net.blobs["data"].data[0] = pixels
+            net.forward()
+            both.append(net.blobs["fc9_1"].data[0].copy())
+        np.testing.assert_allclose(found.rows[number], np.mean(both, axis=0), rtol=1e-4, atol=1e-5)
+    assert [path.name for path in folder.glob("*.part")] == []
+
+
+def test_a_folder_is_taken_as_it_is_and_any_blob(trained):
+    folder, _ = trained
+    weights = folder / "run" / "softmax_iter_4.caffemodel"
+    result = run("extract", folder, weights, "--out", "folder.h5", "--images", folder / "images", "--feature", "conv1")
+    assert result.returncode == 0, result.stderr
+    found = extract.load(folder / "folder.h5")
+    assert found.rows.shape == (24, 8 * 5 * 5) and sorted(set(found.images.labels)) == list(range(6))
+
+
+def test_evaluate_says_the_same_of_weights_and_of_their_embeddings(trained):
+    folder, _ = trained
+    weights = folder / "run" / "triplet_iter_4.caffemodel"
+    assert run("extract", folder, weights, "--out", "again.h5", "--list", "list.txt").returncode == 0
+    one = run("evaluate", folder, weights, "--list", "list.txt", "--out", "report")
+    other = run("evaluate", folder, "again.h5")
+    assert one.returncode == other.returncode == 0, one.stderr + other.stderr
+    assert one.stdout == other.stdout
+    report = json.loads((folder / "report" / "report.json").read_text())
+    assert report["same_pairs"] == 36 and report["images"] == 24 and report["weights_sha256"] == extract.digest(weights)
+    assert report["AUC"]["interval"][0] <= report["AUC"]["value"] <= report["AUC"]["interval"][1]
+    for name in ("roc.png", "distances.png"):
+        assert (folder / "report" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_after_the_triplet_stage_both_features_are_compared(trained):
+    folder, said = trained
+    assert re.search(r"compared   on \S*held_out.txt: 8 images of 2 identities, 12 same and 16 different pairs", said)
+    for name in ("fc7", "PCA to 8", "random projection to 8", "fc9_1", "minus fc7"):
+        assert re.search(rf"^{name}", said, re.MULTILINE), name
+    assert re.search(r"^the triplet stage (helped|did not)", said, re.MULTILINE)
+    assert "did not clearly help" in said and "too few identities" in said  # two are held out
+    again = run("evaluate", folder, folder / "run" / "triplet_iter_4.caffemodel", "--compare")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.strip() in said
+
+
+@pytest.mark.parametrize(("noise", "sign"), [(0.2, 1), (1.0, 0), (3.0, -1)])
+def test_the_verdict_says_whether_the_triplet_stage_helped(noise, sign):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(40), 6)
+    centres = rng.normal(size=(40, 12))[labels]
+    softmax = centres + rng.normal(size=centres.shape)
+    triplet = softmax if sign == 0 else centres + noise * rng.normal(size=centres.shape)
+    images = extract.ImageList("some", "", [""] * len(labels), labels)
+    found = compare.compare_embeddings({"norm2": softmax, "embedding": triplet}, images, metrics.pairs_of(labels))
+    assert found.helped("AUC") == found.helped("EER") == sign
+    words = {1: "the triplet stage helped", 0: "did not clearly help", -1: "made it worse"}
+    assert words[sign] in found.verdict()
+    difference, (low, high) = found.differences[0]["AUC"]
+    assert low <= difference <= high
+    theirs = [metrics.verification(rows, labels).auc for rows in (softmax, triplet)]
+    assert difference == pytest.approx(theirs[1] - theirs[0])
+
+
+def test_principal_axes_are_those_of_the_covariance():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(200, 5)) * [5, 1, 3, 0.5, 2] + 7
+    centre, axes = compare.principal_axes(rows, 3)
+    np.testing.assert_allclose(centre, rows.mean(axis=0))
+    values, vectors = np.linalg.eigh(np.cov(rows.T))
+    for mine, theirs in zip(axes, vectors.T[np.argsort(-values)][:3], strict=True):
+        assert abs(mine @ theirs) == pytest.approx(1)
+
+
+# --- cluster
+
+
+def test_a_folder_is_grouped_and_scored(trained):
+    folder, _ = trained
+    weights = folder / "run" / "triplet_iter_4.caffemodel"
+    result = run("cluster", folder, weights, "--images", folder / "images", "--out", "groups")
+    assert result.returncode == 0, result.stderr
+    lists = sorted((folder / "groups").glob("cluster*.txt"))
+    names = [line for path in lists for line in path.read_text().splitlines()]
+    assert sorted(names) == sorted(path.name for path in (folder / "images").iterdir())
+    assert f"24 images in {len(lists)} clusters" in result.stdout and "24 images of 6 identities" in result.stdout
+    assert cv2.imread(str(folder / "groups" / "clusters.jpg")) is not None
+    again = run("cluster", folder, weights, "--images", folder / "images", "--out", "groups")
+    assert again.returncode == 1 and "groups is there already" in again.stderr
+    copied = run("cluster", folder, weights, "--images", folder / "images", "--out", "copies", "--copy", "--method", "dbscan")
+    assert copied.returncode == 0 and len(list((folder / "copies").glob("cluster*/*.jpg"))) == 24, copied.stderr
+
+
+@pytest.mark.parametrize("method", ["average", "dbscan"])
+def test_identities_apart_are_found_and_loners_stay_alone(method):
+    labels = np.array([0] * 6 + [1] * 4 + [2])
+    rows = np.eye(3)[labels] + 0.05 * np.random.default_rng(0).normal(size=(11, 3))
+    np.testing.assert_array_equal(group(rows, method, 0.5), labels)
+
+
+# --- suspects
+
+
+def test_planted_wrong_labels_come_first():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(50), 10)
+    rows = rng.normal(size=(50, 16))[labels] + 0.5 * rng.normal(size=(500, 16))
+    wrong = rng.permutation(500)[:10]  # 2%
+    given = labels.copy()
+    given[wrong] = (labels[wrong] + rng.integers(1, 50, 10)) % 50
+    found = suspects.suspicion(rows, given)
+    assert set(suspects.rank(found)[:10]) == set(wrong)
+    np.testing.assert_array_equal(found.nearest[wrong], labels[wrong])
+    assert (found.score[wrong] > 0.5).all() and np.median(found.score) < 0.4
+
+
+def test_suspicion_is_that_of_plain_loops():
+    rng = np.random.default_rng(1)
+    labels = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 7, 7, 9])
+    rows = rng.normal(size=(12, 3))
+    found = suspects.suspicion(rows, labels)
+    for i in range(12):
+        d = ((rows - rows[i]) ** 2).sum(axis=1)
+        mine = [d[j] for j in range(12) if labels[j] == labels[i] and j != i]
+        assert found.own[i] == pytest.approx(np.median(mine) if mine else np.inf)
+        seen, others = {}, sorted((d[j], labels[j]) for j in range(12) if labels[j] != labels[i])
+        for distance, label in others:
+            seen.setdefault(label, []).append(distance)
+            if len(seen[label]) == min(3, np.sum(labels == label)):
+                break
+        assert found.nearest[i] == label and found.other[i] == pytest.approx(np.mean(seen[label]))
+    assert found.score[11] == 0  # an only image has nothing to be far from
+
+
+def test_the_command_ranks_all_images_and_shows_the_first(trained):
+    folder, _ = trained
+    result = run("suspects", folder, folder / "run" / "triplet_iter_4.caffemodel", "--list", "list.txt", "--top", 5)
+    assert result.returncode == 0, result.stderr
+    rows = list(csv.DictReader((folder / "suspects.csv").open()))
+    scores = [float(row["score"]) for row in rows]
+    assert len(rows) == 24 and scores == sorted(scores, reverse=True)
+    assert result.stdout.splitlines()[2].startswith(rows[0]["image"])
+    assert cv2.imread(str(folder / "suspects.jpg")) is not None
+
+
+# --- what a person gets wrong
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "sentence"),
+    [
+        ("extract", ["none.caffemodel", "--out", "x.h5"], "there are no weights none.caffemodel"),
+        ("extract", ["WEIGHTS", "--out", "no/where.h5"], "no/where.h5 cannot be written"),
+        ("extract", ["WEIGHTS", "--out", "x.h5", "--images", "empty"], "empty has no image"),
+        ("extract", ["WEIGHTS", "--out", "x.h5", "--crop", "-3"], "CROP is -3, but must be a whole number"),
+        ("evaluate", ["broken.h5"], "broken.h5 cannot be read as embeddings"),
+        ("evaluate", ["run/softmax_iter_4.caffemodel", "--compare"], "lacks fc9_1, which 'fc9_1' is made by"),
+        ("evaluate", ["WEIGHTS", "--images", "loose"], "nothing says whose image a.jpg is"),
+        ("evaluate", ["WEIGHTS", "--list", "one.txt"], "needs two identities or more"),
+        ("cluster", ["WEIGHTS", "--images", "nowhere", "--out", "g"], "nowhere has no image"),
+        ("suspects", ["WEIGHTS", "--list", "one.txt"], "must name two identities or more"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_sentence(trained, module, arguments, sentence):
+    folder, _ = trained
+    with h5py.File(folder / "broken.h5", "w") as file:
+        file["embeddings"] = np.zeros((2, 2))
+    for name in ("loose", "empty"):
+        (folder / name).mkdir(exist_ok=True)
+    cv2.imwrite(str(folder / "loose" / "a.jpg"), np.zeros((9, 9, 3), np.uint8))
+    (folder / "one.txt").write_text("person0@0.jpg 0\nperson0@1.jpg 0\n")
+    weights = folder / "run" / "triplet_iter_4.caffemodel"
+    result = run(module, folder, *[weights if a == "WEIGHTS" else a for a in arguments])
+    assert result.returncode == 1 and sentence in result.stderr and "Traceback" not in result.stderr
+    assert not (folder / "x.h5").exists() and not list(folder.glob("**/*.part"))
+
+
+def test_identities_in_two_lists_are_found_by_name():
+    def images(*names):
+        return extract.ImageList("", "", list(names), np.zeros(len(names), int))
+
+    assert shared_identities(images("a@1.jpg", "b/1.jpg", "c.jpg"), images("b/7.jpg", "d@1.jpg", "c.jpg", "a@2.jpg")) == ["a", "b"]
+
+
+def test_images_of_a_folder_without_identities_have_none(tmp_path):
+    (tmp_path / "x").mkdir()
+    for name in ("loose.jpg", "ann@1.png", "x/1.jpg", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    found = list_folder(str(tmp_path))
+    assert dict(zip(found.names, found.labels, strict=True)) == {"ann@1.png": 0, "loose.jpg": -1, "x/1.jpg": 1}
+    with pytest.raises(InputError, match="has no image"):
+        list_folder(str(tmp_path / "nothing"))

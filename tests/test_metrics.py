@@ -1,0 +1,291 @@
+"""Metrics against plain loops, scikit-learn and cases worked by hand."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+from tripletloss import metrics
+
+
+def people(identities, images, noise, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(identities), images)
+    return rng.normal(size=(identities, 8))[labels] + noise * rng.normal(size=(len(labels), 8)), labels
+
+
+def plain_distances(x):
+    return np.array([[sum((a - b) ** 2 for a, b in zip(p, q, strict=True)) for q in x] for p in x])
+
+
+# --- pairs
+
+
+def test_all_pairs_where_they_are_few():
+    pairs = metrics.pairs_of(np.array([4, 7, 4]))
+    found = list(zip(pairs.first, pairs.second, pairs.same, strict=True))
+    assert found == [(0, 1, False), (0, 2, True), (1, 2, False)]
+
+
+@pytest.mark.parametrize("most", [50, 400, 2000])
+def test_drawn_pairs_are_what_they_say_and_same_ones_do_not_repeat(most):
+    labels = np.random.default_rng(1).integers(0, 12, 90)
+    pairs = metrics.pairs_of(labels, most=most, seed=3)
+    np.testing.assert_array_equal(labels[pairs.first] == labels[pairs.second], pairs.same)
+    assert len(pairs.same) == most and (pairs.first != pairs.second).all()
+    same = {frozenset(pair) for pair in zip(pairs.first[pairs.same], pairs.second[pairs.same], strict=True)}
+    all_same = sum(labels[i] == labels[j] for i in range(90) for j in range(i))
+    assert len(same) == pairs.same.sum() == min(all_same, most // 2)
+    again = metrics.pairs_of(labels, most=most, seed=3)
+    assert all((a == b).all() for a, b in zip(pairs, again, strict=True))
+
+
+def test_drawn_pairs_come_from_all_identities_alike():
+    labels = np.repeat(np.arange(20), 30)
+    pairs = metrics.pairs_of(labels, most=20_000)
+    counts = np.bincount(labels[pairs.first[~pairs.same]], minlength=20)
+    assert counts.min() > 0.8 * counts.mean() and counts.max() < 1.2 * counts.mean()
+
+
+@pytest.mark.parametrize("labels", [[1, 1, 1], [1, 2, 3], [1], []])
+def test_pairs_of_one_kind_alone_are_refused(labels):
+    with pytest.raises(ValueError, match="pairs of one identity and pairs of two"):
+        metrics.pairs_of(np.array(labels, int))
+
+
+def test_pair_distances_are_squared_euclidean():
+    x = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    got = metrics.pair_distances(x, np.array([0, 3]), np.array([5, 3]))
+    np.testing.assert_allclose(got, [sum((a - b) ** 2 for a, b in zip(x[0], x[5], strict=True)), 0], rtol=1e-5)
+
+
+# --- verification
+
+
+@pytest.mark.parametrize("decimals", [8, 0])  # 0: most distances are shared by several pairs
+@pytest.mark.parametrize("seed", range(4))
+def test_the_roc_curve_is_scikit_learns(seed, decimals):
+    x, labels = people(7, 5, 1.2, seed)
+    pairs = metrics.pairs_of(labels)
+    d = metrics.pair_distances(x, pairs.first, pairs.second).round(decimals)
+    far, tar = metrics.Roc(d, pairs.same).curve()
+    theirs_far, theirs_tar, _ = roc_curve(pairs.same, -d, drop_intermediate=False)
+    np.testing.assert_allclose(far, theirs_far[1:], atol=1e-12)
+    np.testing.assert_allclose(tar, theirs_tar[1:], atol=1e-12)
+    assert metrics.area(far, tar) == pytest.approx(roc_auc_score(pairs.same, -d), abs=1e-12)
+
+
+def test_verification_by_hand():
+    # Distances of the same pairs 1 2 5, of the different ones 3 4 6 7 8.
+    d, same = np.array([1.0, 2, 3, 4, 5, 6, 7, 8]), np.array([1, 1, 0, 0, 1, 0, 0, 0], bool)
+    roc = metrics.Roc(d, same)
+    far, tar = roc.curve()
+    assert metrics.area(far, tar) == pytest.approx(13 / 15)
+    assert metrics.accepted_at(far, tar, 0.2) == (pytest.approx(2 / 3), 2)
+    assert metrics.accepted_at(far, tar, 0.0) == (pytest.approx(2 / 3), 1)
+    # 1 - TAR stays at 1/3 while FAR goes from 1/5 to 2/5.
+    assert metrics.equal_error_rate(far, tar) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("distances", "auc", "eer"), [([1, 1, 9, 9], 1, 0), ([9, 9, 1, 1], 0, 1), ([5, 5, 5, 5], 0.5, 0.5)])
+def test_perfect_inverted_and_constant_distances(distances, auc, eer):
+    far, tar = metrics.Roc(np.array(distances, float), np.array([1, 1, 0, 0], bool)).curve()
+    assert metrics.area(far, tar) == auc and metrics.equal_error_rate(far, tar) == eer
+
+
+def test_a_far_that_the_pairs_cannot_resolve_is_not_reported():
+    x, labels = people(10, 10, 1.0)  # 4,500 different pairs: 4.5 of them at 1e-3
+    found = metrics.verification(x, labels)
+    assert found.different == 4500 and set(found.tar) == {0.1, 0.01} == set(found.thresholds)
+    pairs = metrics.pairs_of(labels)
+    d = metrics.pair_distances(x, pairs.first, pairs.second)
+    for far, threshold in found.thresholds.items():
+        assert np.mean(d[~pairs.same] <= threshold) <= far < np.mean(d[~pairs.same] <= threshold) + 1 / 4500 + 1e-12
+        assert np.mean(d[pairs.same] <= threshold) == pytest.approx(found.tar[far])
+
+
+def test_intervals_hold_the_figure_and_widen_with_fewer_identities():
+    widths = []
+    for identities in (40, 8):
+        x, labels = people(identities, 6, 1.5)
+        pairs = metrics.pairs_of(labels)
+        d = metrics.pair_distances(x, pairs.first, pairs.second)
+        figures = metrics.figures(metrics.verification_of_pairs(d, pairs.same))
+        draws = metrics.resampled_verification(d, pairs, labels)
+        assert set(draws) == set(figures)
+        for name, value in figures.items():
+            low, high = metrics.interval(draws[name])
+            assert low < value < high, name
+        widths.append(np.ptp(metrics.interval(draws["AUC"])))
+    assert widths[0] < widths[1]
+
+
+def test_resampled_identities_are_drawn_as_by_hand():
+    """A resample is the list with each identity's images written as often as it was drawn, its copies apart."""
+    x, labels = people(5, 4, 1.0)
+    rng = np.random.default_rng(7)
+    expected = []
+    for _ in range(20):
+        drawn = np.bincount(rng.integers(0, 5, 5), minlength=5)
+        same, different = [], []
+        for i in range(len(labels)):
+            for j in range(i):
+                times = drawn[labels[i]] if labels[i] == labels[j] else drawn[labels[i]] * drawn[labels[j]]
+                (same if labels[i] == labels[j] else different).extend([((x[i] - x[j]) ** 2).sum()] * times)
+        expected.append(np.mean([d > s for s in same for d in different]))
+    pairs = metrics.pairs_of(labels)
+    d = metrics.pair_distances(x, pairs.first, pairs.second)
+    found = metrics.resampled_verification(d, pairs, labels, resamples=20, seed=7)
+    np.testing.assert_allclose(found["AUC"], expected, atol=1e-6)
+
+
+def test_embeddings_of_the_same_images_are_resampled_together():
+    x, labels = people(9, 4, 1.0)
+    pairs = metrics.pairs_of(labels)
+    d = metrics.pair_distances(x, pairs.first, pairs.second)
+    one, other = metrics.resampled_verification([d, d * 2], pairs, labels)
+    np.testing.assert_array_equal(one["AUC"], other["AUC"])
+
+
+# --- accuracy in folds
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_best_threshold_is_the_one_of_a_plain_search(seed):
+    rng = np.random.default_rng(seed)
+    distances = rng.integers(0, 12, 40).astype(float)  # many equal ones
+    same = rng.random(40) < np.clip(1 - distances / 10, 0.1, 0.9)
+    candidates = [-1, *np.arange(0, 13) + 0.5]
+    most = max(np.sum((distances <= t) == same) for t in candidates)
+    assert np.sum((distances <= metrics.best_threshold(distances, same)) == same) == most
+
+
+@pytest.mark.parametrize(("same", "threshold"), [([True, True], np.inf), ([False, False], -np.inf)])
+def test_one_kind_of_pair_alone_puts_the_threshold_beyond_all(same, threshold):
+    found = metrics.best_threshold(np.array([1.0, 2.0]), np.array(same))
+    assert found >= 2 if threshold > 0 else found < 1
+
+
+def test_accuracy_judges_each_fold_by_the_threshold_of_the_others():
+    # Fold 0 alone would put its threshold at 5, folds 1 and 2 put theirs at 2.
+    distances = np.array([1.0, 4, 6, 9, 1, 1, 3, 3, 1, 1, 3, 3])
+    same = np.array([1, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0], bool)
+    found = metrics.cross_validated_accuracy(distances, same, np.repeat([0, 1, 2], 4))
+    assert found.folds == 3 and found.mean == pytest.approx((0.75 + 1 + 1) / 3)
+    assert found.standard_error == pytest.approx(np.std([0.75, 1, 1], ddof=1) / np.sqrt(3))
+
+
+def test_random_distances_are_right_half_the_time_and_perfect_ones_always():
+    rng = np.random.default_rng(0)
+    same, folds = np.arange(2000) % 2 == 0, np.arange(2000) // 200
+    assert abs(metrics.cross_validated_accuracy(rng.random(2000), same, folds).mean - 0.5) < 0.05
+    assert metrics.cross_validated_accuracy(np.where(same, 0.1, 0.9), same, folds).mean == 1
+    for one_kind in (same | True, same & False):
+        with pytest.raises(ValueError, match="pairs of one identity and pairs of two"):
+            metrics.cross_validated_accuracy(rng.random(2000), one_kind, folds)
+
+
+# --- retrieval
+
+
+@pytest.mark.parametrize("decimals", [8, 0])
+def test_retrieval_is_that_of_plain_loops_and_scikit_learn(decimals):
+    x, labels = people(6, 4, 1.2)
+    x = np.concatenate([x, -x]).round(decimals)  # of mean 0, so that whole numbers stay whole, and ties ties
+    labels = np.concatenate([labels, labels + 50])
+    labels[-1] = 99  # an only image: searched among, but no query
+    d = plain_distances(x)
+    found = metrics.retrieval(x, labels)
+    assert len(found.labels) == len(labels) - 1
+    for q in range(len(labels) - 1):
+        others = [i for i in range(len(labels)) if i != q]
+        mine = labels[others] == labels[q]
+        row = d[q, others]
+        assert found.rank_1[q] == (row[mine].min() < row[~mine].min())
+        assert found.average_precision[q] == pytest.approx(average_precision_score(mine, -row))
+        # Strangers at the same distance come first.
+        order = sorted(range(len(others)), key=lambda i: (row[i], mine[i]))
+        hits = [i for i in order[: mine.sum()] if mine[i] and np.sum(row <= row[i]) <= mine.sum()]
+        assert found.r_precision[q] == pytest.approx(len(hits) / mine.sum())
+
+
+def test_copies_of_one_image_under_two_names_do_not_count_as_found():
+    found = metrics.retrieval(np.zeros((6, 3)), np.array([0, 0, 0, 1, 1, 1]))
+    assert not found.rank_1.any() and not found.r_precision.any()
+    np.testing.assert_allclose(found.average_precision, 2 / 5)
+
+
+def test_resampled_means_weigh_identities_as_often_as_they_are_drawn():
+    values, labels = np.array([1.0, 0, 0.5, 0.5, 0.1, 0.2, 0.3]), np.array([3, 3, 3, 8, 9, 11, 10])
+    rng = np.random.default_rng(0)
+    expected = [np.concatenate([values[labels == [3, 8, 9, 10, 11][p]] for p in drawn]).mean() for drawn in rng.integers(0, 5, (50, 5))]
+    np.testing.assert_allclose(metrics.resampled_means(values, labels, resamples=50), expected)
+    assert metrics.interval(metrics.resampled_means(values[:4], labels[:4])) is None  # two identities
+
+
+# --- clustering
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_clustering_figures_are_those_of_plain_loops(seed):
+    rng = np.random.default_rng(seed)
+    labels, clusters = rng.integers(0, 5, 40), rng.integers(3, 9, 40)
+    found = metrics.clustering(clusters, labels)
+    n = range(40)
+    both = sum(labels[i] == labels[j] and clusters[i] == clusters[j] for i in n for j in range(i))
+    precision = both / sum(clusters[i] == clusters[j] for i in n for j in range(i))
+    recall = both / sum(labels[i] == labels[j] for i in n for j in range(i))
+    np.testing.assert_allclose(found.pairwise, (precision, recall, 2 * precision * recall / (precision + recall)))
+    b_precision = np.mean([np.mean(labels[clusters == clusters[i]] == labels[i]) for i in n])
+    b_recall = np.mean([np.mean(clusters[labels == labels[i]] == clusters[i]) for i in n])
+    np.testing.assert_allclose(found.b_cubed, (b_precision, b_recall, 2 * b_precision * b_recall / (b_precision + b_recall)))
+    joint = np.array([[np.mean((labels == a) & (clusters == b)) for b in range(3, 9)] for a in range(5)])
+    p, q = joint.sum(1), joint.sum(0)
+    information = sum(joint[a, b] * np.log(joint[a, b] / p[a] / q[b]) for a in range(5) for b in range(6) if joint[a, b])
+    entropy = (-np.sum(p * np.log(p)) - np.sum(q * np.log(q))) / 2
+    assert found.nmi == pytest.approx(information / entropy)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "pairwise", "b_cubed"),
+    [([0, 0, 1, 1], (1, 1, 1), (1, 1, 1)), ([0, 0, 0, 0], (1 / 3, 1, 0.5), (0.5, 1, 2 / 3)), ([0, 1, 2, 3], (1, 0, 0), (1, 0.5, 2 / 3))],
+)
+def test_clustering_by_hand(clusters, pairwise, b_cubed):
+    found = metrics.clustering(np.array(clusters), np.array([5, 5, 6, 6]))
+    np.testing.assert_allclose(found.pairwise, pairwise)
+    np.testing.assert_allclose(found.b_cubed, b_cubed)
+
+
+def test_identities_far_apart_are_clusters_numbered_by_size():
+    labels = np.repeat([0, 1, 2], [2, 5, 3])
+    x = 10.0 * labels[:, None] + np.random.default_rng(0).normal(size=(10, 3)) / 10
+    np.testing.assert_array_equal(metrics.cluster(x, 4.0), np.repeat([2, 0, 1], [2, 5, 3]))
+    np.testing.assert_array_equal(metrics.cluster(x[:1], 4.0), [0])
+
+
+def test_the_threshold_of_the_best_f_is_that_of_a_plain_search():
+    rng = np.random.default_rng(0)
+    d, same = rng.random(60), rng.random(60) < 0.3
+
+    def f(threshold):
+        hits = np.sum(same & (d <= threshold))
+        return 2 * hits / (np.sum(d <= threshold) + same.sum())
+
+    assert f(metrics.threshold_of_best_f(d, same)) == pytest.approx(max(f(t) for t in d))
+
+
+# --- size
+
+
+def test_a_large_set_is_measured_in_bounded_memory():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(1000), 6)
+    x = (rng.normal(size=(1000, 16))[labels] + rng.normal(size=(6000, 16))).astype(np.float32)
+    tracemalloc.start()
+    pairs = metrics.pairs_of(labels, most=200_000)
+    metrics.verification_of_pairs(metrics.pair_distances(x, pairs.first, pairs.second), pairs.same)
+    found = metrics.retrieval(x, labels)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found.labels) == 6000 and peak < 6000**2 * 8 / 2  # half of what all distances at once would take

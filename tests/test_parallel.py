@@ -1,0 +1,281 @@
+"""mpirun -np N python train.py: what it computes, and how it ends."""
+
+import csv
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT, TINY_NET, run_train, write_config
+from tests.test_train import replace, weights
+from tripletloss.errors import InputError
+from tripletloss.sampling import make_batches
+
+MISSING = " and ".join(
+    name
+    for name, found in (("mpirun", shutil.which("mpirun")), ("mpi4py", importlib.util.find_spec("mpi4py")))
+    if not found
+)
+needs_mpi = pytest.mark.skipif(bool(MISSING), reason=f"there is no {MISSING}")
+LABELS = np.repeat(np.arange(9), [1, 2, 4, 9, 13, 3, 3, 5, 8])
+
+# A layer that only passes its bottom on, and in the process of rank 1 does something in its 3rd iteration.
+MISCHIEF = """
+import os
+import caffe
+
+class Mischief(caffe.Layer):
+    def setup(self, bottom, top):
+        self.iteration = 0
+        self.blobs.add_blob(1)
+
+    def reshape(self, bottom, top):
+        top[0].reshape(*bottom[0].shape)
+
+    def forward(self, bottom, top):
+        top[0].data[...] = bottom[0].data
+        self.iteration += 1
+        if self.iteration == 3 and os.environ.get("OMPI_COMM_WORLD_RANK") == "1":
+            {deed}
+
+    def backward(self, top, propagate_down, bottom):
+        bottom[0].diff[...] = top[0].diff
+"""
+
+
+def start(folder, *arguments, processes=2):
+    """mpirun train.py in a session of its own, one thread a process."""
+    command = ["mpirun", "--oversubscribe", "-np", str(processes), sys.executable, str(ROOT / "train.py")]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("GLOG_", "OMPI_COMM"))}
+    environment.update(
+        OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1", PYTHONPATH=str(folder)
+    )
+    return subprocess.Popen(
+        [*command, "--config", str(folder / "config.py"), *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment, start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(process, timeout=60):
+    """(status, stdout, stderr) of a run, and nothing is left of it if it hangs."""
+    try:
+        out, errors = process.communicate(timeout=timeout)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+    return process.returncode, out, errors
+
+
+def mpi_train(folder, *arguments, processes=2):
+    return finish(start(folder, *arguments, processes=processes))
+
+
+def wait_for_iterations(process, folder):
+    log = folder / "run" / "softmax_log.csv"
+    deadline = time.time() + 60
+    while not (log.exists() and log.stat().st_size > 1000) and process.poll() is None and time.time() < deadline:
+        time.sleep(0.05)
+
+
+def plain_net():
+    """TINY_NET without what depends on how a mini-batch is divided: BatchNorm and dropout."""
+    text = TINY_NET.replace('layer { name: "bn1" type: "BatchNorm" bottom: "conv1" top: "bn1" }\n', "")
+    text = text.replace('"bn1"', '"conv1"')
+    dropout = text.index('layer {\n  name: "drop7"')
+    return text[:dropout] + text[text.index('layer {\n  name: "fc9"') :]
+
+
+@needs_mpi
+@pytest.mark.parametrize("processes", [2, 3])
+def test_shares_of_the_mini_batch_train_as_the_whole(project, processes):
+    (project / "net.prototxt").write_text(plain_net())
+    (project / "solver.prototxt").write_text('momentum: 0.9 weight_decay: 0.001 lr_policy: "fixed"\n')
+    settings = {"MAX_ITERS": 20, "SNAPSHOT_ITERS": 1, "MIRROR": True, "CROP_JITTER": 0.2, "STAGES": ["softmax"],
+                "LEARNING_RATE": 3e-5}  # fmt: skip
+    write_config(project, RUN_FOLDER="whole", **settings)
+    assert run_train(project).returncode == 0
+    write_config(project, RUN_FOLDER="shares", **settings)
+    status, _, errors = mpi_train(project, processes=processes)
+    assert status == 0, errors
+    first, whole, shares = (
+        weights(project / path, project / "whole" / "softmax_train.prototxt")
+        for path in ("whole/softmax_iter_1.caffemodel", "whole/softmax_iter_20.caffemodel",
+                     "shares/softmax_iter_20.caffemodel")
+    )  # fmt: skip
+    for name in whole:
+        for a, b, before in zip(whole[name], shares[name], first[name], strict=True):
+            scale = np.abs(a).max()
+            assert np.abs(a - b).max() < 1e-5 * scale, name
+            assert np.abs(a - before).max() > 1e-3 * scale, name  # so that equal is not equally untrained
+    for column in ("loss", "accuracy"):
+        a, b = ([float(row[column]) for row in csv.DictReader((project / folder / "softmax_log.csv").open())]
+                for folder in ("whole", "shares"))  # fmt: skip
+        np.testing.assert_allclose(a, b, rtol=1e-4)
+
+
+@needs_mpi
+def test_both_stages_end_to_end_and_again_with_the_same_weights(project):
+    for folder in ("one", "two"):
+        write_config(project, RUN_FOLDER=folder)
+        status, out, errors = mpi_train(project)
+        assert status == 0, errors
+    assert out.count("stage      softmax") == out.count("stage      triplet") == 1
+    assert out.count("processes  2, each with 6 images of a mini-batch") == 2
+    assert re.search(r"active_share=.*images/s=\d+, comm=\d+%", errors)
+    kinds = ("caffe.log", "iter_2.caffemodel", "iter_2.solverstate", "iter_4.caffemodel", "iter_4.solverstate",
+             "log.csv", "settings.json", "solver.prototxt", "train.prototxt")  # fmt: skip
+    files = [f"{stage}_{kind}" for stage in ("softmax", "triplet") for kind in kinds]
+    assert sorted(path.name for path in (project / "one").iterdir()) == files
+    for stage in ("softmax", "triplet"):
+        name = f"{stage}_iter_4.caffemodel"
+        assert (project / "one" / name).read_bytes() == (project / "two" / name).read_bytes()
+        rows = list(csv.DictReader((project / "one" / f"{stage}_log.csv").open()))
+        assert [int(row["iteration"]) for row in rows] == [1, 2, 3, 4]
+    # A resolved net of two processes is trained by one as it stands.
+    write_config(project, RUN_FOLDER="alone", NET="one/softmax_train.prototxt", STAGES=["softmax"])
+    assert run_train(project).returncode == 0
+    assert "rank: 0, ranks: 1" in (project / "alone" / "softmax_train.prototxt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch_size", "ranks"), [("shuffled", 18, 2), ("shuffled", 9, 3), ("identities", 24, 2), ("identities", 18, 3)]
+)
+def test_shares_make_up_the_mini_batch_and_have_triplets(kind, batch_size, ranks):
+    whole = make_batches(kind, LABELS, batch_size, 3, 5)
+    shares = [make_batches(kind, LABELS, batch_size, 3, 5, rank, ranks) for rank in range(ranks)]
+    for iteration in range(20):
+        parts = [share.batch(iteration) for share in shares]
+        for field, row in enumerate(whole.batch(iteration)):
+            np.testing.assert_array_equal(np.concatenate([part[field] for part in parts]), row)
+        for part in parts:
+            assert len(part.images) == batch_size // ranks
+            if kind == "identities":
+                counts = np.unique(LABELS[part.images], return_counts=True)[1]
+                assert len(counts) >= 2 and (counts == 3).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch_size", "ranks", "sentence"),
+    [
+        ("shuffled", 13, 2, "BATCH_SIZE 13 does not divide among 2 processes: set it to a multiple of 2, for example 12"),
+        ("shuffled", 2, 3, "to a multiple of 3, for example 3"),
+        ("identities", 15, 2, "two identities or more each: set it to a multiple of 6, for example 12"),
+        ("identities", 9, 3, "to a multiple of 9, for example 18"),
+        ("anchor", 12, 2, "anchor batches cannot be divided among 2 processes"),
+    ],
+)
+def test_mini_batches_that_do_not_divide_are_refused_with_what_does(kind, batch_size, ranks, sentence):
+    make_batches(kind, LABELS, batch_size, 3, 0)  # one process takes it
+    with pytest.raises(InputError, match=sentence):
+        make_batches(kind, LABELS, batch_size, 3, 0, 0, ranks)
+
+
+def ends_in_one_sentence(run, sentence, status=1):
+    """All processes end with the status, and one sentence stands on standard error, once."""
+    returncode, _, errors = run
+    assert returncode == status, (returncode, errors)
+    assert errors.count("train.py: ") == 1 and errors.count(sentence) == 1, errors
+    assert "Traceback" not in errors and "MPI_ABORT" not in errors
+
+
+@needs_mpi
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"BATCH_SIZE": 13}, "BATCH_SIZE 13 does not divide among 2 processes"),
+        ({"LEARNING_RATE": 1e30}, "lower LEARNING_RATE"),
+    ],
+)
+def test_what_cannot_be_trained_ends_in_one_sentence(project, changes, sentence):
+    write_config(project, **changes)
+    ends_in_one_sentence(mpi_train(project, "--stage", "softmax"), sentence)
+
+
+@needs_mpi
+def test_a_net_that_caffe_refuses_ends_in_one_sentence(project):
+    replace(project / "net.prototxt", "kernel_size: 3", "kernel_size: 99")
+    ends_in_one_sentence(mpi_train(project, "--stage", "softmax"), "Caffe stops in layer 'conv1': Check failed")
+
+
+@needs_mpi
+def test_an_image_that_goes_away_while_one_process_wants_it_ends_all(project):
+    write_config(project, MAX_ITERS=10**6, SNAPSHOT_ITERS=10**6)
+    process = start(project, "--stage", "softmax")
+    wait_for_iterations(process, project)
+    began = time.time()
+    (project / "images" / "person3@1.jpg").unlink()
+    ends_in_one_sentence(finish(process), "person3@1.jpg cannot be read")
+    assert time.time() - began < 30
+
+
+def with_mischief(project, deed):
+    (project / "mischief.py").write_text(MISCHIEF.format(deed=deed))
+    replace(project / "net.prototxt", 'layer { name: "relu1"', """layer {
+  name: "mischief" type: "Python" bottom: "bn1" top: "mischief" param { lr_mult: 0 }
+  python_param { module: "mischief" layer: "Mischief" }
+}
+layer { name: "relu1\"""")
+    replace(project / "net.prototxt", 'type: "ReLU" bottom: "bn1" top: "bn1"', 'type: "ReLU" bottom: "mischief" top: "bn2"')
+    replace(project / "net.prototxt", 'name: "fc7" type: "InnerProduct" bottom: "bn1"', 'name: "fc7" type: "InnerProduct" bottom: "bn2"')
+
+
+@needs_mpi
+def test_weights_that_differ_are_found_at_the_snapshot(project):
+    with_mischief(project, "self.blobs[0].data[0] = 1")
+    ends_in_one_sentence(mpi_train(project, "--stage", "softmax"), "after iteration 4, process 1 has other weights")
+    assert not (project / "run" / "softmax_iter_4.caffemodel").exists()
+
+
+@needs_mpi
+@pytest.mark.parametrize(("deed", "word"), [("raise KeyError('oddity')", "oddity"), ("os.kill(os.getpid(), 9)", "signal 9")])
+def test_a_process_that_fails_or_is_killed_takes_the_others_with_it(project, deed, word):
+    with_mischief(project, deed)
+    began = time.time()
+    status, _, errors = mpi_train(project, "--stage", "softmax")
+    assert status != 0 and word in errors and time.time() - began < 30
+
+
+@needs_mpi
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_signal_finishes_the_iteration_in_all_processes(project, number):
+    """SIGUSR1 goes to mpirun, which passes it on; SIGTERM to one process only."""
+    write_config(project, MAX_ITERS=10**6, SNAPSHOT_ITERS=10**6)
+    process = start(project, "--stage", "softmax")
+    wait_for_iterations(process, project)
+    if number == signal.SIGTERM:
+        children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
+        os.kill(max(map(int, children.stdout.split())), number)
+    else:
+        process.send_signal(number)
+    ends_in_one_sentence(finish(process), "train.py: stopped; the weights so far are in", 128 + number)
+    snapshots = list((project / "run").glob("softmax_iter_*.caffemodel"))
+    rows = list(csv.DictReader((project / "run" / "softmax_log.csv").open()))
+    assert [path.name for path in snapshots] == [f"softmax_iter_{rows[-1]['iteration']}.caffemodel"]
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", True), ("1", False)])
+def test_mpirun_without_mpi4py_says_once_what_to_install(project, monkeypatch, rank, said):
+    (project / "mpi4py").mkdir()
+    (project / "mpi4py" / "__init__.py").write_text("")
+    for name, value in (("OMPI_COMM_WORLD_SIZE", "2"), ("OMPI_COMM_WORLD_RANK", rank), ("PYTHONPATH", str(project))):
+        monkeypatch.setenv(name, value)
+    result = run_train(project)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert ("mpi4py cannot be loaded" in result.stderr and "pip install -e .[mpi]" in result.stderr) == said
+    assert bool(result.stderr) == said
+
+
+def test_without_mpirun_mpi_is_not_loaded():
+    program = (
+        "import sys; from tripletloss import parallel; team = parallel.join(); "
+        "print(team.size, 'mpi4py' in sys.modules, 'threadpoolctl' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout == "1 False False\n"

@@ -1,0 +1,125 @@
+"""Images that are probably mislabelled: python -m tripletloss.suspects WEIGHTS. It suggests, and never deletes."""
+
+import argparse
+import csv
+import sys
+from typing import NamedTuple
+
+import numpy as np
+from tabulate import tabulate
+
+from tripletloss import montage
+from tripletloss.errors import InputError
+from tripletloss.extract import add_arguments, embed, images_of, settings_of
+from tripletloss.triplets import distance_blocks
+
+NEIGHBOURS = 3  # an image is compared with the nearest so many of an identity, as one may be mislabelled itself
+
+
+class Suspicion(NamedTuple):
+    """How each image stands to its own identity and to the nearest other one. Distances are squared, each (N,)."""
+
+    own: np.ndarray  # median distance to the other images of its identity; inf for an only image
+    other: np.ndarray  # mean distance to the NEIGHBOURS nearest images of the identity that is nearest
+    nearest: np.ndarray  # (N,) int: that identity's label
+    score: np.ndarray  # own / (own + other): 0 at its identity's, 1 at another's; 0 for an only image
+
+
+def suspicion(embeddings, labels):
+    """Suspicion of all images: embeddings (N, D), labels (N,) of two identities or more. Memory: blocks of N rows."""
+    names, numbers, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    order = np.argsort(numbers, kind="stable")
+    starts = np.cumsum(sizes) - sizes
+    n = len(labels)
+    own, other, nearest = np.full(n, np.inf), np.full(n, np.inf), np.zeros(n, np.int64)
+    for block, distances in distance_blocks(embeddings, np.arange(n)):
+        by_identity = distances[:, order]
+        for row, image in zip(by_identity, block, strict=True):
+            mine = numbers[image]
+            start, size = starts[mine], sizes[mine]
+            others = np.delete(row[start : start + size], int(np.searchsorted(order[start : start + size], image)))
+            if len(others):
+                own[image] = np.median(others)
+            row[start : start + size] = np.inf
+            near = np.argpartition(row, min(NEIGHBOURS * 8, n - 1))[: NEIGHBOURS * 8]
+            near = near[np.argsort(row[near], kind="stable")]
+            # The identity that first gathers NEIGHBOURS among the nearest, or all its images, or else the nearest one.
+            owners = numbers[order[near]]
+            seen = {}
+            for place, owner in enumerate(owners):
+                seen.setdefault(owner, []).append(place)
+                if len(seen[owner]) == min(NEIGHBOURS, sizes[owner]):
+                    break
+            else:
+                owner = owners[0]
+            other[image], nearest[image] = row[near[seen[owner]]].mean(), owner
+    with np.errstate(invalid="ignore"):
+        score = np.where(np.isfinite(own), own / np.maximum(own + other, 1e-30), 0)
+    return Suspicion(own, other, names[nearest], score)
+
+
+def rank(found):
+    """The images from the most suspicious on: their numbers (N,)."""
+    return np.argsort(-found.score, kind="stable")
+
+
+def main():
+    """python -m tripletloss.suspects. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tripletloss.suspects",
+        description="Rank the images of a list by how probably they are mislabelled: far from their identity, close to "
+        "another. It only suggests; look at the images.",
+    )
+    parser.add_argument("weights", help="a .caffemodel of this project's")
+    add_arguments(parser)
+    parser.add_argument("--top", type=int, default=30, help="how many to show (default: 30)")
+    parser.add_argument("--out", default="suspects", help="writes OUT.csv, all images, and OUT.jpg (default: suspects)")
+    arguments = parser.parse_args()
+    if arguments.top < 1:
+        parser.error("--top must be 1 or more")
+    try:
+        settings = settings_of(arguments)
+        images = images_of(arguments, settings)
+        if len(np.unique(images.labels)) < 2 or (images.labels < 0).any():
+            raise InputError(f"{images.source} must name two identities or more, and one for every image")
+        rows = embed(arguments.weights, settings, settings["FEATURE"], images, arguments.mirrored).rows
+        found = suspicion(rows, images.labels)
+        order = rank(found)
+        write(arguments.out, images, found, order, arguments.top)
+    except InputError as error:
+        print(f"tripletloss.suspects: {error}", file=sys.stderr)
+        return 1
+    shown = [
+        [images.names[i], images.labels[i], found.nearest[i], f"{found.score[i]:.3f}", f"{found.own[i]:.3f}",
+         f"{found.other[i]:.3f}"]
+        for i in order[: arguments.top]
+    ]  # fmt: skip
+    headers = ["image", "label", "rather", "score", "d own", "d other"]
+    print(tabulate(shown, headers, tablefmt="simple", disable_numparse=True))
+    more = int((found.score > 0.5).sum())
+    print(f"\n{more} of {len(order)} images are nearer to another identity than to their own (score above 0.5)")
+    print(f"{arguments.out}.csv ranks all images; {arguments.out}.jpg shows each suspect, its identity, and the other")
+    return 0
+
+
+def write(out, images, found, order, top):
+    """Write the table of all images and the contact sheet of the first `top`. Raises InputError."""
+    try:
+        with open(f"{out}.csv", "w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["image", "label", "nearest_other_label", "score", "d_own", "d_other"])
+            for i in order:
+                row = found.score[i], found.own[i], found.other[i]
+                table.writerow([images.names[i], images.labels[i], found.nearest[i], *(f"{v:.6g}" for v in row)])
+    except OSError as error:
+        raise InputError(f"{out}.csv cannot be written ({error.strerror}): choose another --out") from None
+    rows = []
+    for i in order[:top]:
+        mine = [j for j in np.flatnonzero(images.labels == images.labels[i]) if j != i][:4]
+        theirs = np.flatnonzero(images.labels == found.nearest[i])[:4]
+        rows.append(montage.Row(f"{images.labels[i]} or {found.nearest[i]}?", [[i], mine, theirs]))
+    montage.draw(f"{out}.jpg", images, rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
