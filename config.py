@@ -29,6 +29,11 @@ ZOOM_JITTER = 0.0                   # enlarge or shrink them at random, by a fac
 LIGHT_JITTER = 0.0                  # change contrast and brightness at random, by up to this share each way
 GREY_SHARE = 0.0                    # share of the images that are shown in grey
 
+# Where nothing learns below a blob (FREEZE), its values are computed once, of each image and with MIRROR of its mirror
+# image, and trained on from there. The jitters and GREY_SHARE are left out then.
+FEATURE_CACHE = 'runs/features'     # the folder to keep them in, also for other runs; '': the whole net, every iteration
+FEATURE_TYPE = 'float32'            # or 'float16', in half the room
+
 # --- mini-batches ------------------------------------------------------------------------------------------------
 # 'shuffled': single images; 'identities': BATCH_SIZE / IMAGES_PER_IDENTITY identities with so many images each;
 # 'anchor': one third copies of an anchor, one third its positives, one third negatives.

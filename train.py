@@ -60,6 +60,7 @@ def run_stage(settings, stage, gpu, team):
     """One stage, from plan to measurement. The first process plans, measures and prints; all of them train."""
     plan = team.first(lambda: plan_stage(settings, stage, gpu, team.size))
     solver.use_device(gpu)
+    team.first(lambda: cache_features(plan))
     if plan.weights and stage == "softmax":
         team.first(lambda: report("before", solver.measure(plan, plan.weights)))
     weights = solver.train_stage(plan, team)
@@ -75,6 +76,13 @@ def plan_stage(settings, stage, gpu, processes):
     plan = solver.make_plan(settings, stage, gpu, processes)
     print(plan.describe(), flush=True)
     return plan
+
+
+def cache_features(plan):
+    """Compute what is frozen once, where that is worth it, and say so."""
+    said = solver.cache_features(plan)
+    if said:
+        print(said, flush=True)
 
 
 def report_end(plan, weights):

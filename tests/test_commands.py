@@ -80,14 +80,14 @@ def test_evaluate_says_the_same_of_weights_and_of_their_embeddings(trained):
     folder, _ = trained
     weights = folder / "run" / "triplet_iter_4.caffemodel"
     assert run("extract", folder, weights, "--out", "again.h5", "--list", "list.txt").returncode == 0
-    one = run("evaluate", folder, weights, "--list", "list.txt", "--out", "report")
+    one = run("evaluate", folder, weights, "--list", "list.txt", "--out", "report", "--tsne")
     other = run("evaluate", folder, "again.h5")
     assert one.returncode == other.returncode == 0, one.stderr + other.stderr
     assert one.stdout == other.stdout
     report = json.loads((folder / "report" / "report.json").read_text())
     assert report["same_pairs"] == 36 and report["images"] == 24 and report["weights_sha256"] == extract.digest(weights)
     assert report["AUC"]["interval"][0] <= report["AUC"]["value"] <= report["AUC"]["interval"][1]
-    for name in ("roc.png", "distances.png"):
+    for name in ("roc.png", "distances.png", "tsne.png"):
         assert (folder / "report" / name).read_bytes().startswith(b"\x89PNG")
 
 

@@ -1,5 +1,7 @@
 """Figures of a mini-batch's embeddings, and each diagnosis provoked."""
 
+import csv
+
 import numpy as np
 import pytest
 
@@ -129,6 +131,12 @@ def test_train_py_keeps_the_figures_of_the_embeddings_and_draws_the_curves(proje
     write_config(project, MAX_ITERS=20, SNAPSHOT_ITERS=10)
     result = run_train(project)
     assert result.returncode == 0, result.stderr
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = event_accumulator.EventAccumulator(str(project / "run" / "triplet_tensorboard"))
+    events.Reload()
+    losses = {int(row["iteration"]): float(row["loss"]) for row in csv.DictReader((project / "run" / "triplet_log.csv").open())}
+    shown = {event.step: event.value for event in events.Scalars("triplet/loss")}
+    assert shown == {number: pytest.approx(losses[number]) for number in (10, 20)}
     for stage in ("softmax", "triplet"):
         lines = (project / "run" / f"{stage}_embeddings.csv").read_text().splitlines()
         assert lines[0].split(",") == ["iteration", *diagnosis.Report._fields]

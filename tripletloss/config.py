@@ -98,12 +98,16 @@ SCHEMA = {
     "LEARNING_RATE": Setting(lambda v: _is_number(v) and v > 0, "a number above 0", 0.001, by_stage=True),
     "DEVICE": Setting(_is_device, "'auto', 'cpu', 'gpu', or the number of a GPU", "auto"),
     "SEED": _integer(0, 1),
+    "FEATURE_CACHE": _path("runs/features"),
+    "FEATURE_TYPE": _choice(("float32", "float16"), "float32"),
     "IDENTITIES": _integer(1),
+    "FEATURES": _path(),
     "RANK": _integer(0, 0),
     "RANKS": _integer(1, 1),
 }
-# By train.py: the identities of TRAIN_LIST, and which process this is, of how many. config.py may not give them.
-COUNTED = ("IDENTITIES", "RANK", "RANKS")
+# By train.py: the identities of TRAIN_LIST, the file of features, which process this is, of how many. config.py may
+# not give them.
+COUNTED = ("IDENTITIES", "FEATURES", "RANK", "RANKS")
 
 
 def check_value(name, value, where):

@@ -157,14 +157,19 @@ def _cells(figure):
     return f"{figure['value']:.4f}", spread
 
 
-def write_report(folder, report, distances, same):
-    """Write report.json, roc.png and distances.png into a folder. Raises InputError if that cannot be."""
+def write_report(folder, report, distances, same, mapped=None):
+    """Write report.json, roc.png and distances.png into a folder; raises InputError if that cannot be.
+
+    distances, same: (P,) of the pairs; mapped: embeddings and labels for tsne.png, or None for no such map.
+    """
     try:
         os.makedirs(folder, exist_ok=True)
         with open(os.path.join(folder, "report.json"), "w", encoding="utf-8") as file:
             json.dump(report, file, indent=2)
         plots.roc(os.path.join(folder, "roc.png"), {report["feature"]: (distances, same)})
         plots.distances(os.path.join(folder, "distances.png"), distances, same)
+        if mapped:
+            plots.tsne(os.path.join(folder, "tsne.png"), *mapped)
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}): choose another --out") from None
 
@@ -181,7 +186,10 @@ def main():
     parser.add_argument("--pairs", help="a pairs file in LFW's format, instead of a list")
     parser.add_argument("--compare", action="store_true", help="what the triplet stage added to the softmax feature")
     parser.add_argument("--out", help="folder for report.json, roc.png and distances.png")
+    parser.add_argument("--tsne", action="store_true", help="with --out, also tsne.png, a map of the embeddings")
     arguments = parser.parse_args()
+    if arguments.tsne and not arguments.out:
+        parser.error("--tsne draws a picture: say where with --out")
     try:
         print(run(arguments))
     except InputError as error:
@@ -220,7 +228,8 @@ def run(arguments):
     }  # fmt: skip
     if arguments.out:
         distances = metrics.pair_distances(found.rows, pairs.first, pairs.second)
-        write_report(arguments.out, report, distances, pairs.same)
+        mapped = (found.rows, found.images.labels) if arguments.tsne else None
+        write_report(arguments.out, report, distances, pairs.same, mapped)
     return describe(report)
 
 

@@ -37,15 +37,15 @@ class Embeddings(NamedTuple):
     mirrored: bool  # each row is the mean of an image's and its mirror image's
 
 
-def extract(net, blobs, images, crop, size, means, mirrored=False, show=False):
-    """Rows of named blobs for all images of a list: yields (start, list of (B, D) float32, one a blob), in order.
+def passes(net, blobs, images, crop, size, means, views=(False,), show=""):
+    """Rows of named blobs for all images of a list, batch by batch, in its order.
 
-    net: a caffe.Net in TEST phase whose first input takes (N, 3, size, size); images: ImageList; crop: as in
-    config.py; means: B, G, R; mirrored: give the mean of the rows of an image and of its mirror image; show: a
-    progress bar. Memory holds two batches. Raises InputError for an image that cannot be decoded.
+    net: a caffe.Net in TEST phase whose first input takes (N, 3, size, size); images: ImageList; crop: as in config.py;
+    means: B, G, R; views: for each, whether images are mirrored in it; show: what a progress bar is called, '' for
+    none. Yields (start, rows): rows[v][b] is (B, ...) float32 of view v and blob b. Memory holds two batches. Raises
+    InputError for an image that cannot be decoded.
     """
     data = net.inputs[0]
-    starts = range(0, len(images.names), BATCH_SIZE)
 
     def load(number):
         return to_blob(read_image(images.path(number)), crop, size, means)
@@ -54,18 +54,24 @@ def extract(net, blobs, images, crop, size, means, mirrored=False, show=False):
         return [pool.submit(load, number) for number in range(start, min(start + BATCH_SIZE, len(images.names)))]
 
     with concurrent.futures.ThreadPoolExecutor(DECODERS) as pool, tqdm(
-        total=len(images.names), desc="embedding", unit="image", disable=not show, mininterval=0.5
+        total=len(images.names), desc=show, unit="image", disable=not show, mininterval=0.5
     ) as bar:
         coming = load_batch(0)
-        for start in starts:
+        for start in range(0, len(images.names), BATCH_SIZE):
             batch = np.stack([one.result() for one in coming])
             coming = load_batch(start + BATCH_SIZE)
-            rows = _forward(net, data, blobs, batch)
-            if mirrored:
-                turned = _forward(net, data, blobs, batch[..., ::-1])
-                rows = [(a + b) / 2 for a, b in zip(rows, turned, strict=True)]
-            yield start, rows
+            yield start, [_forward(net, data, blobs, batch[..., ::-1] if mirrored else batch) for mirrored in views]
             bar.update(len(batch))
+
+
+def extract(net, blobs, images, crop, size, means, mirrored=False, show=False):
+    """Embeddings: passes with rows flattened, and with their mean over the two views if mirrored.
+
+    Yields (start, list of (B, D) float32, one a blob).
+    """
+    views = (False, True) if mirrored else (False,)
+    for start, rows in passes(net, blobs, images, crop, size, means, views, "embedding" if show else ""):
+        yield start, [np.mean(of_blob, axis=0).reshape(len(of_blob[0]), -1) for of_blob in zip(*rows, strict=True)]
 
 
 def _forward(net, data, blobs, batch):
@@ -73,7 +79,7 @@ def _forward(net, data, blobs, batch):
     net.reshape()
     net.blobs[data].data[...] = batch
     net.forward()
-    return [net.blobs[blob].data.reshape(len(batch), -1).copy() for blob in blobs]
+    return [net.blobs[blob].data.copy() for blob in blobs]
 
 
 def extract_all(net, blobs, images, crop, size, means, mirrored=False, show=False):

@@ -67,6 +67,14 @@ def rows_of(array):
     return array.reshape(len(array), math.prod(array.shape[1:]))
 
 
+def make_batches(settings, labels):
+    """The mini-batches of a layer's settings; raises InputError as sampling.make_batches does."""
+    s = settings
+    return sampling.make_batches(
+        s["batches"], labels, s["batch_size"], s["images_per_identity"], s["seed"], s["rank"], s["ranks"]
+    )
+
+
 class DataLayer(SettingsLayer):
     """Images and labels, batch by batch, from a list file and an image folder.
 
@@ -89,10 +97,7 @@ class DataLayer(SettingsLayer):
         self.settings = self.read_settings()
         s = self.settings
         self.images = read_list(s["train_list"], s["imagepath"])
-        self.batches = sampling.make_batches(
-            s["batches"], self.images.labels, s["batch_size"], s["images_per_identity"], s["seed"],
-            s["rank"], s["ranks"],
-        )  # fmt: skip
+        self.batches = make_batches(s, self.images.labels)
         self.augmentation = images.Augmentation(*(s[key] for key in images.Augmentation._fields))
         self.iteration = 0
 
@@ -117,6 +122,51 @@ class DataLayer(SettingsLayer):
 
     def backward(self, top, propagate_down, bottom):
         """Images have no gradient."""
+
+
+class FeatureLayer(SettingsLayer):
+    """Features of images, computed before, and labels, batch by batch: DataLayer's mini-batches, above a frozen net.
+
+    Tops: features (N, ...) float32; labels (N,). Each row shows one of its image's views, at random.
+    param_str: features, the .npy file (views, images, ...) of features.compute; train_list, imagepath, batches,
+    batch_size, images_per_identity, seed, as in config.py; rank and ranks as in DataLayer.
+    """
+
+    keys = (
+        "features", "train_list", "imagepath", "batches", "batch_size", "images_per_identity", "seed", "rank", "ranks",
+    )  # fmt: skip
+
+    def setup(self, bottom, top):
+        """Read the list and open the file. Raises InputError for wrong settings, a bad list, a file that differs."""
+        self.check_arity(bottom, top, (0,), (2,), "no bottom and two tops, features and labels")
+        s = self.settings = self.read_settings()
+        self.labels = read_list(s["train_list"], s["imagepath"]).labels
+        self.batches = make_batches(s, self.labels)
+        try:
+            self.features = np.load(s["features"], mmap_mode="r")
+        except (OSError, EOFError, ValueError) as error:
+            raise InputError(f"FeatureLayer: {s['features']} cannot be read ({error}): train from images") from None
+        if self.features.ndim < 3 or self.features.shape[1] != len(self.labels):
+            raise InputError(f"FeatureLayer: {s['features']} holds no features of the {len(self.labels)} listed images")
+        self.iteration = 0
+
+    def reshape(self, bottom, top):
+        """The shapes never change."""
+        count = self.settings["batch_size"] // self.settings["ranks"]
+        top[0].reshape(count, *self.features.shape[2:])
+        top[1].reshape(count)
+
+    def forward(self, bottom, top):
+        """The next mini-batch."""
+        batch = self.batches.batch(self.iteration)
+        rng = sampling.random_stream(self.settings["seed"], sampling.AUGMENTATION, self.iteration)
+        views = rng.integers(0, len(self.features), batch.draws.max() + 1)[batch.draws]
+        top[0].data[...] = self.features[views, batch.images]
+        top[1].data[...] = self.labels[batch.images]
+        self.iteration += 1
+
+    def backward(self, top, propagate_down, bottom):
+        """What is frozen has no gradient."""
 
 
 class Norm2Layer(SettingsLayer):

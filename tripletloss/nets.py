@@ -2,7 +2,10 @@
 
 import difflib
 import importlib
+import os
+import shutil
 from collections import Counter
+from typing import NamedTuple
 
 import caffe
 import h5py
@@ -12,7 +15,14 @@ from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
 from tripletloss.errors import InputError
-from tripletloss.layers import DataLayer, SettingsLayer, TripletLossLayer, TripletSelectLayer, parse_param_str
+from tripletloss.layers import (
+    DataLayer,
+    FeatureLayer,
+    SettingsLayer,
+    TripletLossLayer,
+    TripletSelectLayer,
+    parse_param_str,
+)
 
 SELECT_STATISTICS = ("active_share", "d_ap", "d_an")
 
@@ -151,15 +161,17 @@ def fill_settings(net, settings, source):
             if len(layer.top) == 3:
                 layer.top.extend(SELECT_STATISTICS)
         decided += [(key.upper(), own[key], layer.name) for key in own if own[key] != filled[key]]
-        layer.python_param.param_str = yaml.safe_dump({**filled, **own}, default_flow_style=True, width=10**9).strip()
+        layer.python_param.param_str = _dump({**filled, **own})
     return decided
 
 
 def set_rank(net, rank):
-    """Make a resolved net that of another process: its data layers' rank. net: NetParameter, changed in place."""
-    for layer in data_layers(net):
+    """Make a resolved net that of another process: the rank of its DataLayer or FeatureLayer. Changed in place."""
+    for layer in net.layer:
+        if not is_a(layer, (DataLayer, FeatureLayer)):
+            continue
         params = yaml.safe_load(layer.python_param.param_str)
-        layer.python_param.param_str = yaml.safe_dump({**params, "rank": rank}, default_flow_style=True, width=10**9)
+        layer.python_param.param_str = _dump({**params, "rank": rank})
 
 
 def data_layers(net):
@@ -168,7 +180,7 @@ def data_layers(net):
 
 
 def is_a(layer, kind):
-    """Whether a layer of a net that was checked is a Python layer of this class."""
+    """Whether a layer of a net that was checked is a Python layer of this class, or of one of a tuple of them."""
     found = python_layer(layer, "the net") if layer.type == "Python" else None
     return isinstance(found, type) and issubclass(found, kind)
 
@@ -267,6 +279,72 @@ def freeze(net, blob, blob_counts, source):
                 param.lr_mult = param.decay_mult = 0
 
 
+class Cut(NamedTuple):
+    """Where a net that is frozen below can be cut."""
+
+    blob: str  # the only one, labels apart, that layers take which are not frozen
+    data: str  # the blob of images that it is made from
+    labels: str
+    frozen: list  # LayerParameters from the images to the blob
+    rest: list  # LayerParameters of what learns, or lies above what learns
+
+
+def find_cut(net, blob_counts):
+    """The Cut of a net whose frozen layers were settled, or None where there is none.
+
+    net: NetParameter; blob_counts: as for freeze. There is none where nothing is frozen, where images come from
+    another layer than one DataLayer, or where what learns takes several blobs of what is frozen.
+    """
+    data = data_layers(net)
+    if len(data) != 1:
+        return None
+    pixels, labels = data[0].top
+    still, rest, moving, taken = [], [], set(), set()
+    for layer in net.layer:
+        if moving.intersection(layer.bottom) or _learns(layer, blob_counts.get(layer.name, 0)):
+            taken.update(set(layer.bottom) - moving)
+            moving.update(layer.top)
+            rest.append(layer)
+        else:
+            moving.difference_update(layer.top)
+            still.append(layer)
+    blobs = taken - {labels}
+    if len(blobs) != 1 or pixels in blobs:
+        return None
+    blob = blobs.pop()
+    below = new_net("below", still)
+    makers = made_by(below, blob) - {data[0].name}
+    frozen = [layer for layer in still if layer.name in makers]
+    if any(labels in layer.bottom for layer in frozen):
+        return None
+    return Cut(blob, pixels, labels, frozen, rest)
+
+
+def new_net(name, layers=()):
+    """A NetParameter of copies of layers."""
+    net = caffe_pb2.NetParameter(name=name)
+    for layer in layers:
+        net.layer.add().CopyFrom(layer)
+    return net
+
+
+def above_cut(net, cut, features, settings):
+    """The NetParameter that trains on a Cut's features: a FeatureLayer, then the rest.
+
+    net: the uncut NetParameter; features: path of the cache's file; settings: the stage's, as for fill_settings.
+    """
+    layer = caffe_pb2.LayerParameter(name="features", type="Python", top=[cut.blob, cut.labels])
+    layer.python_param.module, layer.python_param.layer = FeatureLayer.__module__, FeatureLayer.__name__
+    params = {key: features if key == "features" else settings[key.upper()] for key in FeatureLayer.keys}
+    layer.python_param.param_str = _dump(params)
+    return new_net(net.name, [layer, *cut.rest])
+
+
+def _dump(params):
+    """Settings as a param_str: a YAML mapping on one line."""
+    return yaml.safe_dump(params, default_flow_style=True, width=10**9).strip()
+
+
 def settle_frozen(net, blob_counts, loaded):
     """Make frozen layers work as they do after training: BatchNorm by its stored statistics, no dropout.
 
@@ -310,9 +388,7 @@ def weight_shapes(path):
                     if len(layer)
                 }
         else:
-            net = caffe_pb2.NetParameter()
-            with open(path, "rb") as file:
-                net.ParseFromString(file.read())
+            net = _read_weights(path)
             found = {layer.name: [_shape(blob) for blob in layer.blobs]
                      for layer in (net.layer or net.layers) if len(layer.blobs)}  # fmt: skip
     except FileNotFoundError:
@@ -339,6 +415,34 @@ def load_weights(net, path):
         net.load_hdf5(path)  # copy_from would read nothing of it, and say nothing
     else:
         net.copy_from(path)
+
+
+def add_weights(path, source, names):
+    """Add to a file of weights the layers that it lacks, of the given names, from another file of the same format.
+
+    The file is replaced when the new one is whole.
+    """
+    part = f"{path}.part"
+    if h5py.is_hdf5(path):
+        shutil.copyfile(path, part)
+        with h5py.File(part, "a") as file, h5py.File(source, "r") as other:
+            for name in names:
+                if name in other["data"] and name not in file["data"]:
+                    other.copy(f"data/{name}", file["data"])
+    else:
+        net, other = (_read_weights(name) for name in (path, source))
+        have = {layer.name for layer in net.layer}
+        net.layer.extend(layer for layer in other.layer if layer.name in names and layer.name not in have)
+        with open(part, "wb") as file:
+            file.write(net.SerializeToString())
+    os.replace(part, path)
+
+
+def _read_weights(path):
+    net = caffe_pb2.NetParameter()
+    with open(path, "rb") as file:
+        net.ParseFromString(file.read())
+    return net
 
 
 def match_weights(shapes, found, path, source):

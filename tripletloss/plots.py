@@ -43,6 +43,27 @@ def distances(path, values, same, threshold=None):
     _save(figure, path)
 
 
+def tsne(path, embeddings, labels, most=20, seed=0):
+    """A map of embeddings in two dimensions by t-SNE (van der Maaten & Hinton 2008), a colour an identity.
+
+    embeddings: (N, D); labels: (N,). Shown are the `most` identities with the most images.
+    """
+    from sklearn.manifold import TSNE  # slow to import
+
+    names, sizes = np.unique(labels, return_counts=True)
+    shown = names[np.argsort(-sizes, kind="stable")[:most]]
+    rows = np.flatnonzero(np.isin(labels, shown))
+    perplexity = min(30.0, max(1.0, (len(rows) - 1) / 3))
+    points = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(embeddings[rows])
+    figure, axes = plt.subplots(figsize=(6, 6))
+    colours = plt.get_cmap("tab20")
+    for number, name in enumerate(shown):
+        mine = labels[rows] == name
+        axes.scatter(*points[mine].T, s=14, color=colours(number % 20), label=str(name))
+    axes.set(xticks=[], yticks=[], title=f"t-SNE of {len(rows)} images, {len(shown)} identities")
+    _save(figure, path)
+
+
 def curves(path, title, table, held_out=()):
     """A stage's curves against its iterations.
 

@@ -58,7 +58,7 @@ class Record:
         self.bar.update()
         if number % DIAGNOSED_ITERATIONS == 0 and self.source and np.isfinite(values).all():
             self._look(number, dict(zip(self.scalars, means, strict=True)))
-            self._write_events(number, {**shown_numbers(self.scalars, values), "learning_rate": rate})
+            self._write_events(number, {**dict(zip(self.scalars, values, strict=True)), "learning_rate": rate})
 
     def _look(self, number, means):
         embeddings, labels = (self.blobs[name].data for name in self.source)
@@ -106,11 +106,6 @@ class Record:
         self.looks.close()
         if self.events:
             self.events[0].close()
-
-
-def shown_numbers(names, values):
-    """Scalars by name."""
-    return dict(zip(names, values, strict=True))
 
 
 class _Table:

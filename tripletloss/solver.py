@@ -14,7 +14,7 @@ import caffe
 import numpy as np
 from caffe.proto import caffe_pb2
 
-from tripletloss import nets, sampling
+from tripletloss import features, nets, sampling
 from tripletloss.compare import compare
 from tripletloss.config import STAGES
 from tripletloss.dataset import ImageList, read_list
@@ -38,13 +38,14 @@ class Plan(NamedTuple):
     images: ImageList
     held_out: ImageList | None
     weights: str  # '' for none
-    features: list  # names of the deploy net's blobs to measure, softmax stage's first
+    measured: list  # names of the deploy net's blobs to measure, softmax stage's first
     loaded: list  # names of the layers that start from the weights,
     fresh: list  # that start fresh,
     frozen: list  # and that do not learn
     renamed: dict  # old name -> new: classifiers of other identities than the weights'
     decided: list  # (setting, value, layer's name): what the prototxt decides instead of config.py
     parameters: int  # how many numbers the net has
+    cut: nets.Cut | None  # where the net is cut, to be trained on features that are computed once
 
     def describe(self):
         """The plan, for a person to read."""
@@ -204,17 +205,18 @@ def make_plan(config, stage, gpu, processes=1):
             "WEIGHTS to weights that have them, or FREEZE to ''"
         )
     nets.write_prototxt(net, f"{prefix}_train.prototxt")
-    features = []
+    measured = []
     if settings["DEPLOY"] and held_out:
         named = [config.stage(name)["FEATURE"] for name in STAGES]
-        features = [feature for feature in dict.fromkeys(named) if feature]
-        _check_deploy(settings, features, params)
+        measured = [feature for feature in dict.fromkeys(named) if feature]
+        _check_deploy(settings, measured, params)
     with open(f"{prefix}_settings.json", "w") as file:
         json.dump({**settings, "WEIGHTS": weights}, file, indent=2)
     total = sum(int(np.prod(shape)) for shapes in params.values() for shape in shapes)
     return Plan(
-        stage, settings, prefix, images, held_out, weights, features, loaded, fresh, frozen, renamed, decided, total
-    )
+        stage, settings, prefix, images, held_out, weights, measured, loaded, fresh, frozen, renamed, decided, total,
+        nets.find_cut(net, counts) if settings["FEATURE_CACHE"] and weights else None,
+    )  # fmt: skip
 
 
 def _check_loss(net, source):
@@ -278,7 +280,7 @@ def _build_solver(path):
     return params, {name: tuple(blob.shape) for name, blob in solver.net.blobs.items()}
 
 
-def _check_deploy(settings, features, params):
+def _check_deploy(settings, measured, params):
     """The deploy net builds, holds the features, and its layers have the training net's shapes."""
     source, size = settings["DEPLOY"], settings["IMAGE_SIZE"]
     nets.check_wiring(nets.read_net(source), source)
@@ -290,7 +292,7 @@ def _check_deploy(settings, features, params):
         return list(net.blobs), {name: [tuple(blob.shape) for blob in blobs] for name, blobs in net.params.items()}
 
     blobs, shapes = try_in_child(build, source)
-    for feature in features or [""]:
+    for feature in measured or [""]:
         if feature not in blobs:
             raise InputError(f"{source} has no blob {feature!r}: set FEATURE to one of {', '.join(blobs)}")
     nets.match_weights(shapes, params, settings["NET"], source)
@@ -320,6 +322,28 @@ def _start(plan, team):
     return solver, net
 
 
+def cache_features(plan):
+    """Compute the features of a plan that is cut, and resolve its net to train on them. Returns a sentence, or ''.
+
+    Nothing is done where training shows fewer images than there are to compute. Raises InputError as features.compute.
+    """
+    s = plan.settings
+    shown, rows = s["MAX_ITERS"] * s["BATCH_SIZE"], len(plan.images.names) * (1 + s["MIRROR"])
+    if not plan.cut or shown <= rows:
+        return ""
+    cache = features.compute(plan.cut, plan.weights, plan.images, s, f"{plan.prefix}_caffe.log")
+    path = f"{plan.prefix}_train.prototxt"
+    whole = nets.read_net(path)
+    nets.write_prototxt(whole, f"{plan.prefix}_uncut.prototxt")
+    nets.write_prototxt(nets.above_cut(whole, plan.cut, cache.path, s), path)
+    jitters = [name for name in ("CROP_JITTER", "ZOOM_JITTER", "LIGHT_JITTER", "GREY_SHARE") if s[name]]
+    return (
+        f"features   {plan.cut.blob} of {len(plan.images.names)} images x {cache.views} views, {cache.computed} "
+        f"computed now in {cache.seconds:.0f} s; saves {max(0, shown * cache.seconds_per_row - cache.seconds):.0f} s"
+        + (f"; without {', '.join(jitters)}" if jitters else "")
+    )
+
+
 def train_stage(plan, team=OneProcess()):  # noqa: B008 (it holds nothing)
     """Train a planned stage to its last iteration; returns the path of the weights.
 
@@ -345,23 +369,26 @@ def train_stage(plan, team=OneProcess()):  # noqa: B008 (it holds nothing)
                             "lower LEARNING_RATE"
                         )
                 if solver.iter % s["SNAPSHOT_ITERS"] == 0 or solver.iter == s["MAX_ITERS"]:
-                    _snapshot(solver, team)
+                    _snapshot(solver, team, plan)
                     if writes:
-                        record.snapshot(solver.iter, _score(plan, solver.net))
+                        record.snapshot(solver.iter, _score(plan))
             steps.agree_to_stop()
             if steps.stop:
-                _snapshot(solver, team)
+                _snapshot(solver, team, plan)
     weights = team.first(lambda: last_snapshot(s["RUN_FOLDER"], plan.stage))
     if steps.stop:
         raise Stopped(steps.stop, weights)
     return weights
 
 
-def _snapshot(solver, team):
+def _snapshot(solver, team, plan):
     """Write weights and state, once all processes are found to have the same. Raises InputError if they have not."""
     team.check_equal(solver.net.params, solver.iter)
     if team.rank == 0:
         solver.snapshot()
+        if plan.cut:
+            weights = last_snapshot(plan.settings["RUN_FOLDER"], plan.stage)
+            nets.add_weights(weights, plan.weights, {layer.name for layer in plan.cut.frozen})
 
 
 class _signals:
@@ -386,19 +413,15 @@ class _signals:
             signal.signal(number, handler)
 
 
-def _score(plan, trained):
+def _score(plan):
     """TAR at FAR 1% of the stage's feature on some of the held-out images, or None where there is no way to tell."""
-    feature, images = plan.settings["FEATURE"], plan.held_out
-    if feature not in plan.features:
+    s, feature, images = plan.settings, plan.settings["FEATURE"], plan.held_out
+    if feature not in plan.measured:
         return None
-    net = caffe.Net(plan.settings["DEPLOY"], caffe.TEST)
-    for name in nets.made_by(nets.read_net(plan.settings["DEPLOY"]), feature).intersection(net.params):
-        for mine, theirs in zip(net.params[name], trained.params[name], strict=True):
-            mine.data[...] = theirs.data
     within = images.labels[:SCORED_IMAGES]
     some = images._replace(names=images.names[: len(within)], labels=within)
-    s = plan.settings
-    [rows] = extract_all(net, [feature], some, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"])
+    with _deploy_net(plan, last_snapshot(s["RUN_FOLDER"], plan.stage)) as (net, _):
+        [rows] = extract_all(net, [feature], some, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"])
     try:
         return verification(rows, within).tar.get(1e-2)
     except ValueError:
@@ -411,22 +434,22 @@ def measure(plan, weights):
     Measured are the features of both stages, as far as the weights have the layers that make them. {} if there is
     nothing to measure with.
     """
-    if not plan.features:
+    if not plan.measured:
         return {}
     s, held_out = plan.settings, plan.held_out
-    with _deploy_net(plan, weights) as (net, features):
-        rows = extract_all(net, features, held_out, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"]) if features else []
-        return {name: verification(row, held_out.labels) for name, row in zip(features, rows, strict=True)}
+    with _deploy_net(plan, weights) as (net, made):
+        rows = extract_all(net, made, held_out, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"]) if made else []
+        return {name: verification(row, held_out.labels) for name, row in zip(made, rows, strict=True)}
 
 
 def compare_stages(plan, weights):
     """What the triplet stage added on the held-out identities: Comparison, or None if there are not two features."""
-    if len(plan.features) < 2:
+    if len(plan.measured) < 2:
         return None
-    with _deploy_net(plan, weights) as (net, features):
-        if features != plan.features:
+    with _deploy_net(plan, weights) as (net, made):
+        if made != plan.measured:
             return None
-        return compare(net, plan.settings, features[0], plan.held_out, pairs_of(plan.held_out.labels))
+        return compare(net, plan.settings, made[0], plan.held_out, pairs_of(plan.held_out.labels))
 
 
 @contextlib.contextmanager
@@ -437,4 +460,4 @@ def _deploy_net(plan, weights):
     with caffe_log(f"{plan.prefix}_caffe.log"):
         net = caffe.Net(source, caffe.TEST)
         nets.load_weights(net, weights)
-        yield net, [name for name in plan.features if nets.made_by(deploy, name).intersection(net.params) <= set(have)]
+        yield net, [name for name in plan.measured if nets.made_by(deploy, name).intersection(net.params) <= set(have)]

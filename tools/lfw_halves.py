@@ -1,0 +1,49 @@
+"""Divide faces laid out like LFW's into people to finetune on and people to measure on.
+
+    python tools/lfw_halves.py IMAGES PAIRS OUT [FOLDS]
+
+IMAGES holds name/name_0001.jpg; PAIRS is a pairs file of folds whose people differ. The last FOLDS folds (default: more
+than half of them) become OUT/pairs.txt, to measure on. OUT/train.txt lists the images of the others: of all that are in
+none of those pairs and have two images or more.
+"""
+
+import os
+import sys
+
+from tripletloss.dataset import write_list
+from tripletloss.errors import InputError
+from tripletloss.evaluate import read_pairs
+
+
+def main():
+    """Write the two files; returns the exit status."""
+    if len(sys.argv) not in (4, 5):
+        sys.exit(__doc__.split("\n\n")[1].strip())
+    folder, source, out = sys.argv[1:4]
+    try:
+        file = read_pairs(source, folder)
+        folds = int(file.folds.max()) + 1
+        measured = int(sys.argv[4]) if len(sys.argv) == 5 else folds // 2 + 1
+        with open(source, encoding="utf-8") as lines:
+            lines = [line for line in lines.read().splitlines()[1:] if line.strip()]
+        kept = lines[len(lines) - len(lines) // folds * measured :]
+        os.makedirs(out, exist_ok=True)
+        with open(os.path.join(out, "pairs.txt"), "w", encoding="utf-8") as pairs:
+            pairs.write("\n".join([f"{measured} {len(lines) // folds // 2}", *kept]) + "\n")
+        of_pairs = {name.partition("/")[0] for name in read_pairs(os.path.join(out, "pairs.txt"), folder).images.names}
+        people = {}
+        for name in sorted(set(os.listdir(folder)) - of_pairs):
+            images = [f"{name}/{image}" for image in sorted(os.listdir(os.path.join(folder, name)))]
+            if len(images) > 1:
+                people[name] = images
+        write_list(os.path.join(out, "train.txt"), people, list(people), 0)
+    except (InputError, OSError) as error:
+        print(f"lfw_halves.py: {error}", file=sys.stderr)
+        return 1
+    print(f"{out}/train.txt: {sum(map(len, people.values()))} images of {len(people)} people")
+    print(f"{out}/pairs.txt: {len(kept)} pairs in {measured} folds, of {len(of_pairs)} other people")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""The frozen part of a net, run once over all images instead of in every iteration.
+
+Where nothing learns below a blob, an image's value of that blob never changes. It is computed once, in TEST phase, and
+kept in a file; the rest of the net is trained from there. An image has a view for each way in which it is shown: as it
+is and, with MIRROR, mirrored.
+
+A cache is a folder named by the key of all that its values come from: net, weights, preprocessing, image contents. It
+holds features.npy, (views, images, ...), and `done`, how many images are whole; stopped, it goes on from there.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from typing import NamedTuple
+
+import caffe
+import numpy as np
+from caffe.proto import caffe_pb2
+from google.protobuf import text_format
+from tqdm import tqdm
+
+from tripletloss import nets
+from tripletloss.errors import InputError
+from tripletloss.extract import passes
+from tripletloss.process import caffe_log
+
+FLUSHED_BATCHES = 20  # between two notes of how far a cache is; what comes after the last one is computed again
+
+
+class Cache(NamedTuple):
+    """Features that are whole."""
+
+    path: str  # of features.npy
+    views: int  # of each image
+    computed: int  # images whose features were computed now; the rest was there
+    seconds: float  # that took
+    seconds_per_row: float  # of one image in one view
+
+
+def frozen_net(cut, settings):
+    """The NetParameter of a Cut's frozen layers, from an Input layer to the blob."""
+    data, size = caffe_pb2.LayerParameter(name="data", type="Input", top=[cut.data]), settings["IMAGE_SIZE"]
+    data.input_param.shape.add(dim=[1, 3, size, size])
+    return nets.new_net("frozen", [data, *cut.frozen])
+
+
+def cache_key(cut, weights, images, settings):
+    """What a cache's values come from, as text: 24 hexadecimal digits. Reads all images and the weights."""
+    total = hashlib.sha256()
+    s = settings
+    told = [text_format.MessageToString(frozen_net(cut, s)), s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"], s["MIRROR"],
+            s["FEATURE_TYPE"], cut.blob]  # fmt: skip
+    total.update(json.dumps(told).encode())
+    with open(weights, "rb") as file:
+        _add_file(total, file)
+    for number, name in enumerate(images.names):
+        try:
+            with open(images.path(number), "rb") as file:
+                total.update(f"\0{name}\0".encode())
+                _add_file(total, file)
+        except OSError as error:
+            raise InputError(
+                f"the image {images.path(number)} cannot be read ({error.strerror}): restore it or take it off the list"
+            ) from None
+    return total.hexdigest()[:24]
+
+
+def _add_file(total, file):
+    while block := file.read(1 << 20):
+        total.update(block)
+
+
+def compute(cut, weights, images, settings, log):
+    """The Cache of a Cut's blob for all images: taken from settings["FEATURE_CACHE"] as far as it is there.
+
+    log: file that Caffe's own words go to. Raises InputError for an image that cannot be decoded, or a folder that
+    cannot be written.
+    """
+    folder = os.path.join(settings["FEATURE_CACHE"], cache_key(cut, weights, images, settings))
+    path, note = os.path.join(folder, "features.npy"), os.path.join(folder, "done")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        done, pace = _read_note(note) if _fits(path, len(images.names)) else (0, 0.0)
+        if done == len(images.names):
+            return Cache(path, len(np.load(path, mmap_mode="r")), 0, 0.0, pace)
+        with caffe_log(log):
+            return _compute(cut, weights, images, settings, path, note, done)
+    except OSError as error:
+        raise InputError(
+            f"the features cannot be kept in {folder} ({error.strerror}): make room, set FEATURE_CACHE to another "
+            "folder, or to '' to do without"
+        ) from None
+
+
+def _compute(cut, weights, images, settings, path, note, done):
+    s, total = settings, len(images.names)
+    prototxt = f"{path}.prototxt"
+    nets.write_prototxt(frozen_net(cut, s), prototxt)
+    net = caffe.Net(prototxt, caffe.TEST)
+    nets.load_weights(net, weights)
+    views = [False, True] if s["MIRROR"] else [False]
+    shape = (len(views), total, *net.blobs[cut.blob].shape[1:])
+    if done:
+        file = np.lib.format.open_memmap(path, "r+")
+    else:
+        room, needed = shutil.disk_usage(os.path.dirname(path)).free, _bytes(shape, s["FEATURE_TYPE"])
+        if needed > room:
+            raise InputError(
+                f"the features need {needed / 1e9:.1f} GB in {os.path.dirname(path)}, which has {room / 1e9:.1f}: make "
+                "room, or set FEATURE_TYPE to 'float16' or FEATURE_CACHE to ''"
+            )
+        file = np.lib.format.open_memmap(path, "w+", s["FEATURE_TYPE"], shape)
+    rest = images._replace(names=images.names[done:], labels=images.labels[done:])
+    start, first = time.perf_counter(), done
+    with tqdm(total=total, initial=done, desc="features", unit="image", mininterval=0.5) as bar:
+        how = s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"]
+        for number, (_, rows) in enumerate(passes(net, [cut.blob], rest, *how, views), 1):
+            count = len(rows[0][0])
+            for view, [values] in enumerate(rows):
+                file[view, done : done + count] = values
+            done += count
+            bar.update(count)
+            if number % FLUSHED_BATCHES == 0 or done == total:
+                file.flush()
+                pace = (time.perf_counter() - start) / (done - first) / len(views)
+                _write_note(note, done, pace)
+    return Cache(path, len(views), total - first, time.perf_counter() - start, pace)
+
+
+def _bytes(shape, kind):
+    return int(np.prod(shape)) * np.dtype(kind).itemsize
+
+
+def _fits(path, images):
+    """Whether a file of features is there, of its full length and for so many images."""
+    try:
+        return np.load(path, mmap_mode="r").shape[1] == images
+    except (OSError, EOFError, ValueError, IndexError):
+        return False
+
+
+def _read_note(path):
+    """How many images are whole, and the seconds that a row took."""
+    try:
+        with open(path) as file:
+            done, pace = file.read().split()
+        return int(done), float(pace)
+    except (FileNotFoundError, ValueError):
+        return 0, 0.0
+
+
+def _write_note(path, done, pace):
+    part = f"{path}.part"
+    with open(part, "w") as file:
+        file.write(f"{done} {pace}")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
