@@ -31,7 +31,7 @@ GREY_SHARE = 0.0                    # share of the images that are shown in grey
 
 # Where nothing learns below a blob (FREEZE), its values are computed once, of each image and with MIRROR of its mirror
 # image, and trained on from there. The jitters and GREY_SHARE are left out then.
-FEATURE_CACHE = 'runs/features'     # the folder to keep them in, also for other runs; '': the whole net, every iteration
+FEATURE_CACHE = 'runs/features'     # folder to keep them in, for other runs too; '': the whole net, every iteration
 FEATURE_TYPE = 'float32'            # or 'float16', in half the room
 
 # --- mini-batches ------------------------------------------------------------------------------------------------
@@ -42,7 +42,8 @@ BATCH_SIZE = {'softmax': 64, 'triplet': 96}     # images
 IMAGES_PER_IDENTITY = 6             # images, in batches of identities
 
 # --- triplets ----------------------------------------------------------------------------------------------------
-SELECTION = 'semi-hard'             # or 'batch-hard', 'batch-all'; 'rank-paired' goes with BATCHES 'anchor'
+# or 'batch-hard', 'batch-all', 'distance-weighted'; 'rank-paired' goes with BATCHES 'anchor'
+SELECTION = 'semi-hard'
 MARGIN = 0.2                        # of squared distances, between a negative and a positive
 
 # --- training ----------------------------------------------------------------------------------------------------

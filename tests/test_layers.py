@@ -108,6 +108,18 @@ def test_gradients_do_not_leak_from_iteration_to_iteration(tmp_path):
     assert loss == 0 and not diff.any()
 
 
+def test_distance_weighted_selection_draws_anew_each_iteration_and_the_same_in_each_run(tmp_path):
+    x = spread() / np.linalg.norm(spread(), axis=1, keepdims=True)
+    runs = []
+    for _ in range(2):
+        net = make_net(tmp_path, chain("distance-weighted", margin=4))
+        runs.append([run(net, x, LABELS)[1] for _ in range(3)])
+    np.testing.assert_array_equal(runs[0], runs[1])
+    assert not np.array_equal(runs[0][0], runs[0][1]) and np.abs(runs[0][0]).max() > 0
+    with pytest.raises(InputError, match=r"embeddings of length one, but one has 2"):
+        run(net, 2 * x, LABELS)
+
+
 def test_rank_paired_chain_learns_from_learning_triplets_only(tmp_path):
     net = make_net(tmp_path, chain("rank-paired", margin=50, labels=False))
     x = spread()

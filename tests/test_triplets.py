@@ -108,12 +108,46 @@ def test_rank_paired_refuses_a_batch_that_has_no_three_parts():
         triplets.rank_paired(np.zeros((4, 4)), None, 0.2)
 
 
-@pytest.mark.parametrize("name", ["semi-hard", "batch-hard", "batch-all"])
+@pytest.mark.parametrize("dimension", [2, 3, 64])
+def test_distance_weighted_draws_by_the_density_of_distances_on_a_sphere(dimension):
+    rng = np.random.default_rng(0)
+    x, _ = norm.l2_normalize(rng.normal(size=(9, dimension)))
+    labels = np.array([0, 0, 1, 1, 1, 2, 2, 3, 3])
+    d = triplets.squared_distances(x)
+    drawn = np.zeros((9, 9))
+    for seed in range(4000):
+        chosen = triplets.distance_weighted(d, labels, dimension, np.random.default_rng(seed))
+        np.add.at(drawn, (chosen.anchors, chosen.negatives), 1)
+    pairs = [(a, p) for a in range(9) for p in range(9) if a != p and labels[a] == labels[p]]
+    assert list(zip(chosen.anchors, chosen.positives, strict=True)) == pairs
+    for a in range(9):
+        weights = []
+        for n in range(9):
+            length = max(np.sqrt(d[a, n]), 0.5)
+            density = length ** (dimension - 2) * (1 - length**2 / 4) ** ((dimension - 3) / 2)
+            weights.append(0 if labels[n] == labels[a] else 1 / density)
+        np.testing.assert_allclose(drawn[a] / drawn[a].sum(), np.array(weights) / sum(weights), atol=0.03)
+
+
+def test_distances_drawn_by_their_weights_are_spread_evenly():
+    """What the weights are for: from points all over a sphere, near negatives come as often as far ones."""
+    x, _ = norm.l2_normalize(np.random.default_rng(1).normal(size=(1500, 8)))
+    labels = np.arange(1500) // 2
+    d = triplets.squared_distances(x)
+    lengths = np.concatenate([
+        np.sqrt(d[s.anchors, s.negatives])
+        for s in (triplets.distance_weighted(d, labels, 8, np.random.default_rng(seed)) for seed in range(4))
+    ])  # fmt: skip
+    counts, _ = np.histogram(lengths, np.linspace(0.7, 1.7, 6))
+    assert counts.max() < 1.35 * counts.min()
+
+
+@pytest.mark.parametrize("name", ["semi-hard", "batch-hard", "batch-all", "distance-weighted"])
 @pytest.mark.parametrize("labels", [[1, 1, 1], [0, 1, 2], [7]])
 def test_batches_without_triplets_give_an_empty_selection(name, labels):
     x = np.random.default_rng(0).normal(size=(len(labels), 2))
     d = triplets.squared_distances(x)
-    selection = triplets.STRATEGIES[name](d, np.array(labels), 0.2)
+    selection = triplets.select(name, d, np.array(labels), 0.2, 2, np.random.default_rng(0))
     assert len(selection.anchors) == 0
     assert triplets.active_share(selection, d, 0.2) == 0
 

@@ -236,17 +236,27 @@ class CosineLayer(SettingsLayer):
             bottom[0].diff[...] = features.reshape(bottom[0].diff.shape)
 
 
+def check_lengths(embeddings):
+    """Raise InputError unless all rows (N, D) have length one, which distance-weighted selection is made for."""
+    lengths = np.linalg.norm(embeddings, axis=1)
+    if np.abs(lengths - 1).max() > 1e-3:
+        raise InputError(
+            f"TripletSelectLayer: distance-weighted selection needs embeddings of length one, but one has "
+            f"{lengths[np.abs(lengths - 1).argmax()]:.3g}: let Norm2Layer come last, fc7, fc9_1, norm2"
+        )
+
+
 class TripletSelectLayer(SettingsLayer):
     """Select triplets among the embeddings of a mini-batch.
 
     Bottoms: embeddings (N, ...), labels (N,). With embeddings alone, the selection is rank-paired.
     Tops: anchors, positives, negatives (T, D), T changing from iteration to iteration and sometimes 0; and, by
     choice, three numbers (1,): the active share of the triplets, the mean d(a,p) and the mean d(a,n).
-    param_str: selection (semi-hard | batch-hard | batch-all | rank-paired), margin. Example:
+    param_str: selection (semi-hard | batch-hard | batch-all | distance-weighted | rank-paired), margin, seed. Example:
     "{selection: semi-hard, margin: 0.2}"
     """
 
-    keys = ("selection", "margin")
+    keys = ("selection", "margin", "seed")
 
     def setup(self, bottom, top):
         """Check arity and settings; raises InputError."""
@@ -255,7 +265,8 @@ class TripletSelectLayer(SettingsLayer):
         )
         only = {"selection": "rank-paired"} if len(bottom) == 1 else {}
         settings = self.read_settings(**only)
-        self.strategy, self.margin = triplets.STRATEGIES[settings["selection"]], settings["margin"]
+        self.strategy, self.margin, self.seed = (settings[key] for key in self.keys)
+        self.iteration = 0
         if len(bottom) == 1 and settings["selection"] != "rank-paired":
             raise InputError(
                 f"TripletSelectLayer: selection {settings['selection']} needs the labels: add `bottom: \"labels\"`"
@@ -274,9 +285,15 @@ class TripletSelectLayer(SettingsLayer):
         labels = bottom[1].data.ravel() if len(bottom) == 2 else None
         try:
             distances = triplets.squared_distances(embeddings)
-            self.selection = self.strategy(distances, labels, self.margin)
+            if self.strategy == "distance-weighted":
+                check_lengths(embeddings)
+            rng = sampling.random_stream(self.seed, sampling.NEGATIVES, self.iteration)
+            self.selection = triplets.select(
+                self.strategy, distances, labels, self.margin, embeddings.shape[1], rng
+            )
         except (FloatingPointError, ValueError) as error:
             raise InputError(f"TripletSelectLayer: {error}: lower LEARNING_RATE, or look at the batch") from None
+        self.iteration += 1
         picked = (self.selection.anchors, self.selection.positives, self.selection.negatives)
         for i, rows in enumerate(picked):
             top[i].reshape(len(rows), embeddings.shape[1])

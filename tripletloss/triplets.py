@@ -1,7 +1,8 @@
 """Triplets in plain NumPy: distances, selection inside a mini-batch, loss and gradients.
 
 Distances are squared Euclidean. S(a) are the rows with the label of row a, without a itself; D(a) are the
-rows with another label. A strategy takes (distances, labels, margin) and returns a Selection.
+rows with another label. A strategy takes (distances, labels, margin), or what its docstring says, and returns a
+Selection; select() calls them all alike.
 """
 
 from typing import NamedTuple
@@ -11,6 +12,8 @@ from scipy.sparse import csr_array
 
 # Pairs are compared with all rows in blocks of about this many entries, which bounds memory.
 BLOCK_ENTRIES = 4_000_000
+
+CLIPPED_DISTANCE = 0.5  # not squared; Wu et al.'s own
 
 
 class Selection(NamedTuple):
@@ -150,12 +153,45 @@ def rank_paired(distances, labels, margin):
     return Selection(np.arange(n), positives, negatives, learns, n)
 
 
+def distance_weighted(distances, labels, dimension, rng):
+    """For every (a, p), an n drawn so that all distances are as likely (Wu et al. 2017, arXiv 1706.07567, section 4.2).
+
+    n gets the weight 1 / q(d), q the density of the distance d (not squared) between random points of the unit sphere:
+    q(d) ~ d^(D-2) (1 - d^2 / 4)^((D-3) / 2). Distances below CLIPPED_DISTANCE weigh as that one, so that the few
+    nearest, which are the noisiest, are not drawn all the time.
+    distances: (N, N), squared, of embeddings of length one; dimension: D, 2 or more; rng: numpy Generator.
+    """
+    same, other = same_and_other(labels)
+    anchors, positives = np.nonzero(same & other.any(axis=1)[:, None])  # (T,) each
+    d = np.sqrt(np.clip(distances, CLIPPED_DISTANCE**2, 3.999))  # (N, N)
+    log_weights = (2 - dimension) * np.log(d) + (3 - dimension) / 2 * np.log(1 - d * d / 4)
+    log_weights[~other] = -np.inf
+    highest = log_weights.max(axis=1, keepdims=True)
+    weights = np.exp(log_weights - np.where(np.isfinite(highest), highest, 0))  # the largest of each row is 1
+    # One running sum through all rows: a draw of row a lies between its sum before and after that row.
+    sums = np.cumsum(weights.ravel())  # (N * N,)
+    after = sums[len(labels) - 1 :: len(labels)]  # (N,)
+    before = np.concatenate([[0.0], after[:-1]])
+    drawn = before[anchors] + (1 - rng.random(len(anchors))) * (after - before)[anchors]  # above before, up to after
+    place = np.searchsorted(sums, drawn)
+    negatives = place - anchors * len(labels)
+    return Selection(anchors, positives, negatives, np.ones(len(anchors), bool), len(anchors))
+
+
 STRATEGIES = {
     "semi-hard": semi_hard,
     "batch-hard": batch_hard,
     "batch-all": batch_all,
+    "distance-weighted": distance_weighted,
     "rank-paired": rank_paired,
 }
+
+
+def select(name, distances, labels, margin, dimension, rng):
+    """The Selection of a strategy in STRATEGIES. dimension: of the embeddings; rng: for a strategy that draws."""
+    if name == "distance-weighted":
+        return distance_weighted(distances, labels, dimension, rng)
+    return STRATEGIES[name](distances, labels, margin)
 
 
 def active_share(selection, distances, margin):
