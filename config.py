@@ -50,5 +50,6 @@ MARGIN = 0.2                        # of squared distances, between a negative a
 MAX_ITERS = {'softmax': 240, 'triplet': 150}            # iterations
 SNAPSHOT_ITERS = 100                # iterations between snapshots; one is written at the end as well
 LEARNING_RATE = {'softmax': 0.01, 'triplet': 0.2}       # at the start; SOLVER says how it goes on
+WORKERS = 2                         # processes that read images ahead, for each that trains; 0: none
 DEVICE = 'auto'                     # 'auto': the first GPU if Caffe has one, else the CPU; 'cpu'; 'gpu'; a GPU's number
 SEED = 1                            # of every random draw

@@ -237,6 +237,7 @@ def test_facenets_order_has_gradients_down_to_the_projection(tmp_path):
         + python("norm2", "Norm2Layer", ["fc9_1"], ["norm2"])
         + chain("batch-hard").replace('bottom: "x"', 'bottom: "norm2"').split("\n", 1)[1]
     )
+    caffe.set_random_seed(1)
     net = make_net(tmp_path, text)
     x = spread()
     _, diff = run(net, x, LABELS)

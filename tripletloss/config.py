@@ -96,6 +96,7 @@ SCHEMA = {
     "MAX_ITERS": _integer(1, 20000, by_stage=True),
     "SNAPSHOT_ITERS": _integer(1, 2000, by_stage=True),
     "LEARNING_RATE": Setting(lambda v: _is_number(v) and v > 0, "a number above 0", 0.001, by_stage=True),
+    "WORKERS": _integer(0, 2),
     "DEVICE": Setting(_is_device, "'auto', 'cpu', 'gpu', or the number of a GPU", "auto"),
     "SEED": _integer(0, 1),
     "FEATURE_CACHE": _path("runs/features"),

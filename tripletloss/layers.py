@@ -16,6 +16,7 @@ from tripletloss import cosine, images, norm, sampling, triplets
 from tripletloss.config import REQUIRED, SCHEMA, check_value, unknown_name
 from tripletloss.dataset import read_list
 from tripletloss.errors import InputError
+from tripletloss.loader import Loader
 
 
 def parse_param_str(param_str, keys, where):
@@ -67,20 +68,12 @@ def rows_of(array):
     return array.reshape(len(array), math.prod(array.shape[1:]))
 
 
-def make_batches(settings, labels):
-    """The mini-batches of a layer's settings; raises InputError as sampling.make_batches does."""
-    s = settings
-    return sampling.make_batches(
-        s["batches"], labels, s["batch_size"], s["images_per_identity"], s["seed"], s["rank"], s["ranks"]
-    )
-
-
 class DataLayer(SettingsLayer):
     """Images and labels, batch by batch, from a list file and an image folder.
 
-    Tops: data (N, 3, S, S) float32, BGR minus pixel_means; labels (N,).
-    param_str: train_list, imagepath, batches (shuffled | identities | anchor), batch_size, images_per_identity,
-    crop, image_size, pixel_means, mirror, crop_jitter, zoom_jitter, light_jitter, grey_share, seed; as in config.py.
+    Tops: data (N, 3, S, S) float32, BGR minus pixel_means; labels (N,); by choice the seconds waited for them (1,).
+    param_str: train_list, imagepath, batches (shuffled | identities | anchor), batch_size, images_per_identity, crop,
+    image_size, pixel_means, mirror, crop_jitter, zoom_jitter, light_jitter, grey_share, seed, workers; as in config.py.
     Example:
     "{train_list: data/train.txt, imagepath: data/images, batches: shuffled, batch_size: 64, image_size: 64}"
     With several processes also rank and ranks: of each mini-batch, it makes the rows of sampling.Share.
@@ -88,37 +81,26 @@ class DataLayer(SettingsLayer):
 
     keys = (
         "train_list", "imagepath", "batches", "batch_size", "images_per_identity",
-        "crop", "image_size", "pixel_means", "seed", *images.Augmentation._fields, "rank", "ranks",
+        "crop", "image_size", "pixel_means", "seed", *images.Augmentation._fields, "workers", "rank", "ranks",
     )  # fmt: skip
 
     def setup(self, bottom, top):
         """Read the list. Raises InputError for wrong settings, a bad list, or too few identities or images."""
-        self.check_arity(bottom, top, (0,), (2,), "no bottom and two tops, data and labels")
-        self.settings = self.read_settings()
-        s = self.settings
-        self.images = read_list(s["train_list"], s["imagepath"])
-        self.batches = make_batches(s, self.images.labels)
-        self.augmentation = images.Augmentation(*(s[key] for key in images.Augmentation._fields))
-        self.iteration = 0
+        self.check_arity(bottom, top, (0,), (2, 3), "no bottom and two tops, data and labels, or three")
+        self.loader = Loader(self.read_settings())
 
     def reshape(self, bottom, top):
         """The shapes never change."""
-        count, size = self.settings["batch_size"] // self.settings["ranks"], self.settings["image_size"]
-        top[0].reshape(count, 3, size, size)
-        top[1].reshape(count)
+        top[0].reshape(*self.loader.shape)
+        top[1].reshape(self.loader.shape[0])
+        if len(top) == 3:
+            top[2].reshape(1)
 
     def forward(self, bottom, top):
         """The next mini-batch. Raises InputError for an image that cannot be decoded."""
-        s, batch = self.settings, self.batches.batch(self.iteration)
-
-        def rng_of(draw):
-            return sampling.random_stream(s["seed"], sampling.AUGMENTATION, self.iteration, draw)
-
-        top[0].data[...] = images.load_batch(
-            self.images, batch, s["crop"], s["image_size"], s["pixel_means"], self.augmentation, rng_of
-        )
-        top[1].data[...] = self.images.labels[batch.images]
-        self.iteration += 1
+        top[0].data[...], top[1].data[...], waited = self.loader.next()
+        if len(top) == 3:
+            top[2].data[0] = waited
 
     def backward(self, top, propagate_down, bottom):
         """Images have no gradient."""
@@ -141,7 +123,9 @@ class FeatureLayer(SettingsLayer):
         self.check_arity(bottom, top, (0,), (2,), "no bottom and two tops, features and labels")
         s = self.settings = self.read_settings()
         self.labels = read_list(s["train_list"], s["imagepath"]).labels
-        self.batches = make_batches(s, self.labels)
+        self.batches = sampling.make_batches(
+            s["batches"], self.labels, s["batch_size"], s["images_per_identity"], s["seed"], s["rank"], s["ranks"]
+        )
         try:
             self.features = np.load(s["features"], mmap_mode="r")
         except (OSError, EOFError, ValueError) as error:

@@ -25,6 +25,7 @@ from tripletloss.layers import (
 )
 
 SELECT_STATISTICS = ("active_share", "d_ap", "d_an")
+DATA_SECONDS = "data_seconds"  # the top of a DataLayer that train.py adds: seconds waited
 
 
 def read_prototxt(path, message):
@@ -137,8 +138,8 @@ def fill_settings(net, settings, source):
     """Write settings into the param_str of this package's layers, where the prototxt leaves them out.
 
     net: NetParameter, changed in place; settings: a stage's settings by name. A selection layer gets the tops of
-    its statistics as well. Returns a list of (setting, value, layer's name), one a setting that the prototxt decides
-    otherwise.
+    its statistics as well, a DataLayer that of the seconds waited. Returns a list of (setting, value, layer's name),
+    one a setting that the prototxt decides otherwise.
     Raises InputError for a wrong param_str, and for a rank-paired selection from other than anchor batches.
     """
     decided = []
@@ -160,6 +161,8 @@ def fill_settings(net, settings, source):
                 raise InputError(f"{where} selects rank-paired, by position in the mini-batch: set BATCHES to 'anchor'")
             if len(layer.top) == 3:
                 layer.top.extend(SELECT_STATISTICS)
+        if kind is DataLayer and len(layer.top) == 2:
+            layer.top.append(DATA_SECONDS)
         decided += [(key.upper(), own[key], layer.name) for key in own if own[key] != filled[key]]
         layer.python_param.param_str = _dump({**filled, **own})
     return decided
@@ -298,7 +301,7 @@ def find_cut(net, blob_counts):
     data = data_layers(net)
     if len(data) != 1:
         return None
-    pixels, labels = data[0].top
+    pixels, labels = data[0].top[:2]
     still, rest, moving, taken = [], [], set(), set()
     for layer in net.layer:
         if moving.intersection(layer.bottom) or _learns(layer, blob_counts.get(layer.name, 0)):

@@ -51,6 +51,10 @@ class Record:
         self.recent.append([speed, waiting / seconds, *values])
         mean_speed, mean_waiting, *means = np.mean(self.recent, axis=0)
         shown = dict(zip(self.scalars, (f"{value:.4g}" for value in means), strict=True))
+        if nets.DATA_SECONDS in shown:
+            waited = means[self.scalars.index(nets.DATA_SECONDS)] * mean_speed / self.batch_size
+            del shown[nets.DATA_SECONDS]
+            shown["data"] = f"{waited:.0%}"
         shown.update({"lr": f"{rate:.3g}", "images/s": f"{mean_speed:.0f}"})
         if self.processes > 1:
             shown["comm"] = f"{mean_waiting:.0%}"

@@ -1,0 +1,138 @@
+"""Mini-batches from worker processes: the same as without, and no worker or memory left behind."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT, run_train, write_config
+from tests.test_train import weights
+from tripletloss.config import REQUIRED, SCHEMA
+from tripletloss.errors import InputError
+from tripletloss.layers import DataLayer
+from tripletloss.loader import Loader
+
+
+def settings(project, **changes):
+    found = {key: SCHEMA[key.upper()].default for key in DataLayer.keys}
+    found.update(train_list=str(project / "list.txt"), imagepath=str(project / "images"), batches="identities",
+                 batch_size=12, images_per_identity=3, image_size=12, seed=3, mirror=True, crop_jitter=0.2,
+                 light_jitter=0.3)  # fmt: skip
+    found.update(changes)
+    assert REQUIRED not in found.values()
+    return found
+
+
+def workers_of(pid):
+    """Process numbers of a process's data workers."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int(path.joinpath("stat").read_text().rsplit(")", 1)[1].split()[1])
+            command = path.joinpath("cmdline").read_text()
+        except (OSError, ValueError):
+            continue
+        if parent == pid and "tripletloss.loader" in command:
+            found.append(int(path.name))
+    return found
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def gone(pids, seconds=10):
+    deadline = time.monotonic() + seconds
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(alive(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_make_the_batches_that_are_made_without_them(project, workers):
+    alone, helped = Loader(settings(project, workers=0)), Loader(settings(project, workers=workers))
+    for _ in range(12):
+        (pixels, labels, _), (theirs, their_labels, waited) = alone.next(), helped.next()
+        np.testing.assert_array_equal(pixels, theirs)
+        np.testing.assert_array_equal(labels, their_labels)
+        assert waited >= 0
+    pids = workers_of(os.getpid())
+    assert len(pids) == workers
+    del helped
+    assert gone(pids)
+
+
+def test_a_share_of_a_batch_is_made_by_workers_too(project):
+    whole = Loader(settings(project, workers=0)).next()[0]
+    parts = [Loader(settings(project, workers=1, ranks=2, rank=rank)).next()[0].copy() for rank in (0, 1)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_no_worker_is_started_before_the_first_batch(project):
+    loader = Loader(settings(project, workers=2))
+    assert workers_of(os.getpid()) == [] and loader.shape == (12, 3, 12, 12)
+
+
+def test_a_broken_image_is_named_when_its_turn_comes(project):
+    loader = Loader(settings(project, workers=2))
+    loader.next()
+    for path in (project / "images").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(InputError, match="is no image that can be decoded"):
+        for _ in range(20):
+            loader.next()
+    assert workers_of(os.getpid()) == []
+
+
+def test_a_worker_that_dies_is_an_error_and_no_hang(project):
+    loader = Loader(settings(project, workers=2))
+    loader.next()
+    os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
+    with pytest.raises(InputError, match=r"a data worker died \(signal 9\)"):
+        for _ in range(20):
+            loader.next()
+    assert workers_of(os.getpid()) == []
+
+
+def test_training_is_the_same_with_any_number_of_workers_and_says_the_wait(project):
+    logs = {}
+    for workers in (0, 1, 2):
+        write_config(project, RUN_FOLDER=f"run{workers}", WORKERS=workers, CROP_JITTER=0.1, FEATURE_CACHE="")
+        result = run_train(project)
+        assert result.returncode == 0, result.stderr
+        assert "data=" in result.stderr
+        rows = list(csv.DictReader((project / f"run{workers}" / "triplet_log.csv").open()))
+        logs[workers] = [row["loss"] for row in rows]
+        assert all(float(row["data_seconds"]) >= 0 for row in rows)
+    assert logs[0] == logs[1] == logs[2]
+    net = project / "run0" / "triplet_train.prototxt"
+    found = [weights(project / f"run{workers}" / "triplet_iter_4.caffemodel", net) for workers in (0, 1, 2)]
+    for name in found[0]:
+        for blobs in zip(*(one[name] for one in found), strict=True):
+            assert all(np.array_equal(blobs[0], blob) for blob in blobs), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_of_a_run_that_ends(project, number):
+    write_config(project, MAX_ITERS=100000, SNAPSHOT_ITERS=100000, STAGES=["softmax"], WORKERS=2)
+    shared = set(os.listdir("/dev/shm"))
+    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), "--config", str(project / "config.py")],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    deadline = time.monotonic() + 60
+    while len(pids := workers_of(process.pid)) < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.send_signal(number)
+    process.wait(30)
+    assert gone(pids)
+    assert set(os.listdir("/dev/shm")) <= shared

@@ -1,0 +1,172 @@
+"""Mini-batches of pixels, made by worker processes a few iterations ahead. It imports no Caffe, nor do they.
+
+A mini-batch is a function of (settings, iteration), so whichever worker makes it, it is the same. Workers are programs
+of their own that take iterations from their standard input and write pixels into memory that they share with this
+process. The memory has no name, and a worker whose input ends stops, so that nothing is left when this process is
+killed.
+"""
+
+import collections
+import contextlib
+import json
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from tripletloss import images, sampling
+from tripletloss.dataset import ImageList, read_list
+from tripletloss.errors import InputError
+
+AHEAD = 2  # mini-batches that are ready or being made, besides one for each worker
+
+
+class BatchMaker:
+    """Makes the mini-batch of any iteration, from a DataLayer's settings."""
+
+    def __init__(self, settings, listed):
+        """listed: ImageList. Raises InputError as sampling.make_batches does."""
+        s = self.settings = settings
+        self.images = listed
+        self.batches = sampling.make_batches(
+            s["batches"], listed.labels, s["batch_size"], s["images_per_identity"], s["seed"], s["rank"], s["ranks"]
+        )
+        self.augmentation = images.Augmentation(*(s[key] for key in images.Augmentation._fields))
+        self.shape = s["batch_size"] // s["ranks"], 3, s["image_size"], s["image_size"]
+
+    def pixels(self, iteration):
+        """(N, 3, S, S) float32. Raises InputError for an image that cannot be decoded."""
+        s = self.settings
+
+        def rng_of(draw):
+            return sampling.random_stream(s["seed"], sampling.AUGMENTATION, iteration, draw)
+
+        return images.load_batch(
+            self.images, self.batches.batch(iteration), s["crop"], s["image_size"], s["pixel_means"],
+            self.augmentation, rng_of,
+        )  # fmt: skip
+
+    def labels(self, iteration):
+        """(N,) int."""
+        return self.images.labels[self.batches.batch(iteration).images]
+
+
+class Loader:
+    """Mini-batches in the order of iterations 0, 1, 2, ..., made here (0 workers) or by workers."""
+
+    def __init__(self, settings):
+        """settings: a DataLayer's. Raises InputError for a bad list or batches that it does not make."""
+        self.workers, self.process = [], os.getpid()
+        self.maker = BatchMaker(settings, read_list(settings["train_list"], settings["imagepath"]))
+        self.shape, self.iteration = self.maker.shape, 0
+
+    def _start(self, count):
+        slots = count + AHEAD
+        size = int(np.prod(self.shape)) * 4
+        memory = os.memfd_create("tripletloss")
+        os.ftruncate(memory, slots * size)
+        self.slots = np.frombuffer(mmap.mmap(memory, slots * size), np.float32).reshape(slots, *self.shape)
+        command = [sys.executable, "-m", "tripletloss.loader", str(memory), str(slots)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        listed = self.maker.images
+        first = json.dumps([self.maker.settings, listed.source, listed.folder, listed.names, listed.labels.tolist()])
+        for _ in range(count):
+            worker = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(memory,), env=environment, text=True
+            )
+            self.workers.append(worker)
+        os.close(memory)
+        for worker in self.workers:
+            self._tell(worker, first)
+        self.asked = collections.deque()  # workers, in the order of the iterations that they make
+        for iteration in range(slots - 1):
+            self._ask(iteration)
+
+    def _ask(self, iteration):
+        worker = self.workers[iteration % len(self.workers)]
+        self._tell(worker, str(iteration))
+        self.asked.append(worker)
+
+    def _tell(self, worker, line):
+        try:
+            worker.stdin.write(line + "\n")
+            worker.stdin.flush()
+        except BrokenPipeError:
+            self._fail(worker)
+
+    def _fail(self, worker):
+        status = worker.wait()
+        self.close()
+        cause = f"signal {-status}" if status < 0 else f"status {status}"
+        raise InputError(f"a data worker died ({cause}): is memory short? Start again, or set WORKERS to 0")
+
+    def next(self):
+        """(pixels (N, 3, S, S) float32, labels (N,), seconds waited) of the next iteration.
+
+        The pixels stay as they are until the next call. Raises InputError for an image that cannot be decoded, and
+        where a worker has died.
+        """
+        start, iteration = time.perf_counter(), self.iteration
+        self.iteration += 1
+        if iteration == 0 and self.maker.settings["workers"]:
+            self._start(self.maker.settings["workers"])  # not before: a net is built to be looked at, too
+        if not self.workers:
+            pixels = self.maker.pixels(iteration)
+        else:
+            answer = self.asked[0].stdout.readline()
+            worker = self.asked.popleft()
+            if not answer:
+                self._fail(worker)
+            problem = json.loads(answer)
+            if problem:
+                self.close()
+                raise InputError(problem)
+            pixels = self.slots[iteration % len(self.slots)]
+            # The slot that is asked for now is that of the iteration before this one: the caller has done with it.
+            self._ask(iteration + len(self.slots) - 1)
+        waited = time.perf_counter() - start
+        return pixels, self.maker.labels(iteration), waited
+
+    def close(self):
+        """End the workers; in a fork of the process that started them, nothing."""
+        for worker in self.workers if os.getpid() == self.process else ():
+            worker.kill()
+            with contextlib.suppress(BrokenPipeError):
+                worker.stdin.close()
+            worker.wait()
+            worker.stdout.close()
+        self.workers = []
+
+    def __del__(self):
+        self.close()
+
+
+def work():
+    """A worker's life: settings and list from standard input, then iterations, until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one decides
+    memory, slots = map(int, sys.argv[1:3])
+    settings, source, folder, names, labels = json.loads(sys.stdin.readline())
+    maker = BatchMaker(settings, ImageList(source, folder, names, np.array(labels, np.int64)))
+    shared = np.frombuffer(mmap.mmap(memory, 0), np.float32).reshape(slots, *maker.shape)
+    while line := sys.stdin.readline():
+        iteration = int(line)
+        try:
+            shared[iteration % slots] = maker.pixels(iteration)
+            answer = None
+        except InputError as error:
+            answer = str(error)
+        try:
+            print(json.dumps(answer), flush=True)
+        except BrokenPipeError:
+            os._exit(1)  # nobody is left to read it
+
+
+if __name__ == "__main__":
+    import cv2
+
+    cv2.setNumThreads(1)
+    work()
