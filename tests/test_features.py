@@ -143,6 +143,20 @@ def test_an_interrupted_cache_goes_on(softmax):
     np.testing.assert_allclose(features, np.broadcast_to(features[:1], features.shape), atol=1e-6)  # every copy alike
 
 
+def test_a_net_with_the_loss_of_a_whole_batch_trains_alike(softmax):
+    text = (softmax / "net.prototxt").read_text()
+    _, two = triplet(softmax, "two", MIRROR=False)
+    start = text.index('layer {\n  name: "triplet_select"')
+    (softmax / "net.prototxt").write_text(text[:start] + """layer {
+  name: "tripletloss" type: "Python" bottom: "fc9_1" bottom: "labels" top: "loss" loss_weight: 1
+  python_param { module: "tripletloss.layers" layer: "BatchTripletLossLayer" } include { stage: "triplet" }
+}""")
+    _, one = triplet(softmax, "one", MIRROR=False)
+    np.testing.assert_allclose(losses(one), losses(two), atol=1e-5)
+    header = (one / "triplet_log.csv").read_text().splitlines()[0].split(",")
+    assert {"loss", "active_share", "d_ap", "d_an"} < set(header)
+
+
 def parse(text):
     return text_format.Parse(text, caffe_pb2.NetParameter())
 

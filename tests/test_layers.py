@@ -120,6 +120,25 @@ def test_distance_weighted_selection_draws_anew_each_iteration_and_the_same_in_e
         run(net, 2 * x, LABELS)
 
 
+@pytest.mark.parametrize("selection", ["semi-hard", "batch-hard", "batch-all"])
+def test_the_loss_of_a_whole_batch_is_that_of_selection_and_loss(tmp_path, selection):
+    both = make_net(tmp_path, chain(selection, weight=0.5, tops=("a", "p", "n", "share", "d_ap", "d_an")))
+    text = inputs(("x", (ROWS, SIZE)), ("labels", (ROWS,))) + python(
+        "loss", "BatchTripletLossLayer", ["x", "labels"], ["loss", "share", "d_ap", "d_an"],
+        f"{{selection: {selection}, margin: 0.4}}", more="loss_weight: 0.5 loss_weight: 0 loss_weight: 0 loss_weight: 0",
+    )  # fmt: skip
+    (tmp_path / "one").mkdir()
+    one = make_net(tmp_path / "one", text)
+    for seed in (0, 1):
+        (loss, diff), (mine, gradient) = run(both, spread(seed), LABELS), run(one, spread(seed), LABELS)
+        assert loss > 0 and mine == pytest.approx(loss, rel=1e-5)
+        np.testing.assert_allclose(gradient, diff, atol=1e-6)
+        for name in ("share", "d_ap", "d_an"):
+            assert float(one.blobs[name].data[0]) == pytest.approx(float(both.blobs[name].data[0]), rel=1e-5)
+    loss, diff = run(one, spread(), np.arange(ROWS))
+    assert loss == 0 and not diff.any()
+
+
 def test_rank_paired_chain_learns_from_learning_triplets_only(tmp_path):
     net = make_net(tmp_path, chain("rank-paired", margin=50, labels=False))
     x = spread()

@@ -1,6 +1,7 @@
 """Strategies, loss and gradients against plain loops, finite differences and scikit-learn."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -35,6 +36,13 @@ def test_distances_of_near_duplicates_far_from_the_origin_are_kept():
     x[1, 0] += 0.125
     x[2, 0] += 0.25
     np.testing.assert_allclose(triplets.squared_distances(x)[0], [0, 0.125**2, 0.25**2], rtol=1e-6)
+
+
+def test_distances_in_single_precision_are_good_to_a_millionth():
+    x, _ = norm.l2_normalize(np.random.default_rng(0).normal(size=(300, 64)).astype(np.float32))
+    found = triplets.squared_distances(x, np.float32)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, triplets.squared_distances(x), atol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -221,3 +229,41 @@ def test_l2_norm_and_its_gradient():
         down[row, column] -= 1e-6
         change = np.sum(g * (norm.l2_normalize(up)[0] - norm.l2_normalize(down)[0])) / 2e-6
         assert gradient[row, column] == pytest.approx(change, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["semi-hard", "batch-hard", "batch-all", "distance-weighted", "rank-paired"])
+@pytest.mark.parametrize("seed", range(3))
+def test_loss_and_gradient_of_a_selection_are_those_of_its_rows(name, seed):
+    x, labels = make_batch(seed, rows=15)
+    d = triplets.squared_distances(x)
+    chosen = triplets.select(name, d, labels, 0.3, 3, np.random.default_rng(0))
+    rows = [x[i] for i in (chosen.anchors, chosen.positives, chosen.negatives)]
+    loss, active = triplets.triplet_loss(*rows, 0.3)
+    diffs = triplets.triplet_loss_gradients(*rows, active, 1.7)
+    mine, gradient = triplets.selected_loss(x, d, chosen, 0.3, 1.7)
+    assert mine == pytest.approx(loss, rel=1e-5) and gradient.dtype == x.dtype
+    np.testing.assert_allclose(gradient, triplets.scatter_gradients(chosen, *diffs, rows=15), atol=1e-6)
+
+
+def test_the_loss_of_no_triplets_is_nothing():
+    x, labels = make_batch()
+    d = triplets.squared_distances(x)
+    loss, gradient = triplets.selected_loss(x, d, triplets.semi_hard(d, labels * 0, 0.2), 0.2)
+    assert loss == 0 and gradient.shape == x.shape and not gradient.any()
+
+
+def test_semi_hard_of_a_large_batch_takes_memory_by_its_square_only():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(30), 40)
+    x = rng.normal(size=(30, 16))[labels] + rng.normal(size=(1200, 16))
+    tracemalloc.start()
+    d = triplets.squared_distances(x)
+    chosen = triplets.semi_hard(d, labels, 5.0)
+    triplets.selected_loss(x, d, chosen, 5.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(chosen.anchors) > 20_000 and peak < 12 * 1200**2 * 8
+    for t in rng.integers(0, len(chosen.anchors), 50):
+        a, p, n = chosen.anchors[t], chosen.positives[t], chosen.negatives[t]
+        others = np.flatnonzero((labels != labels[a]) & (d[a] > d[a, p]))
+        assert n == others[d[a, others].argmin()]

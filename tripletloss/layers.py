@@ -230,7 +230,47 @@ def check_lengths(embeddings):
         )
 
 
-class TripletSelectLayer(SettingsLayer):
+class SelectingLayer(SettingsLayer):
+    """What the layers that select triplets have in common."""
+
+    keys = ("selection", "margin", "seed")
+
+    def read_selection(self, **defaults):
+        """Take the settings; raises InputError."""
+        self.strategy, self.margin, self.seed = (self.read_settings(**defaults)[key] for key in self.keys)
+        self.iteration = 0
+
+    def select(self, bottom):
+        """Select from bottoms embeddings and, by choice, labels. Raises InputError for embeddings that are not finite.
+
+        Keeps distances and selection; returns the embeddings (N, D).
+        """
+        embeddings = rows_of(bottom[0].data)
+        labels = bottom[1].data.ravel() if len(bottom) == 2 else None
+        try:
+            self.distances = triplets.squared_distances(embeddings, np.float32)
+            if self.strategy == "distance-weighted":
+                check_lengths(embeddings)
+            rng = sampling.random_stream(self.seed, sampling.NEGATIVES, self.iteration)
+            self.selection = triplets.select(
+                self.strategy, self.distances, labels, self.margin, embeddings.shape[1], rng
+            )
+        except (FloatingPointError, ValueError) as error:
+            raise InputError(
+                f"{type(self).__name__}: {error}: lower LEARNING_RATE, or look at the batch"
+            ) from None
+        self.iteration += 1
+        return embeddings
+
+    def write_statistics(self, tops):
+        """The active share of the triplets, the mean d(a,p) and the mean d(a,n), into three tops."""
+        chosen, d = self.selection, self.distances
+        tops[0].data[0] = triplets.active_share(chosen, d, self.margin)
+        for top, others in ((tops[1], chosen.positives), (tops[2], chosen.negatives)):
+            top.data[0] = d[chosen.anchors, others].mean() if len(others) else 0
+
+
+class TripletSelectLayer(SelectingLayer):
     """Select triplets among the embeddings of a mini-batch.
 
     Bottoms: embeddings (N, ...), labels (N,). With embeddings alone, the selection is rank-paired.
@@ -240,20 +280,15 @@ class TripletSelectLayer(SettingsLayer):
     "{selection: semi-hard, margin: 0.2}"
     """
 
-    keys = ("selection", "margin", "seed")
-
     def setup(self, bottom, top):
         """Check arity and settings; raises InputError."""
         self.check_arity(
             bottom, top, (1, 2), (3, 6), "embeddings and labels, and three tops, or six with the statistics"
         )
-        only = {"selection": "rank-paired"} if len(bottom) == 1 else {}
-        settings = self.read_settings(**only)
-        self.strategy, self.margin, self.seed = (settings[key] for key in self.keys)
-        self.iteration = 0
-        if len(bottom) == 1 and settings["selection"] != "rank-paired":
+        self.read_selection(**({"selection": "rank-paired"} if len(bottom) == 1 else {}))
+        if len(bottom) == 1 and self.strategy != "rank-paired":
             raise InputError(
-                f"TripletSelectLayer: selection {settings['selection']} needs the labels: add `bottom: \"labels\"`"
+                f"TripletSelectLayer: selection {self.strategy} needs the labels: add `bottom: \"labels\"`"
             )
 
     def reshape(self, bottom, top):
@@ -265,27 +300,12 @@ class TripletSelectLayer(SettingsLayer):
 
     def forward(self, bottom, top):
         """Select, and gather the rows. Raises InputError for embeddings that are not finite."""
-        embeddings = rows_of(bottom[0].data)  # (N, D)
-        labels = bottom[1].data.ravel() if len(bottom) == 2 else None
-        try:
-            distances = triplets.squared_distances(embeddings)
-            if self.strategy == "distance-weighted":
-                check_lengths(embeddings)
-            rng = sampling.random_stream(self.seed, sampling.NEGATIVES, self.iteration)
-            self.selection = triplets.select(
-                self.strategy, distances, labels, self.margin, embeddings.shape[1], rng
-            )
-        except (FloatingPointError, ValueError) as error:
-            raise InputError(f"TripletSelectLayer: {error}: lower LEARNING_RATE, or look at the batch") from None
-        self.iteration += 1
-        picked = (self.selection.anchors, self.selection.positives, self.selection.negatives)
-        for i, rows in enumerate(picked):
+        embeddings, chosen = self.select(bottom), self.selection
+        for i, rows in enumerate((chosen.anchors, chosen.positives, chosen.negatives)):
             top[i].reshape(len(rows), embeddings.shape[1])
             top[i].data[...] = embeddings[rows]
         if len(top) == 6:
-            top[3].data[0] = triplets.active_share(self.selection, distances, self.margin)
-            for i, other in ((4, picked[1]), (5, picked[2])):
-                top[i].data[0] = distances[picked[0], other].mean() if len(other) else 0
+            self.write_statistics([top[i] for i in range(3, 6)])
 
     def backward(self, top, propagate_down, bottom):
         """Sum the triplets' gradients into the rows that they came from; every row is assigned."""
@@ -294,6 +314,38 @@ class TripletSelectLayer(SettingsLayer):
                 self.selection, top[0].diff, top[1].diff, top[2].diff, rows=len(bottom[0].data)
             )
             bottom[0].diff[...] = diff.reshape(bottom[0].diff.shape)
+
+
+class BatchTripletLossLayer(SelectingLayer):
+    """TripletSelectLayer and TripletLossLayer in one, for large mini-batches: rows are not copied for each triplet.
+
+    Bottoms: embeddings (N, ...), labels (N,). Tops: the loss (1,); and, by choice, TripletSelectLayer's three numbers.
+    param_str: as TripletSelectLayer's. Give the layer `loss_weight: 1`.
+    """
+
+    def setup(self, bottom, top):
+        """Check arity and settings; raises InputError."""
+        self.check_arity(bottom, top, (2,), (1, 4), "embeddings and labels, and one top, or four with the statistics")
+        self.read_selection()
+
+    def reshape(self, bottom, top):
+        """Numbers."""
+        for i in range(len(top)):
+            top[i].reshape(1)
+
+    def forward(self, bottom, top):
+        """triplets.selected_loss; its gradient is kept. Raises InputError for embeddings that are not finite."""
+        embeddings = self.select(bottom)
+        top[0].data[0], self.gradient = triplets.selected_loss(
+            embeddings, self.distances, self.selection, self.margin
+        )
+        if len(top) == 4:
+            self.write_statistics([top[i] for i in range(1, 4)])
+
+    def backward(self, top, propagate_down, bottom):
+        """The gradient, times the top diff."""
+        if propagate_down[0]:
+            bottom[0].diff[...] = (self.gradient * top[0].diff[0]).reshape(bottom[0].diff.shape)
 
 
 class TripletLossLayer(SettingsLayer):

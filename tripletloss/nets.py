@@ -16,8 +16,10 @@ from google.protobuf.message import DecodeError
 
 from tripletloss.errors import InputError
 from tripletloss.layers import (
+    BatchTripletLossLayer,
     DataLayer,
     FeatureLayer,
+    SelectingLayer,
     SettingsLayer,
     TripletLossLayer,
     TripletSelectLayer,
@@ -154,13 +156,14 @@ def fill_settings(net, settings, source):
         filled = {key: settings[key.upper()] for key in kind.keys}
         for key in {"rank", "ranks"} & set(own):
             del own[key]  # of the run that this prototxt was resolved for
-        if issubclass(kind, TripletSelectLayer):
+        if issubclass(kind, SelectingLayer):
             if len(layer.bottom) == 1:
                 own.setdefault("selection", "rank-paired")
             if own.get("selection", filled["selection"]) == "rank-paired" and settings["BATCHES"] != "anchor":
                 raise InputError(f"{where} selects rank-paired, by position in the mini-batch: set BATCHES to 'anchor'")
-            if len(layer.top) == 3:
+            if len(layer.top) == (3 if issubclass(kind, TripletSelectLayer) else 1):
                 layer.top.extend(SELECT_STATISTICS)
+                layer.loss_weight.extend([0] * len(SELECT_STATISTICS) if layer.loss_weight else [])
         if kind is DataLayer and len(layer.top) == 2:
             layer.top.append(DATA_SECONDS)
         decided += [(key.upper(), own[key], layer.name) for key in own if own[key] != filled[key]]
@@ -213,10 +216,11 @@ def _classifiers(net):
 def embeddings_of(net):
     """The names of the blobs of embeddings and labels that a net trains, or None.
 
-    They are the bottoms of a TripletSelectLayer, or the feature in front of the classifier and the softmax's labels.
+    They are the bottoms of a layer that selects triplets, or the feature in front of the classifier and the softmax's
+    labels.
     """
     for layer in net.layer:
-        if is_a(layer, TripletSelectLayer) and len(layer.bottom) == 2:
+        if is_a(layer, SelectingLayer) and len(layer.bottom) == 2:
             return layer.bottom[0], layer.bottom[1]
     for classifier in _classifiers(net):
         loss = next(
@@ -227,8 +231,8 @@ def embeddings_of(net):
 
 
 def margin_of(net):
-    """The margin of a net's TripletLossLayer, settings filled in; None without such a layer."""
-    losses = [layer for layer in net.layer if is_a(layer, TripletLossLayer)]
+    """The margin of a net's triplet loss, settings filled in; None without one."""
+    losses = [layer for layer in net.layer if is_a(layer, (TripletLossLayer, BatchTripletLossLayer))]
     return yaml.safe_load(losses[0].python_param.param_str)["margin"] if losses else None
 
 

@@ -5,13 +5,17 @@ rows with another label. A strategy takes (distances, labels, margin), or what i
 Selection; select() calls them all alike.
 """
 
+import concurrent.futures
+import os
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import coo_array, csr_array
 
 # Pairs are compared with all rows in blocks of about this many entries, which bounds memory.
 BLOCK_ENTRIES = 4_000_000
+COLUMN = 0xFFFFFFFF  # the bits of a key that hold a column
+NO_KEY = np.iinfo(np.int64).max
 
 CLIPPED_DISTANCE = 0.5  # not squared; Wu et al.'s own
 
@@ -26,15 +30,24 @@ class Selection(NamedTuple):
     considered: int  # how many triplets (semi-hard: anchor-positive pairs) the strategy looked at
 
 
-def squared_distances(x):
+def squared_distances(x, dtype=np.float64):
     """Squared Euclidean distances between all rows.
 
-    x: (N, D) float. Returns (N, N) float64, exactly zero on the diagonal and never negative.
+    x: (N, D) float. Returns (N, N), exactly zero on the diagonal and never negative. In float32 they are wrong by about
+    1e-7 of the largest, which is enough to choose triplets by; dtype: float64 or float32.
     Raises FloatingPointError if x holds a NaN or an infinity: no comparison would mean anything.
     """
-    x, norms = _centred(x)
-    distances = norms[:, None] + norms[None, :] - 2 * (x @ x.T)  # (N, N)
-    np.maximum(distances, 0, out=distances)
+    x, norms = (part.astype(dtype, copy=False) for part in _centred(x))
+    distances = x @ x.T  # (N, N)
+
+    def finish(rows):
+        block = distances[rows]
+        block *= -2
+        block += norms[rows, None]
+        block += norms[None, :]
+        np.maximum(block, 0, out=block)
+
+    _in_threads(finish, _row_blocks(len(x)))
     np.fill_diagonal(distances, 0)
     return distances
 
@@ -81,6 +94,11 @@ def _blocks(pairs, rows):
     return [slice(start, start + step) for start in range(0, pairs, step)]
 
 
+def _row_blocks(rows):
+    """Slices over the rows of a (rows, rows) array, eight or more to a block of BLOCK_ENTRIES, for threads to share."""
+    return _blocks(rows, 8 * rows)
+
+
 def semi_hard(distances, labels, margin):
     """FaceNet's: for every (a, p), an n with d(a,p) < d(a,n) < d(a,p) + margin (arXiv 1503.03832, section 3.2).
 
@@ -90,16 +108,53 @@ def semi_hard(distances, labels, margin):
     same, other = same_and_other(labels)
     anchors, positives = np.nonzero(same)  # (A,) each
     d_ap = distances[anchors, positives]  # (A,)
-    negatives = np.zeros_like(anchors)
-    d_an = np.full(len(anchors), np.inf)
-    for block in _blocks(len(anchors), len(labels)):
-        candidates = distances[anchors[block]]  # (B, N)
-        beyond = other[anchors[block]] & (candidates > d_ap[block, None])  # (B, N)
-        candidates[~beyond] = np.inf
-        negatives[block] = candidates.argmin(axis=1)
-        d_an[block] = candidates.min(axis=1)
-    found = d_an < d_ap + margin
+    negatives = np.full(len(anchors), -1)
+
+    def nearest_beyond(rows):
+        """Of the pairs whose anchors are these rows, the negative next beyond the positive; -1 where there is none."""
+        keys = _sortable(distances[rows]) << 32 | np.arange(len(labels))  # (B, N), by distance, then by column
+        keys[~other[rows]] = NO_KEY
+        keys.sort(axis=1)
+        pairs = slice(*np.searchsorted(anchors, (rows.start, rows.stop)))
+        beyond = _first_above(keys, anchors[pairs] - rows.start, _sortable(d_ap[pairs]) << 32 | COLUMN)
+        negatives[pairs] = np.where(beyond == NO_KEY, -1, beyond & COLUMN)
+
+    _in_threads(nearest_beyond, _row_blocks(len(labels)))
+    found = negatives >= 0
+    found[found] = distances[anchors[found], negatives[found]] < d_ap[found] + margin
     return Selection(anchors[found], positives[found], negatives[found], np.ones(found.sum(), bool), len(anchors))
+
+
+def _sortable(distances):
+    """Whole numbers (int64, below 2^31) in the order of distances >= 0, single precision: the bits of a float32."""
+    return distances.astype(np.float32).view(np.int32).astype(np.int64)
+
+
+def _first_above(keys, rows, queries):
+    """In each query's row, the first key above the query, NO_KEY where none is: a binary search, all queries at once.
+
+    keys: (B, N) int64, ascending in each row; rows, queries: (A,). Returns (A,) int64.
+    """
+    size = keys.shape[1]
+    count = np.zeros(len(rows), np.int64)  # of keys that are known not to be above the query
+    step = 1 << max(size.bit_length() - 1, 0)
+    while step:
+        ahead = np.minimum(count + step, size)
+        count = np.where(keys[rows, ahead - 1] <= queries, ahead, count)
+        step //= 2
+    return np.where(count < size, keys[rows, np.minimum(count, size - 1)], NO_KEY)
+
+
+def _in_threads(function, blocks):
+    """function(block) for all blocks; NumPy sorts and searches without holding Python's lock."""
+    threads = min(len(os.sched_getaffinity(0)), len(blocks))
+    if threads < 2:
+        for block in blocks:
+            function(block)
+        return
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(function, blocks):
+            pass
 
 
 def batch_hard(distances, labels, margin):
@@ -108,9 +163,16 @@ def batch_hard(distances, labels, margin):
     Anchors without a positive or without a negative give no triplet. The margin plays no part in the choice.
     """
     same, other = same_and_other(labels)
-    anchors = np.flatnonzero(same.any(axis=1) & other.any(axis=1))  # (T,)
-    positives = np.where(same, distances, -np.inf)[anchors].argmax(axis=1)
-    negatives = np.where(other, distances, np.inf)[anchors].argmin(axis=1)
+    positives, negatives = np.zeros(len(labels), np.int64), np.zeros(len(labels), np.int64)
+
+    def hardest(rows):
+        positives[rows] = np.where(same[rows], distances[rows], -1).argmax(axis=1)
+        negatives[rows] = np.where(other[rows], distances[rows], np.inf).argmin(axis=1)
+
+    _in_threads(hardest, _row_blocks(len(labels)))
+    index = np.arange(len(labels))
+    anchors = np.flatnonzero(same[index, positives] & other[index, negatives])  # (T,) others have none of one kind
+    positives, negatives = positives[anchors], negatives[anchors]
     return Selection(anchors, positives, negatives, np.ones(len(anchors), bool), len(anchors))
 
 
@@ -239,3 +301,24 @@ def triplet_loss_gradients(anchor, positive, negative, active, loss_diff):
     """
     scale = (loss_diff / max(1, len(active)) * active)[:, None].astype(anchor.dtype)  # (N, 1)
     return (negative - positive) * scale, (positive - anchor) * scale, (anchor - negative) * scale
+
+
+def selected_loss(embeddings, distances, selection, margin, loss_diff=1.0):
+    """triplet_loss of a Selection and its gradient with respect to the embeddings, without copying rows.
+
+    The sum over triplets is one over pairs: d(a,p) counts for, d(a,n) against, and the gradient of c |x_i - x_j|^2 / 2
+    with respect to x_i is c (x_i - x_j). So the pairs' counts, a sparse (N, N), times the embeddings is all it takes.
+
+    embeddings: (N, D); distances: (N, N), squared; selection: T triplets; margin: a squared distance; loss_diff: as in
+    triplet_loss_gradients. Returns the loss, a float, and the gradient (N, D), like the embeddings.
+    """
+    a, p, n = selection.anchors, selection.positives, selection.negatives
+    hinge = margin + distances[a, p] - distances[a, n]  # (T,)
+    loss = float(np.maximum(hinge, 0).sum() / (2 * max(1, len(a))))
+    learns = selection.learns & (hinge > 0)
+    a, p, n = a[learns], p[learns], n[learns]
+    each = np.full(len(a), loss_diff / max(1, len(hinge)), embeddings.dtype)
+    rows, columns, counts = np.concatenate([a, a]), np.concatenate([p, n]), np.concatenate([each, -each])
+    pairs = coo_array((counts, (rows, columns)), shape=distances.shape).tocsr()
+    pairs = pairs + pairs.T
+    return loss, pairs.sum(axis=1)[:, None] * embeddings - pairs @ embeddings
