@@ -12,7 +12,7 @@ SOLVER = 'solver.prototxt'          # momentum, weight decay, how the learning r
 DEPLOY = 'deploy.prototxt'          # image -> embedding, to measure with; '' measures nothing
 
 # Weights (.caffemodel) to start a stage from. '' starts fresh; for the triplet stage, from the softmax stage's last.
-WEIGHTS = {'softmax': '', 'triplet': ''}
+WEIGHTS = {'softmax': 'models/face997/face997.caffemodel', 'triplet': ''}
 FREEZE = {'softmax': '', 'triplet': 'fc7'}              # everything up to this blob keeps its weights; '': all learns
 FEATURE = {'softmax': 'norm2', 'triplet': 'embedding'}  # the blob of DEPLOY that is measured after a stage
 
@@ -43,13 +43,13 @@ IMAGES_PER_IDENTITY = 6             # images, in batches of identities
 
 # --- triplets ----------------------------------------------------------------------------------------------------
 # or 'batch-hard', 'batch-all', 'distance-weighted'; 'rank-paired' goes with BATCHES 'anchor'
-SELECTION = 'semi-hard'
-MARGIN = 0.2                        # of squared distances, between a negative and a positive
+SELECTION = 'batch-hard'
+MARGIN = 0.8                        # of squared distances, between a negative and a positive
 
 # --- training ----------------------------------------------------------------------------------------------------
-MAX_ITERS = {'softmax': 240, 'triplet': 150}            # iterations
+MAX_ITERS = {'softmax': 150, 'triplet': 150}            # iterations
 SNAPSHOT_ITERS = 100                # iterations between snapshots; one is written at the end as well
-LEARNING_RATE = {'softmax': 0.01, 'triplet': 0.2}       # at the start; SOLVER says how it goes on
+LEARNING_RATE = {'softmax': 0.001, 'triplet': 0.02}     # at the start; SOLVER says how it goes on
 WORKERS = 2                         # processes that read images ahead, for each that trains; 0: none
 DEVICE = 'auto'                     # 'auto': the first GPU if Caffe has one, else the CPU; 'cpu'; 'gpu'; a GPU's number
 SEED = 1                            # of every random draw

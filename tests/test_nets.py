@@ -114,7 +114,7 @@ def test_weights_that_do_not_fit_name_layer_and_shapes():
 
 
 def test_embedding_of_the_deploy_net_equals_the_training_nets(tmp_path):
-    """Same weights, same images: the normalised fc9_1 of train.prototxt is the embedding of deploy.prototxt."""
+    """Same weights, same images: the embedding of train.prototxt, the normalised fc9_1, is that of deploy.prototxt."""
     training = nets.for_stage(nets.read_net(str(ROOT / "train.prototxt")), caffe.TEST, "triplet")
     names = [layer.name for layer in training.layer]
     del training.layer[names.index("triplet_select") :]
@@ -134,6 +134,7 @@ def test_embedding_of_the_deploy_net_equals_the_training_nets(tmp_path):
         net.forward()
     expected = ours.blobs["fc9_1"].data
     expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(ours.blobs["embedding"].data, expected, atol=1e-5)
     np.testing.assert_allclose(deployed.blobs["embedding"].data, expected, atol=1e-5)
 
 

@@ -424,22 +424,24 @@ def load_weights(net, path):
         net.copy_from(path)
 
 
-def add_weights(path, source, names):
-    """Add to a file of weights the layers that it lacks, of the given names, from another file of the same format.
+def add_weights(path, source):
+    """Add to a file of weights the layers that it lacks and another file has: frozen ones, and other stages'.
 
-    The file is replaced when the new one is whole.
+    Of files in different formats nothing is added. The file is replaced when the new one is whole.
     """
+    if h5py.is_hdf5(path) != h5py.is_hdf5(source):
+        return
     part = f"{path}.part"
     if h5py.is_hdf5(path):
         shutil.copyfile(path, part)
         with h5py.File(part, "a") as file, h5py.File(source, "r") as other:
-            for name in names:
-                if name in other["data"] and name not in file["data"]:
+            for name in other["data"]:
+                if name not in file["data"]:
                     other.copy(f"data/{name}", file["data"])
     else:
         net, other = (_read_weights(name) for name in (path, source))
         have = {layer.name for layer in net.layer}
-        net.layer.extend(layer for layer in other.layer if layer.name in names and layer.name not in have)
+        net.layer.extend(layer for layer in other.layer if layer.blobs and layer.name not in have)
         with open(part, "wb") as file:
             file.write(net.SerializeToString())
     os.replace(part, path)

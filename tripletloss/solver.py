@@ -11,6 +11,7 @@ import time
 from typing import NamedTuple
 
 import caffe
+import h5py
 import numpy as np
 from caffe.proto import caffe_pb2
 
@@ -215,8 +216,14 @@ def make_plan(config, stage, gpu, processes=1):
     total = sum(int(np.prod(shape)) for shapes in params.values() for shape in shapes)
     return Plan(
         stage, settings, prefix, images, held_out, weights, measured, loaded, fresh, frozen, renamed, decided, total,
-        nets.find_cut(net, counts) if settings["FEATURE_CACHE"] and weights else None,
+        nets.find_cut(net, counts) if settings["FEATURE_CACHE"] and _can_be_completed(weights, solver) else None,
     )  # fmt: skip
+
+
+def _can_be_completed(weights, solver):
+    """Whether snapshots have the format of the weights, so that frozen layers can be added to them."""
+    as_hdf5 = solver.snapshot_format == caffe_pb2.SolverParameter.HDF5
+    return bool(weights) and h5py.is_hdf5(weights) == as_hdf5
 
 
 def _check_loss(net, source):
@@ -386,9 +393,8 @@ def _snapshot(solver, team, plan):
     team.check_equal(solver.net.params, solver.iter)
     if team.rank == 0:
         solver.snapshot()
-        if plan.cut:
-            weights = last_snapshot(plan.settings["RUN_FOLDER"], plan.stage)
-            nets.add_weights(weights, plan.weights, {layer.name for layer in plan.cut.frozen})
+        if plan.weights:
+            nets.add_weights(last_snapshot(plan.settings["RUN_FOLDER"], plan.stage), plan.weights)
 
 
 class _signals:

@@ -1,0 +1,90 @@
+"""The shipped model, the sample and the default config: what a fresh clone has is what its texts say."""
+
+import re
+
+import caffe
+import cv2
+import numpy as np
+import pytest
+
+from faces.dataset import render_dataset
+from tests.conftest import ROOT
+from tripletloss import config, evaluate, extract, metrics, nets, suspects
+from tripletloss.dataset import read_list, shared_identities
+
+MODEL = ROOT / "models" / "face997"
+WEIGHTS = MODEL / "face997.caffemodel"
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return config.load(str(ROOT / "config.py")).stage("triplet")
+
+
+@pytest.fixture(scope="module")
+def held_out(settings):
+    """Embeddings of the sample's held-out identities."""
+    images = read_list(settings["HELD_OUT_LIST"], settings["IMAGEPATH"])
+    return extract.embed(str(WEIGHTS), settings, "embedding", images, mirrored=False)
+
+
+def test_the_weights_fit_the_nets_and_are_small():
+    assert WEIGHTS.stat().st_size < 20e6
+    found = nets.weight_shapes(str(WEIGHTS))
+    for path, stage in ((ROOT / "deploy.prototxt", ""), (ROOT / "train.prototxt", "triplet")):
+        net = nets.for_stage(nets.read_net(str(path)), caffe.TEST, stage)
+        learning = {layer.name for layer in net.layer if layer.type in ("Convolution", "BatchNorm", "Scale", "InnerProduct")}
+        assert learning == set(found)
+
+
+def test_the_card_tells_what_the_weights_do_on_the_sample(held_out):
+    """The model card's line about the sample's held-out identities, of which nothing was trained on."""
+    line = next(line for line in (MODEL / "README.md").read_text().splitlines() if line.startswith("| the sample"))
+    told = [float(cell) for cell in re.findall(r"\d\.\d+", line)]
+    found = evaluate.measure_list(held_out.images.labels, held_out.rows)
+    assert [found[name]["value"] for name in ("AUC", "TAR@FAR=0.01", "rank-1")] == pytest.approx(told[:3], abs=0.002)
+
+
+def test_the_config_of_the_card_is_one_that_loads():
+    assert config.load(str(MODEL / "config.py"))["STAGES"] == ["softmax", "triplet"]
+
+
+def test_the_default_config_finetunes_the_shipped_weights():
+    loaded = config.load(str(ROOT / "config.py"))
+    assert loaded.stage("softmax")["WEIGHTS"] == str(WEIGHTS)
+
+
+def test_no_identity_of_the_sample_is_held_out_and_trained_on_or_was_the_models(settings):
+    train = read_list(settings["TRAIN_LIST"], settings["IMAGEPATH"])
+    held_out = read_list(settings["HELD_OUT_LIST"], settings["IMAGEPATH"])
+    assert shared_identities(train, held_out) == []
+    numbers = [int(name[4:8]) for name in train.names + held_out.names]
+    assert min(numbers) >= 997 and len(set(numbers)) == 46
+    assert sum(path.stat().st_size for path in (ROOT / "data").rglob("*") if path.is_file()) < 2e6
+
+
+def test_the_samples_pictures_are_the_renderers(tmp_path):
+    """Up to rounding: the last bit of a sine differs between processors."""
+    render_dataset(tmp_path / "faces", identities=1, images=2, size=112, seed=0, workers=1, first=2000)
+    for path in (tmp_path / "faces" / "images").iterdir():
+        mine, shipped = (cv2.imread(str(p)).astype(float) for p in (path, ROOT / "data" / "images" / path.name))
+        assert np.abs(mine - shipped).mean() < 0.2
+
+
+def test_planted_wrong_labels_are_found_among_real_pictures(settings):
+    """2% of the sample's labels, changed: most of them stand at the top."""
+    images = read_list(settings["TRAIN_LIST"], settings["IMAGEPATH"])
+    rows = extract.embed(str(WEIGHTS), settings, "embedding", images, mirrored=False).rows
+    rng = np.random.default_rng(0)
+    wrong = rng.permutation(len(rows))[: round(0.02 * len(rows))]
+    labels = images.labels.copy()
+    labels[wrong] = (labels[wrong] + rng.integers(1, 33, len(wrong))) % 33
+    top = suspects.rank(suspects.suspicion(rows, labels))[: len(wrong)]
+    assert len(set(top) & set(wrong)) >= 0.6 * len(wrong)
+
+
+def test_clusters_of_the_held_out_identities_are_mostly_theirs(held_out):
+    pairs = metrics.pairs_of(held_out.images.labels)
+    distances = metrics.pair_distances(held_out.rows, pairs.first, pairs.second)
+    clusters = metrics.cluster(held_out.rows, metrics.threshold_of_best_f(distances, pairs.same))
+    assert metrics.clustering(clusters, held_out.images.labels).b_cubed[2] > 0.6
