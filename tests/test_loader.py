@@ -65,8 +65,8 @@ def test_workers_make_the_batches_that_are_made_without_them(project, workers):
         np.testing.assert_array_equal(pixels, theirs)
         np.testing.assert_array_equal(labels, their_labels)
         assert waited >= 0
-    pids = workers_of(os.getpid())
-    assert len(pids) == workers
+    pids = [worker.pid for worker in helped.workers]
+    assert len(pids) == workers and set(pids) <= set(workers_of(os.getpid()))
     del helped
     assert gone(pids)
 
@@ -79,28 +79,30 @@ def test_a_share_of_a_batch_is_made_by_workers_too(project):
 
 def test_no_worker_is_started_before_the_first_batch(project):
     loader = Loader(settings(project, workers=2))
-    assert workers_of(os.getpid()) == [] and loader.shape == (12, 3, 12, 12)
+    assert loader.workers == [] and loader.shape == (12, 3, 12, 12)
 
 
 def test_a_broken_image_is_named_when_its_turn_comes(project):
     loader = Loader(settings(project, workers=2))
     loader.next()
+    pids = [worker.pid for worker in loader.workers]
     for path in (project / "images").iterdir():
         path.write_bytes(b"no image")
     with pytest.raises(InputError, match="is no image that can be decoded"):
         for _ in range(20):
             loader.next()
-    assert workers_of(os.getpid()) == []
+    assert gone(pids)
 
 
 def test_a_worker_that_dies_is_an_error_and_no_hang(project):
     loader = Loader(settings(project, workers=2))
     loader.next()
-    os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
+    pids = [worker.pid for worker in loader.workers]
+    os.kill(pids[0], signal.SIGKILL)
     with pytest.raises(InputError, match=r"a data worker died \(signal 9\)"):
         for _ in range(20):
             loader.next()
-    assert workers_of(os.getpid()) == []
+    assert gone(pids)
 
 
 def test_training_is_the_same_with_any_number_of_workers_and_says_the_wait(project):
