@@ -82,8 +82,8 @@ def diagnose(reports, margin):
         )
     if late.active_share < 0.005:
         return "no active triplets", (
-            f"{late.active_share:.1%} of the triplets have a loss, so nothing is learnt: raise MARGIN, take more "
-            "identities into a mini-batch, or select batch-hard"
+            f"{late.active_share:.1%} of the triplets have a loss, so nothing is learnt: raise MARGIN, or take "
+            "more identities into a mini-batch"
         )
     if late.d_ap < 0.5 * late.d_an and 0.002 < late.far_positives < 0.25:
         return "suspected label noise", (
