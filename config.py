@@ -45,6 +45,10 @@ IMAGES_PER_IDENTITY = 6             # images, in batches of identities
 # or 'batch-hard', 'batch-all', 'distance-weighted'; 'rank-paired' goes with BATCHES 'anchor'
 SELECTION = 'batch-hard'
 MARGIN = 0.8                        # of squared distances, between a negative and a positive
+MINE_ITERS = 0                      # with cached features: iterations between two searches of all images for negatives
+                                    # that are hard, to build mini-batches around; 0: images as they come
+POSITIVE_CAP = 0.0                  # an image brings no image of its identity that is farther (squared distance),
+                                    # as it may be mislabelled; 0: no cap. Only with MINE_ITERS
 
 # --- training ----------------------------------------------------------------------------------------------------
 MAX_ITERS = {'softmax': 150, 'triplet': 150}            # iterations

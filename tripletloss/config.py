@@ -101,14 +101,17 @@ SCHEMA = {
     "SEED": _integer(0, 1),
     "FEATURE_CACHE": _path("runs/features"),
     "FEATURE_TYPE": _choice(("float32", "float16"), "float32"),
+    "MINE_ITERS": _integer(0, 0),
+    "POSITIVE_CAP": Setting(lambda v: _is_number(v) and v >= 0, "a squared distance, or 0 for none", 0.0),
     "IDENTITIES": _integer(1),
     "FEATURES": _path(),
+    "MINED": _path(""),
     "RANK": _integer(0, 0),
     "RANKS": _integer(1, 1),
 }
-# By train.py: the identities of TRAIN_LIST, the file of features, which process this is, of how many. config.py may
-# not give them.
-COUNTED = ("IDENTITIES", "FEATURES", "RANK", "RANKS")
+# By train.py: the identities of TRAIN_LIST, the files of features and of what was mined, which process this is, of how
+# many. config.py may not give them.
+COUNTED = ("IDENTITIES", "FEATURES", "MINED", "RANK", "RANKS")
 
 
 def check_value(name, value, where):

@@ -8,6 +8,8 @@ A cache is a folder named by the key of all that its values come from: net, weig
 holds features.npy, (views, images, ...), and `done`, how many images are whole; stopped, it goes on from there.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -82,16 +84,29 @@ def compute(cut, weights, images, settings, log):
     path, note = os.path.join(folder, "features.npy"), os.path.join(folder, "done")
     try:
         os.makedirs(folder, exist_ok=True)
-        done, pace = _read_note(note) if _fits(path, len(images.names)) else (0, 0.0)
-        if done == len(images.names):
-            return Cache(path, len(np.load(path, mmap_mode="r")), 0, 0.0, pace)
-        with caffe_log(log):
-            return _compute(cut, weights, images, settings, path, note, done)
+        with _alone(folder):
+            done, pace = _read_note(note) if _fits(path, len(images.names)) else (0, 0.0)
+            if done == len(images.names):
+                return Cache(path, len(np.load(path, mmap_mode="r")), 0, 0.0, pace)
+            with caffe_log(log):
+                return _compute(cut, weights, images, settings, path, note, done)
     except OSError as error:
         raise InputError(
             f"the features cannot be kept in {folder} ({error.strerror}): make room, set FEATURE_CACHE to another "
             "folder, or to '' to do without"
         ) from None
+
+
+@contextlib.contextmanager
+def _alone(folder):
+    """Waits until no other run computes in the folder. The lock goes with the process, however that ends."""
+    with open(os.path.join(folder, "lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("features   another run computes the same ones: waiting for it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _compute(cut, weights, images, settings, path, note, done):

@@ -111,11 +111,13 @@ class FeatureLayer(SettingsLayer):
 
     Tops: features (N, ...) float32; labels (N,). Each row shows one of its image's views, at random.
     param_str: features, the .npy file (views, images, ...) of features.compute; train_list, imagepath, batches,
-    batch_size, images_per_identity, seed, as in config.py; rank and ranks as in DataLayer.
+    batch_size, images_per_identity, seed, mine_iters, positive_cap, as in config.py; mined, the file of mining.Miner;
+    rank and ranks as in DataLayer.
     """
 
     keys = (
-        "features", "train_list", "imagepath", "batches", "batch_size", "images_per_identity", "seed", "rank", "ranks",
+        "features", "train_list", "imagepath", "batches", "batch_size", "images_per_identity", "seed", "mine_iters",
+        "positive_cap", "mined", "rank", "ranks",
     )  # fmt: skip
 
     def setup(self, bottom, top):
@@ -124,15 +126,16 @@ class FeatureLayer(SettingsLayer):
         s = self.settings = self.read_settings()
         self.labels = read_list(s["train_list"], s["imagepath"]).labels
         self.batches = sampling.make_batches(
-            s["batches"], self.labels, s["batch_size"], s["images_per_identity"], s["seed"], s["rank"], s["ranks"]
-        )
+            s["batches"], self.labels, s["batch_size"], s["images_per_identity"], s["seed"], s["rank"], s["ranks"],
+            s["positive_cap"] if s["mine_iters"] else None,
+        )  # fmt: skip
         try:
             self.features = np.load(s["features"], mmap_mode="r")
         except (OSError, EOFError, ValueError) as error:
             raise InputError(f"FeatureLayer: {s['features']} cannot be read ({error}): train from images") from None
         if self.features.ndim < 3 or self.features.shape[1] != len(self.labels):
             raise InputError(f"FeatureLayer: {s['features']} holds no features of the {len(self.labels)} listed images")
-        self.iteration = 0
+        self.iteration, self.mined = 0, False
 
     def reshape(self, bottom, top):
         """The shapes never change."""
@@ -142,6 +145,11 @@ class FeatureLayer(SettingsLayer):
 
     def forward(self, bottom, top):
         """The next mini-batch."""
+        every = self.settings["mine_iters"]
+        if every and (self.iteration % every == 0 or not self.mined):
+            self.mined = True
+            with np.load(self.settings["mined"]) as mined:
+                self.batches.take(mined["embeddings"], mined["negatives"])
         batch = self.batches.batch(self.iteration)
         rng = sampling.random_stream(self.settings["seed"], sampling.AUGMENTATION, self.iteration)
         views = rng.integers(0, len(self.features), batch.draws.max() + 1)[batch.draws]

@@ -185,6 +185,11 @@ def data_layers(net):
     return [layer for layer in net.layer if is_a(layer, DataLayer)]
 
 
+def features_of(net):
+    """The path of the features that the FeatureLayer of a net from above_cut() reads."""
+    return yaml.safe_load(net.layer[0].python_param.param_str)["features"]
+
+
 def is_a(layer, kind):
     """Whether a layer of a net that was checked is a Python layer of this class, or of one of a tuple of them."""
     found = python_layer(layer, "the net") if layer.type == "Python" else None

@@ -115,6 +115,72 @@ class IdentityBatches:
         return self._plan
 
 
+class MinedBatches(IdentityBatches):
+    """P identities x K images, built around negatives that were hard among all images.
+
+    A few anchors, in random order and in every epoch each image once, bring a group each, and so does each of their
+    hardest negatives: an image and K - 1 others of its identity. An identity comes once in a batch; a batch that is
+    short of P identities gets others at random.
+    """
+
+    def __init__(self, labels, batch_size, images_per_identity, seed, positive_cap):
+        """As IdentityBatches; positive_cap: no image brings one of its identity that is farther; 0: any.
+
+        take() must have been called before batch().
+        """
+        super().__init__(labels, batch_size, images_per_identity, seed)
+        self.numbers = np.unique(labels, return_inverse=True)[1]
+        self.by_identity = np.argsort(self.numbers, kind="stable")
+        self.cap = positive_cap or np.inf
+
+    def take(self, embeddings, negatives):
+        """Go on with what was mined: embeddings (M, D); negatives (M, H) int, of each image, as hardest_negatives."""
+        self.embeddings, self.negatives = embeddings, negatives
+        self.anchors = max(1, self.identities_per_batch // (1 + negatives.shape[1]))  # of a batch
+
+    def batch(self, iteration):
+        """The mini-batch of an iteration, counted from 0: rows k*K .. k*K+K-1 are one identity."""
+        positions = iteration * self.anchors + np.arange(self.anchors)
+        rng = random_stream(self.seed, CHOICE, iteration)
+        groups, taken = [], set()
+        for epoch, place in zip(*divmod(positions, len(self.labels)), strict=True):
+            anchor = self._order(int(epoch))[place]
+            for image in (anchor, *self.negatives[anchor]):
+                self._add(groups, taken, image, rng)
+        for identity in rng.permutation(len(self.sizes)):
+            if len(groups) == self.identities_per_batch:
+                break
+            self._add(groups, taken, rng.choice(self._images(identity)), rng)
+        images = np.concatenate(groups)
+        return Batch(images, np.arange(len(images)))
+
+    def _add(self, groups, taken, image, rng):
+        """Add the group of an image, unless its identity is there already or the batch is full."""
+        identity = self.numbers[image]
+        if identity in taken or len(groups) == self.identities_per_batch:
+            return
+        others = self._images(identity)
+        others = others[others != image]
+        distances = np.square(self.embeddings[others] - self.embeddings[image]).sum(axis=1)
+        near = others[distances <= self.cap]
+        wanted = self.per_identity - 1
+        if len(near):
+            chosen = rng.permutation(near)[np.arange(wanted) % len(near)]
+        else:
+            chosen = np.full(wanted, image)  # far from all of its identity: a negative for the others, no more
+        groups.append(np.append(image, chosen))
+        taken.add(identity)
+
+    def _images(self, identity):
+        start = self.starts[identity]
+        return self.by_identity[start : start + self.sizes[identity]]
+
+    def _order(self, epoch):
+        if epoch != self._epoch:
+            self._epoch, self._plan = epoch, random_stream(self.seed, ORDER, epoch).permutation(len(self.labels))
+        return self._plan
+
+
 class AnchorBatches:
     """The mini-batch of the 2015 toolkit: n copies of one anchor, n of its positives, n negatives.
 
@@ -186,6 +252,10 @@ class Share:
         self.batches, size = batches, batch_size // ranks
         self.rows = slice(rank * size, (rank + 1) * size)
 
+    def take(self, embeddings, negatives):
+        """See MinedBatches."""
+        self.batches.take(embeddings, negatives)
+
     def batch(self, iteration):
         """This process's rows of the mini-batch of an iteration, with the draws that they have in it."""
         images, draws = self.batches.batch(iteration)
@@ -200,11 +270,16 @@ def _need_two_identities(identities):
 BATCHES = ("shuffled", "identities", "anchor")
 
 
-def make_batches(kind, labels, batch_size, images_per_identity, seed, rank=0, ranks=1):
-    """The batches of a kind in BATCHES, or a process's share of them. Raises InputError as their constructors do."""
+def make_batches(kind, labels, batch_size, images_per_identity, seed, rank=0, ranks=1, mined_cap=None):
+    """The batches of a kind in BATCHES, or a process's share of them. Raises InputError as their constructors do.
+
+    mined_cap: positive_cap of MinedBatches, which batches of identities are then; None: no mining.
+    """
     labels = np.asarray(labels)
     if kind == "shuffled":
         batches = ShuffledBatches(labels, batch_size, seed)
+    elif kind == "identities" and mined_cap is not None:
+        batches = MinedBatches(labels, batch_size, images_per_identity, seed, mined_cap)
     elif kind == "identities":
         batches = IdentityBatches(labels, batch_size, images_per_identity, seed)
     else:

@@ -22,6 +22,7 @@ from tripletloss.dataset import ImageList, read_list
 from tripletloss.errors import InputError
 from tripletloss.extract import extract_all
 from tripletloss.metrics import pairs_of, verification
+from tripletloss.mining import Miner
 from tripletloss.parallel import OneProcess
 from tripletloss.process import caffe_log, try_in_child
 from tripletloss.record import NoRecord, Record
@@ -60,7 +61,8 @@ class Plan(NamedTuple):
             f"batches    {s['BATCHES']}, {s['BATCH_SIZE']} images"
             + (f" = {s['BATCH_SIZE'] // s['IMAGES_PER_IDENTITY']} identities x {s['IMAGES_PER_IDENTITY']}"
                if s["BATCHES"] == "identities" else "")
-            + f" of {s['IMAGE_SIZE']} x {s['IMAGE_SIZE']}",
+            + f" of {s['IMAGE_SIZE']} x {s['IMAGE_SIZE']}"
+            + (f", around hard negatives, mined every {s['MINE_ITERS']} iterations" if s["MINED"] else ""),
             f"net        {s['NET']}, {self.parameters:,} parameters",
             f"weights    {self.weights or 'none: every layer starts fresh'}",
         ]
@@ -168,6 +170,7 @@ def make_plan(config, stage, gpu, processes=1):
     if processes > 1:
         _check_divisible(net, gpu, source)
     settings["RANK"], settings["RANKS"] = 0, processes
+    settings["MINED"] = f"{prefix}_mined.npz" if stage == "triplet" and settings["MINE_ITERS"] else ""
     settings["IDENTITIES"] = int(images.labels.max()) + 1
     decided = nets.fill_settings(net, settings, source)
     nets.size_classifier(net, settings["IDENTITIES"])
@@ -211,12 +214,18 @@ def make_plan(config, stage, gpu, processes=1):
         named = [config.stage(name)["FEATURE"] for name in STAGES]
         measured = [feature for feature in dict.fromkeys(named) if feature]
         _check_deploy(settings, measured, params)
+    total = sum(int(np.prod(shape)) for shapes in params.values() for shape in shapes)
+    cut = nets.find_cut(net, counts) if settings["FEATURE_CACHE"] and _can_be_completed(weights, solver) else None
+    if settings["MINED"] and not (cut and nets.embeddings_of(net) and settings["BATCHES"] == "identities"):
+        raise InputError(
+            "MINE_ITERS looks for negatives in cached features, for batches of identities: set FREEZE, FEATURE_CACHE "
+            "and BATCHES 'identities' for the triplet stage, or MINE_ITERS to 0"
+        )
     with open(f"{prefix}_settings.json", "w") as file:
         json.dump({**settings, "WEIGHTS": weights}, file, indent=2)
-    total = sum(int(np.prod(shape)) for shapes in params.values() for shape in shapes)
     return Plan(
         stage, settings, prefix, images, held_out, weights, measured, loaded, fresh, frozen, renamed, decided, total,
-        nets.find_cut(net, counts) if settings["FEATURE_CACHE"] and _can_be_completed(weights, solver) else None,
+        cut,
     )  # fmt: skip
 
 
@@ -332,11 +341,12 @@ def _start(plan, team):
 def cache_features(plan):
     """Compute the features of a plan that is cut, and resolve its net to train on them. Returns a sentence, or ''.
 
-    Nothing is done where training shows fewer images than there are to compute. Raises InputError as features.compute.
+    Nothing is done where training shows fewer images than there are to compute, and none are mined. Raises InputError
+    as features.compute.
     """
     s = plan.settings
     shown, rows = s["MAX_ITERS"] * s["BATCH_SIZE"], len(plan.images.names) * (1 + s["MIRROR"])
-    if not plan.cut or shown <= rows:
+    if not plan.cut or (shown <= rows and not s["MINED"]):
         return ""
     cache = features.compute(plan.cut, plan.weights, plan.images, s, f"{plan.prefix}_caffe.log")
     path = f"{plan.prefix}_train.prototxt"
@@ -362,9 +372,13 @@ def train_stage(plan, team=OneProcess()):  # noqa: B008 (it holds nothing)
         solver, net = _start(plan, team)
         scalars = [name for name in solver.net.outputs if solver.net.blobs[name].count == 1]
         record = Record(plan, net, solver.net.blobs, scalars, team.size) if writes else NoRecord()
+        mined = s["MINED"] and s["MINE_ITERS"]
+        miner = Miner(net, nets.features_of(net), plan.images.labels, plan.prefix) if mined and writes else None
         steps = team.steps(solver, *nets.changing_blobs(net, solver.net.params), scalars, caught)
         with contextlib.closing(record), contextlib.closing(steps):
             while solver.iter < s["MAX_ITERS"] and not steps.stop:
+                if mined and solver.iter % mined == 0:
+                    team.first(lambda: miner.mine(solver.net))
                 rate, start = solver.lr, time.perf_counter()
                 steps.step()
                 record.iteration(solver.iter, rate, time.perf_counter() - start, steps.waiting, steps.values)

@@ -67,6 +67,38 @@ def distance_blocks(x, rows):
         yield numbers, distances
 
 
+def hardest_negatives(x, labels, identities):
+    """Of each image, the nearest image of each of the nearest other identities, exact, over all images.
+
+    x: (N, D) float; labels: (N,); identities: how many other ones, at most as many as there are. Returns row numbers
+    (N, identities), the nearest identity's first. Time grows with N^2 D, memory with N D and blocks of BLOCK_ENTRIES.
+    Raises FloatingPointError as squared_distances does.
+    """
+    _, numbers, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    order = np.argsort(numbers, kind="stable")
+    starts = np.cumsum(sizes) - sizes
+    rows, norms = (part.astype(np.float32) for part in _centred(x[order]))
+    own = numbers[order]
+    identities = min(identities, len(sizes) - 1)
+    found = np.empty((len(rows), identities), np.int64)
+    for block in _blocks(len(rows), len(rows)):
+        from_block = rows[block] @ rows.T  # (B, N)
+        from_block *= -2
+        from_block += norms  # |x|^2 of the block's own rows changes no order
+        nearest = np.minimum.reduceat(from_block, starts, axis=1)  # (B, identities of the list)
+        here = np.arange(len(nearest))[:, None]
+        nearest[here[:, 0], own[block]] = np.inf
+        some = np.argpartition(nearest, identities - 1, axis=1)[:, :identities]
+        some = some[here, np.argsort(nearest[here, some], axis=1, kind="stable")]
+        for row, people in enumerate(some):
+            found[block.start + row] = [
+                starts[one] + from_block[row, starts[one] : starts[one] + sizes[one]].argmin() for one in people
+            ]
+    result = np.empty_like(found)
+    result[order] = order[found]
+    return result
+
+
 def _centred(x):
     """The rows in double precision with their mean taken off, and their squared norms (N,)."""
     if not np.isfinite(x).all():

@@ -1,0 +1,118 @@
+"""Negatives that are hard among all images: what is found, what mini-batches are made of it, and training on them."""
+
+import numpy as np
+import pytest
+
+from tests.conftest import run_train, write_config
+from tests.test_features import losses, softmax, triplet  # noqa: F401 (softmax is a fixture)
+from tripletloss import triplets
+from tripletloss.errors import InputError
+from tripletloss.sampling import MinedBatches, make_batches
+from tripletloss.triplets import hardest_negatives
+
+LABELS = np.repeat([3, 5, 6, 9, 12, 15], [1, 2, 4, 9, 13, 3])  # 32 images of 6 identities
+
+
+def embeddings(count=32):
+    return np.random.default_rng(0).normal(size=(count, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize("block", [7, 10**7])
+@pytest.mark.parametrize("identities", [1, 3, 5, 9])
+def test_hardest_negatives_equal_a_plain_loop(identities, block, monkeypatch):
+    monkeypatch.setattr(triplets, "BLOCK_ENTRIES", block)
+    rng = np.random.default_rng(1)
+    labels, x = rng.permutation(LABELS), embeddings()
+    found = hardest_negatives(x, labels, identities)
+    assert found.shape == (len(labels), min(identities, 5))
+    for image, row in enumerate(found):
+        nearest = {}
+        for other in range(len(labels)):
+            distance = float(np.square(x[image] - x[other]).sum())
+            if labels[other] != labels[image]:
+                nearest[labels[other]] = min(nearest.get(labels[other], (np.inf, 0)), (distance, other))
+        assert list(row) == [other for _, other in sorted(nearest.values())[:identities]]
+
+
+def test_negatives_are_found_far_from_the_origin_and_refused_where_not_finite():
+    x = embeddings()
+    assert (hardest_negatives(x + 1000, LABELS, 2) == hardest_negatives(x, LABELS, 2)).mean() > 0.9
+    x[4, 1] = np.nan
+    with pytest.raises(FloatingPointError, match="row"):
+        hardest_negatives(x, LABELS, 2)
+
+
+def mined(batch_size=12, per_identity=3, seed=2, cap=0.0, found=2):
+    batches = MinedBatches(LABELS, batch_size, per_identity, seed, cap)
+    x = embeddings()
+    batches.take(x, hardest_negatives(x, LABELS, found))
+    return batches
+
+
+def test_a_mined_batch_holds_p_identities_by_k_images_and_anchors_with_their_hardest_negatives():
+    batches, anchors = mined(), []
+    for iteration in range(2 * len(LABELS)):
+        images = batches.batch(iteration).images
+        groups = images.reshape(4, 3)
+        assert (LABELS[groups] == LABELS[groups][:, :1]).all() and len(set(LABELS[groups[:, 0]])) == 4
+        anchors.append(groups[0, 0])
+        assert list(groups[1:3, 0]) == list(batches.negatives[groups[0, 0]])
+    assert sorted(anchors) == sorted(2 * list(range(len(LABELS))))  # each image once an epoch
+
+
+def test_mined_batches_depend_on_seed_and_iteration_alone():
+    batches, same, other = mined(), mined(), mined(seed=3)
+    forward = [batches.batch(i).images for i in range(40)]
+    backward = [same.batch(i).images for i in reversed(range(40))][::-1]
+    np.testing.assert_array_equal(forward, backward)
+    assert not np.array_equal(forward, [other.batch(i).images for i in range(40)])
+
+
+def test_no_image_brings_one_of_its_identity_beyond_the_cap():
+    x, cap = embeddings(), 6.0
+    alone = 0
+    for iteration in range(60):
+        for image, *others in mined(cap=cap).batch(iteration).images.reshape(4, 3):
+            within = np.square(x[others] - x[image]).sum(axis=1) <= cap
+            assert within.all()
+            alone += set(others) == {image}
+    assert 0 < alone < 120  # some have nobody within the cap, and then repeat
+
+
+def test_large_batches_take_several_anchors_and_ranks_share_them():
+    labels = np.repeat(np.arange(20), 5)
+    x = embeddings(100)
+    whole = make_batches("identities", labels, 48, 4, seed=1, mined_cap=0.0)
+    parts = [make_batches("identities", labels, 48, 4, 1, rank, 2, 0.0) for rank in range(2)]
+    for one in (whole, *parts):
+        one.take(x, hardest_negatives(x, labels, 3))
+    rows = whole.batch(5).images
+    assert whole.anchors == 3 and len(set(labels[rows])) == 12
+    np.testing.assert_array_equal(np.concatenate([part.batch(5).images for part in parts]), rows)
+
+
+def test_training_mines_again_with_what_was_learnt(softmax):  # noqa: F811
+    _, plain = triplet(softmax, "plain")
+    said, first = triplet(softmax, "first", MINE_ITERS=10)
+    assert "around hard negatives, mined every 10 iterations" in said
+    _, again = triplet(softmax, "again", MINE_ITERS=10)
+    assert losses(first) == losses(again) != losses(plain)
+    with np.load(first / "triplet_mined.npz") as last:
+        assert last["embeddings"].shape == (24, 8) and last["negatives"].shape == (24, 3)
+        late = last["embeddings"]
+    _, once = triplet(softmax, "once", MINE_ITERS=1000)
+    with np.load(once / "triplet_mined.npz") as early:
+        assert not np.allclose(early["embeddings"], late)
+
+
+@pytest.mark.parametrize("change", [{"FEATURE_CACHE": ""}, {"BATCHES": "anchor"}])
+def test_mining_without_cached_features_of_identities_is_refused(softmax, change):  # noqa: F811
+    write_config(softmax, STAGES=["triplet"], RUN_FOLDER="new", WEIGHTS="run/softmax_iter_4.caffemodel", MINE_ITERS=5,
+                 **change)  # fmt: skip
+    result = run_train(softmax)
+    assert result.returncode == 1 and "MINE_ITERS looks for negatives in cached features" in result.stderr
+
+
+def test_mined_batches_refuse_what_batches_of_identities_refuse():
+    with pytest.raises(InputError, match="IMAGES_PER_IDENTITY"):
+        MinedBatches(LABELS, 7, 3, 0, 0.0)
