@@ -28,9 +28,13 @@ CROP_JITTER = 0.05                  # shift images at random, by up to this shar
 ZOOM_JITTER = 0.0                   # enlarge or shrink them at random, by a factor of up to exp(this)
 LIGHT_JITTER = 0.0                  # change contrast and brightness at random, by up to this share each way
 GREY_SHARE = 0.0                    # share of the images that are shown in grey
+ROTATION_JITTER = 0.0               # turn images at random, by up to so many degrees each way
+COLOUR_JITTER = 0.0                 # change each of B, G, R at random, by up to this share each way
+COARSE_SHARE = 0.0                  # share of the images that are shown as if they had fewer pixels, as few as a quarter
+                                    # of IMAGE_SIZE a side
 
 # Where nothing learns below a blob (FREEZE), its values are computed once, of each image and with MIRROR of its mirror
-# image, and trained on from there. The jitters and GREY_SHARE are left out then.
+# image, and trained on from there. The jitters and shares above are left out then.
 FEATURE_CACHE = 'runs/features'     # folder to keep them in, for other runs too; '': the whole net, every iteration
 FEATURE_TYPE = 'float32'            # or 'float16', in half the room
 
@@ -53,6 +57,7 @@ POSITIVE_CAP = 0.0                  # an image brings no image of its identity t
 # --- training ----------------------------------------------------------------------------------------------------
 MAX_ITERS = {'softmax': 150, 'triplet': 150}            # iterations
 SNAPSHOT_ITERS = 100                # iterations between snapshots; one is written at the end as well
+KEEP_SNAPSHOTS = 5                  # of each stage: the last so many are kept, and the best by HELD_OUT_LIST; 0: all
 LEARNING_RATE = {'softmax': 0.001, 'triplet': 0.02}     # at the start; SOLVER says how it goes on
 WORKERS = 2                         # processes that read images ahead, for each that trains; 0: none
 DEVICE = 'auto'                     # 'auto': the first GPU if Caffe has one, else the CPU; 'cpu'; 'gpu'; a GPU's number

@@ -5,7 +5,7 @@ import argparse
 import os
 import sys
 
-from tripletloss import config, parallel, solver
+from tripletloss import config, parallel, plan, solver
 from tripletloss.errors import InputError
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -16,6 +16,7 @@ def main():
     parser = argparse.ArgumentParser(description="Train an embedding with Caffe: softmax first, then triplets.")
     parser.add_argument("--config", default=os.path.join(HERE, "config.py"), help="the settings (default: %(default)s)")
     parser.add_argument("--stage", choices=config.STAGES, help="train this stage only (default: STAGES of the config)")
+    parser.add_argument("--resume", action="store_true", help="go on in RUN_FOLDER from the last whole snapshot")
     arguments = parser.parse_args()
     try:
         with parallel.join() as team:
@@ -24,7 +25,7 @@ def main():
         complain(error)
         return 1
     except KeyboardInterrupt:
-        complain("stopped at once; snapshots written before are whole")
+        complain("stopped at once; snapshots written before are whole: go on with --resume")
         return 130
 
 
@@ -36,60 +37,61 @@ def complain(sentence):
 
 def train(arguments, team):
     """Train the stages with all processes of a team. Returns the exit status; raises InputError."""
-    settings, stages, gpu = team.first(lambda: prepare(arguments))
+    locks = []
+    settings, stages, gpu = team.first(lambda: prepare(arguments, locks))
     try:
         for stage in stages:
-            run_stage(settings, stage, gpu, team)
+            run_stage(settings, stage, gpu, team, arguments.resume)
     except solver.Stopped as stopped:
-        complain(stopped)
+        complain(f"{stopped}: go on with --resume")
         return 128 + stopped.number
     return 0
 
 
-def prepare(arguments):
-    """What holds for the whole run: the config, the stages, the GPU's number or None."""
+def prepare(arguments, locks):
+    """What holds for the whole run: the config, the stages, the GPU's number or None. The folder's lock is added."""
     settings = config.load(arguments.config)
     stages = [arguments.stage] if arguments.stage else settings["STAGES"]
-    solver.claim_folder(settings["RUN_FOLDER"], stages)
+    locks.append(plan.claim_folder(settings["RUN_FOLDER"], stages, arguments.resume))
     gpu, sentence = solver.choose_device(settings["DEVICE"])
     print(sentence)
     return settings, stages, gpu
 
 
-def run_stage(settings, stage, gpu, team):
+def run_stage(settings, stage, gpu, team, resume):
     """One stage, from plan to measurement. The first process plans, measures and prints; all of them train."""
-    plan = team.first(lambda: plan_stage(settings, stage, gpu, team.size))
+    planned = team.first(lambda: plan_stage(settings, stage, gpu, team.size, resume))
     solver.use_device(gpu)
-    team.first(lambda: cache_features(plan))
-    if plan.weights and stage == "softmax":
-        team.first(lambda: report("before", solver.measure(plan, plan.weights)))
-    weights = solver.train_stage(plan, team)
+    team.first(lambda: cache_features(planned))
+    if planned.weights and stage == "softmax" and not planned.snapshot:
+        team.first(lambda: report("before", solver.measure(planned, planned.weights)))
+    weights = solver.train_stage(planned, team)
     if team.rank == 0:
         print(f"weights    {weights}")
-    team.first(lambda: report_end(plan, weights))
+    team.first(lambda: report_end(planned, weights))
     if team.rank == 0:
         print(flush=True)
 
 
-def plan_stage(settings, stage, gpu, processes):
+def plan_stage(settings, stage, gpu, processes, resume):
     """The stage's plan, printed."""
-    plan = solver.make_plan(settings, stage, gpu, processes)
-    print(plan.describe(), flush=True)
-    return plan
+    planned = plan.make_plan(settings, stage, gpu, processes, resume)
+    print(planned.describe(), flush=True)
+    return planned
 
 
-def cache_features(plan):
+def cache_features(planned):
     """Compute what is frozen once, where that is worth it, and say so."""
-    said = solver.cache_features(plan)
+    said = solver.cache_features(planned)
     if said:
         print(said, flush=True)
 
 
-def report_end(plan, weights):
+def report_end(planned, weights):
     """Print how good the stage's weights are; after the triplet stage, also what it added."""
-    comparison = solver.compare_stages(plan, weights) if plan.stage == "triplet" else None
+    comparison = solver.compare_stages(planned, weights) if planned.stage == "triplet" else None
     if comparison is None:
-        report("after", solver.measure(plan, weights))
+        report("after", solver.measure(planned, weights))
     else:
         print(f"\n{comparison.describe()}", flush=True)
 

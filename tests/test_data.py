@@ -219,6 +219,42 @@ def test_a_share_of_the_images_is_shown_in_grey():
     assert all(np.array_equal(out, pixels) for out in shown if not np.array_equal(out[0], out[1]))
 
 
+def test_turned_images_are_turned_by_up_to_the_jitter_around_the_middle_of_the_box():
+    image = np.zeros((41, 41, 3), np.uint8)
+    image[20, 4:37] = 255  # a line through the middle
+    rng, angles = np.random.default_rng(0), []
+    for _ in range(200):
+        out = images.random_box(image, 0, images.Augmentation(rotation_jitter=15), rng)[..., 0]
+        rows, columns = np.nonzero(out > 100)
+        angles.append(np.degrees(np.arctan(np.polyfit(columns, rows, 1)[0])))
+        assert out[20, 20] > 200
+    assert -15.5 < min(angles) < -13 and 13 < max(angles) < 15.5 and abs(np.mean(angles)) < 2
+
+
+def test_colour_jitter_changes_each_channel_by_a_factor():
+    pixels = np.random.default_rng(0).uniform(20, 180, (3, 4, 4)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    factors = []
+    for _ in range(300):
+        ratio = images.random_light(pixels, images.Augmentation(colour_jitter=0.2), rng) / pixels
+        np.testing.assert_allclose(ratio, ratio[:, :1, :1] * np.ones((1, 4, 4)), rtol=1e-5)
+        factors.append(ratio[:, 0, 0])
+    factors = np.array(factors)
+    assert 0.8 <= factors.min() < 0.81 and 1.19 < factors.max() <= 1.2001
+    assert abs(np.corrcoef(factors.T)[np.triu_indices(3, 1)]).max() < 0.2
+
+
+def test_coarse_images_keep_their_mean_and_lose_their_detail():
+    pixels = np.random.default_rng(0).uniform(0, 255, (3, 64, 64)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    shown = [images.random_light(pixels, images.Augmentation(coarse_share=0.3), rng) for _ in range(200)]
+    coarse = [out for out in shown if not np.array_equal(out, pixels)]
+    assert 40 < len(coarse) < 80
+    for out in coarse:
+        assert out.shape == pixels.shape and abs(out.mean() - pixels.mean()) < 3
+        assert np.abs(np.diff(out)).mean() < 0.95 * np.abs(np.diff(pixels)).mean()
+
+
 def test_rows_with_the_same_draw_show_the_same_pixels(project):
     listed = read_list(str(project / "list.txt"), str(project / "images"))
     batch = Batch(np.array([2, 2, 2]), np.array([0, 0, 1]))

@@ -170,13 +170,13 @@ def test_interrupting_finishes_the_iteration_and_keeps_the_weights(project):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "train.py: stopped; the weights so far are in" in errors
+    assert "train.py: stopped after iteration" in errors
     assert len(list((project / "run").glob("softmax_iter_*.caffemodel"))) == 1
 
 
 def test_a_finished_stage_is_not_overwritten(project):
     assert run_train(project, "--stage", "softmax").returncode == 0
-    refused(run_train(project, "--stage", "softmax"), "holds a softmax stage already: set RUN_FOLDER to a new folder")
+    refused(run_train(project, "--stage", "softmax"), "holds a softmax stage already: go on with it with --resume, set RUN_FOLDER")
 
 
 def test_after_a_refusal_the_same_folder_is_used_once_the_input_is_mended(project):
@@ -294,4 +294,5 @@ def test_cut_off_weights_are_refused(project):
     assert run_train(project, "--stage", "softmax").returncode == 0
     path = project / "run" / "softmax_iter_4.caffemodel"
     path.write_bytes(path.read_bytes()[:-1000])
+    write_config(project, WEIGHTS={"triplet": "run/softmax_iter_4.caffemodel"})
     refused(run_train(project, "--stage", "triplet"), "softmax_iter_4.caffemodel is not a caffemodel, or is cut off")

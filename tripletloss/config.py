@@ -86,6 +86,9 @@ SCHEMA = {
     "ZOOM_JITTER": _share(0.5),
     "LIGHT_JITTER": _share(1),
     "GREY_SHARE": _share(1),
+    "ROTATION_JITTER": _share(45),
+    "COLOUR_JITTER": _share(1),
+    "COARSE_SHARE": _share(1),
     "BATCHES": _choice(BATCHES, {"softmax": "shuffled", "triplet": "identities"}, by_stage=True),
     "BATCH_SIZE": _integer(1, 30, by_stage=True),
     "IMAGES_PER_IDENTITY": _integer(1, 5),
@@ -95,6 +98,7 @@ SCHEMA = {
     "SELECTION": _choice(tuple(STRATEGIES), "semi-hard"),
     "MAX_ITERS": _integer(1, 20000, by_stage=True),
     "SNAPSHOT_ITERS": _integer(1, 2000, by_stage=True),
+    "KEEP_SNAPSHOTS": _integer(0, 5),
     "LEARNING_RATE": Setting(lambda v: _is_number(v) and v > 0, "a number above 0", 0.001, by_stage=True),
     "WORKERS": _integer(0, 2),
     "DEVICE": Setting(_is_device, "'auto', 'cpu', 'gpu', or the number of a GPU", "auto"),
@@ -108,10 +112,11 @@ SCHEMA = {
     "MINED": _path(""),
     "RANK": _integer(0, 0),
     "RANKS": _integer(1, 1),
+    "FIRST_ITERATION": _integer(0, 0),
 }
 # By train.py: the identities of TRAIN_LIST, the files of features and of what was mined, which process this is, of how
-# many. config.py may not give them.
-COUNTED = ("IDENTITIES", "FEATURES", "MINED", "RANK", "RANKS")
+# many, and the iteration that it goes on from. config.py may not give them.
+COUNTED = ("IDENTITIES", "FEATURES", "MINED", "RANK", "RANKS", "FIRST_ITERATION")
 
 
 def check_value(name, value, where):

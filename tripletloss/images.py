@@ -7,6 +7,7 @@ import numpy as np
 
 from tripletloss.errors import InputError
 
+COARSEST = 0.25  # share of the side that the fewest pixels of coarse images are
 BGR_TO_LUMA = np.array([0.114, 0.587, 0.299], np.float32)  # ITU-R BT.601
 
 
@@ -43,6 +44,9 @@ class Augmentation(NamedTuple):
     zoom_jitter: float = 0.0
     light_jitter: float = 0.0
     grey_share: float = 0.0
+    rotation_jitter: float = 0.0  # degrees
+    colour_jitter: float = 0.0
+    coarse_share: float = 0.0
 
 
 def central_box(image, crop):
@@ -55,7 +59,7 @@ def central_box(image, crop):
 
 
 def random_box(image, crop, augmentation, rng):
-    """Like central_box, but shifted and zoomed at random, and mirrored every second time.
+    """Like central_box, but turned, shifted and zoomed at random, and mirrored every second time.
 
     image: (H, W, 3). What of the box lies outside the image repeats its border. rng: numpy Generator.
     """
@@ -66,6 +70,10 @@ def random_box(image, crop, augmentation, rng):
     mirrored = rng.random() < 0.5 and a.mirror
     rows = _box_side(height, min(crop or height, height), down, zoom)
     columns = _box_side(width, min(crop or width, width), right, zoom)
+    if a.rotation_jitter:
+        middle = (float(columns[0] + columns[-1]) / 2, float(rows[0] + rows[-1]) / 2)
+        turn = cv2.getRotationMatrix2D(middle, rng.uniform(-a.rotation_jitter, a.rotation_jitter), 1)
+        image = cv2.warpAffine(image, turn, (width, height), borderMode=cv2.BORDER_REPLICATE)
     return image[rows[:, None], columns[::-1] if mirrored else columns]
 
 
@@ -77,17 +85,30 @@ def _box_side(length, side, shift, zoom):
 
 
 def random_light(pixels, augmentation, rng):
-    """Contrast and brightness changed at random, by up to light_jitter each way; grey in grey_share of all cases.
+    """Pixels changed at random: contrast and brightness, each channel, grey instead of colour, fewer pixels.
 
-    pixels: (3, S, S) float32 of 0..255, B, G, R. Returns an array like it.
+    pixels: (3, S, S) float32 of 0..255, B, G, R. Returns an array like it, of 0..255.
     """
-    contrast, brightness = 1 + rng.uniform(-augmentation.light_jitter, augmentation.light_jitter, 2)
-    if rng.random() < augmentation.grey_share:
+    a = augmentation
+    contrast, brightness = 1 + rng.uniform(-a.light_jitter, a.light_jitter, 2)
+    if rng.random() < a.grey_share:
         pixels = np.broadcast_to(np.tensordot(BGR_TO_LUMA, pixels, 1), pixels.shape)
-    if augmentation.light_jitter:
+    if a.light_jitter:
         middle = pixels.mean()
         pixels = np.clip((pixels - middle) * np.float32(contrast) + middle * np.float32(brightness), 0, 255)
+    if a.colour_jitter:
+        channels = 1 + rng.uniform(-a.colour_jitter, a.colour_jitter, 3)
+        pixels = np.clip(pixels * channels.astype(np.float32)[:, None, None], 0, 255)
+    if a.coarse_share and rng.random() < a.coarse_share:
+        pixels = _coarse(pixels, rng.uniform(COARSEST, 1))
     return pixels
+
+
+def _coarse(pixels, share):
+    """Pixels (3, S, S) as they are after a picture of `share` of the side was enlarged."""
+    size = pixels.shape[1]
+    small = cv2.resize(pixels.transpose(1, 2, 0), (max(round(size * share), 1),) * 2, interpolation=cv2.INTER_AREA)
+    return cv2.resize(small, (size, size), interpolation=cv2.INTER_LINEAR).transpose(2, 0, 1)
 
 
 def to_pixels(image, size):

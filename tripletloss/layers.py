@@ -38,6 +38,9 @@ def parse_param_str(param_str, keys, where):
     return params
 
 
+PROCESS_KEYS = ("rank", "ranks", "first_iteration")  # which train.py writes for each process that trains
+
+
 class SettingsLayer(caffe.Layer):
     """A layer that takes its settings from its own param_str and from nothing else."""
 
@@ -73,15 +76,17 @@ class DataLayer(SettingsLayer):
 
     Tops: data (N, 3, S, S) float32, BGR minus pixel_means; labels (N,); by choice the seconds waited for them (1,).
     param_str: train_list, imagepath, batches (shuffled | identities | anchor), batch_size, images_per_identity, crop,
-    image_size, pixel_means, mirror, crop_jitter, zoom_jitter, light_jitter, grey_share, seed, workers; as in config.py.
+    image_size, pixel_means, mirror, crop_jitter, zoom_jitter, light_jitter, grey_share, rotation_jitter, colour_jitter,
+    coarse_share, seed, workers; as in config.py.
     Example:
     "{train_list: data/train.txt, imagepath: data/images, batches: shuffled, batch_size: 64, image_size: 64}"
-    With several processes also rank and ranks: of each mini-batch, it makes the rows of sampling.Share.
+    With several processes also rank and ranks: of each mini-batch, it makes the rows of sampling.Share. In a run that
+    goes on, first_iteration.
     """
 
     keys = (
         "train_list", "imagepath", "batches", "batch_size", "images_per_identity",
-        "crop", "image_size", "pixel_means", "seed", *images.Augmentation._fields, "workers", "rank", "ranks",
+        "crop", "image_size", "pixel_means", "seed", *images.Augmentation._fields, "workers", *PROCESS_KEYS,
     )  # fmt: skip
 
     def setup(self, bottom, top):
@@ -112,12 +117,12 @@ class FeatureLayer(SettingsLayer):
     Tops: features (N, ...) float32; labels (N,). Each row shows one of its image's views, at random.
     param_str: features, the .npy file (views, images, ...) of features.compute; train_list, imagepath, batches,
     batch_size, images_per_identity, seed, mine_iters, positive_cap, as in config.py; mined, the file of mining.Miner;
-    rank and ranks as in DataLayer.
+    rank, ranks and first_iteration as in DataLayer.
     """
 
     keys = (
         "features", "train_list", "imagepath", "batches", "batch_size", "images_per_identity", "seed", "mine_iters",
-        "positive_cap", "mined", "rank", "ranks",
+        "positive_cap", "mined", *PROCESS_KEYS,
     )  # fmt: skip
 
     def setup(self, bottom, top):
@@ -135,7 +140,7 @@ class FeatureLayer(SettingsLayer):
             raise InputError(f"FeatureLayer: {s['features']} cannot be read ({error}): train from images") from None
         if self.features.ndim < 3 or self.features.shape[1] != len(self.labels):
             raise InputError(f"FeatureLayer: {s['features']} holds no features of the {len(self.labels)} listed images")
-        self.iteration, self.mined = 0, False
+        self.iteration, self.mined = s["first_iteration"], False
 
     def reshape(self, bottom, top):
         """The shapes never change."""
@@ -241,12 +246,12 @@ def check_lengths(embeddings):
 class SelectingLayer(SettingsLayer):
     """What the layers that select triplets have in common."""
 
-    keys = ("selection", "margin", "seed")
+    keys = ("selection", "margin", "seed", "first_iteration")
 
     def read_selection(self, **defaults):
         """Take the settings; raises InputError."""
-        self.strategy, self.margin, self.seed = (self.read_settings(**defaults)[key] for key in self.keys)
-        self.iteration = 0
+        settings = self.read_settings(**defaults)
+        self.strategy, self.margin, self.seed, self.iteration = (settings[key] for key in self.keys)
 
     def select(self, bottom):
         """Select from bottoms embeddings and, by choice, labels. Raises InputError for embeddings that are not finite.

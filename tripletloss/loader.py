@@ -56,13 +56,13 @@ class BatchMaker:
 
 
 class Loader:
-    """Mini-batches in the order of iterations 0, 1, 2, ..., made here (0 workers) or by workers."""
+    """Mini-batches in the order of iterations, from first_iteration on, made here (0 workers) or by workers."""
 
     def __init__(self, settings):
         """settings: a DataLayer's. Raises InputError for a bad list or batches that it does not make."""
         self.workers, self.process = [], os.getpid()
         self.maker = BatchMaker(settings, read_list(settings["train_list"], settings["imagepath"]))
-        self.shape, self.iteration = self.maker.shape, 0
+        self.shape, self.iteration = self.maker.shape, settings["first_iteration"]
 
     def _start(self, count):
         slots = count + AHEAD
@@ -83,7 +83,7 @@ class Loader:
         for worker in self.workers:
             self._tell(worker, first)
         self.asked = collections.deque()  # workers, in the order of the iterations that they make
-        for iteration in range(slots - 1):
+        for iteration in range(self.iteration, self.iteration + slots - 1):
             self._ask(iteration)
 
     def _ask(self, iteration):
@@ -111,9 +111,9 @@ class Loader:
         where a worker has died.
         """
         start, iteration = time.perf_counter(), self.iteration
-        self.iteration += 1
-        if iteration == 0 and self.maker.settings["workers"]:
+        if iteration == self.maker.settings["first_iteration"] and self.maker.settings["workers"]:
             self._start(self.maker.settings["workers"])  # not before: a net is built to be looked at, too
+        self.iteration += 1
         if not self.workers:
             pixels = self.maker.pixels(iteration)
         else:

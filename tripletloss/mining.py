@@ -4,6 +4,7 @@ What is found lies in a file beside the run's others, which FeatureLayer reads. 
 """
 
 import os
+import shutil
 
 import caffe
 import numpy as np
@@ -57,3 +58,9 @@ class Miner:
         with open(f"{self.path}.part", "wb") as file:
             np.savez(file, embeddings=embeddings, negatives=negatives)
         os.replace(f"{self.path}.part", self.path)
+
+    def put_back(self, kept):
+        """Go on with what was mined before a snapshot: the path of that, or '' where nothing was."""
+        if kept:
+            shutil.copyfile(kept, f"{self.path}.part")
+            os.replace(f"{self.path}.part", self.path)

@@ -2,13 +2,14 @@
 
 import difflib
 import importlib
-import os
-import shutil
+import io
+import math
 from collections import Counter
 from typing import NamedTuple
 
 import caffe
 import h5py
+import numpy as np
 import yaml
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
@@ -16,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from tripletloss.errors import InputError
 from tripletloss.layers import (
+    PROCESS_KEYS,
     BatchTripletLossLayer,
     DataLayer,
     FeatureLayer,
@@ -27,6 +29,7 @@ from tripletloss.layers import (
 )
 
 SELECT_STATISTICS = ("active_share", "d_ap", "d_an")
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # that such files begin with
 DATA_SECONDS = "data_seconds"  # the top of a DataLayer that train.py adds: seconds waited
 
 
@@ -154,7 +157,7 @@ def fill_settings(net, settings, source):
         where = f"{source}: layer {layer.name!r}"
         own = parse_param_str(layer.python_param.param_str, kind.keys, where)
         filled = {key: settings[key.upper()] for key in kind.keys}
-        for key in {"rank", "ranks"} & set(own):
+        for key in set(PROCESS_KEYS) & set(own):
             del own[key]  # of the run that this prototxt was resolved for
         if issubclass(kind, SelectingLayer):
             if len(layer.bottom) == 1:
@@ -171,13 +174,14 @@ def fill_settings(net, settings, source):
     return decided
 
 
-def set_rank(net, rank):
-    """Make a resolved net that of another process: the rank of its DataLayer or FeatureLayer. Changed in place."""
+def for_process(net, rank, iteration):
+    """Make a resolved net that of one process: its rank, and the iteration that it goes on from. Changed in place."""
     for layer in net.layer:
-        if not is_a(layer, (DataLayer, FeatureLayer)):
-            continue
-        params = yaml.safe_load(layer.python_param.param_str)
-        layer.python_param.param_str = _dump({**params, "rank": rank})
+        if is_a(layer, (DataLayer, FeatureLayer, SelectingLayer)):
+            params = yaml.safe_load(layer.python_param.param_str)
+            mine = {"rank": rank, "first_iteration": iteration}
+            params.update({key: value for key, value in mine.items() if key in params})
+            layer.python_param.param_str = _dump(params)
 
 
 def data_layers(net):
@@ -401,7 +405,7 @@ def weight_shapes(path):
                 }
         else:
             net = _read_weights(path)
-            found = {layer.name: [_shape(blob) for blob in layer.blobs]
+            found = {layer.name: [shape_of(blob) for blob in layer.blobs]
                      for layer in (net.layer or net.layers) if len(layer.blobs)}  # fmt: skip
     except FileNotFoundError:
         raise InputError(f"there are no weights {path}: check WEIGHTS, or train the stage before") from None
@@ -414,11 +418,15 @@ def weight_shapes(path):
     return found
 
 
-def _shape(blob):
-    """The shape of a BlobProto; the data in it must be as many, or the file is damaged."""
+def shape_of(blob):
+    """The shape of a BlobProto. Raises DecodeError if the numbers in it are not as many."""
     if blob.HasField("shape"):
-        return tuple(blob.shape.dim)
-    return (blob.num, blob.channels, blob.height, blob.width)
+        shape = tuple(blob.shape.dim)
+    else:
+        shape = (blob.num, blob.channels, blob.height, blob.width)
+    if min(shape, default=1) < 0 or math.prod(shape) != len(blob.double_data or blob.data):
+        raise DecodeError("a blob has another size than its shape")
+    return shape
 
 
 def load_weights(net, path):
@@ -429,27 +437,46 @@ def load_weights(net, path):
         net.copy_from(path)
 
 
-def add_weights(path, source):
-    """Add to a file of weights the layers that it lacks and another file has: frozen ones, and other stages'.
+def bare_weights(content):
+    """The bytes of a .caffemodel with its layers' names, types and blobs alone: no settings, and so no paths."""
+    net, bare = caffe_pb2.NetParameter.FromString(content), caffe_pb2.NetParameter()
+    bare.name = net.name
+    for layer in net.layer:
+        if layer.blobs:
+            bare.layer.add(name=layer.name, type=layer.type).blobs.extend(layer.blobs)
+    return bare.SerializeToString()
 
-    Of files in different formats nothing is added. The file is replaced when the new one is whole.
+
+def weights_as_hdf5(content):
+    """The bytes of a .caffemodel as those of a .caffemodel.h5: data/LAYER/NUMBER, as Caffe's Net::ToHDF5 writes it."""
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
+        for layer in caffe_pb2.NetParameter.FromString(content).layer:
+            group = file.create_group(f"data/{layer.name}")
+            for number, blob in enumerate(layer.blobs):
+                group[str(number)] = np.array(blob.data, np.float32).reshape(shape_of(blob))
+    return memory.getvalue()
+
+
+def complete_weights(content, source):
+    """Weights with the layers that they lack and a file has: frozen ones, and other stages'.
+
+    content: bytes of a .caffemodel or .caffemodel.h5; returns such. If the file has another format, nothing is added.
     """
-    if h5py.is_hdf5(path) != h5py.is_hdf5(source):
-        return
-    part = f"{path}.part"
-    if h5py.is_hdf5(path):
-        shutil.copyfile(path, part)
-        with h5py.File(part, "a") as file, h5py.File(source, "r") as other:
+    as_hdf5 = content.startswith(HDF5_SIGNATURE)
+    if as_hdf5 != h5py.is_hdf5(source):
+        return content
+    if as_hdf5:
+        memory = io.BytesIO(content)
+        with h5py.File(memory, "a") as file, h5py.File(source, "r") as other:
             for name in other["data"]:
                 if name not in file["data"]:
                     other.copy(f"data/{name}", file["data"])
-    else:
-        net, other = (_read_weights(name) for name in (path, source))
-        have = {layer.name for layer in net.layer}
-        net.layer.extend(layer for layer in other.layer if layer.blobs and layer.name not in have)
-        with open(part, "wb") as file:
-            file.write(net.SerializeToString())
-    os.replace(part, path)
+        return memory.getvalue()
+    net, other = caffe_pb2.NetParameter.FromString(content), _read_weights(source)
+    have = {layer.name for layer in net.layer}
+    net.layer.extend(layer for layer in other.layer if layer.blobs and layer.name not in have)
+    return net.SerializeToString()
 
 
 def _read_weights(path):

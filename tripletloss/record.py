@@ -1,7 +1,9 @@
 """What a stage shows and keeps while it trains: progress bar, tables, diagnosis, curves, TensorBoard events."""
 
 import collections
+import contextlib
 import csv
+import functools
 import os
 import sys
 import time
@@ -9,10 +11,12 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-from tripletloss import diagnosis, nets, plots
+from tripletloss import diagnosis, nets, plots, snapshots
+from tripletloss.errors import InputError
 
 AVERAGED_ITERATIONS = 20  # the progress bar shows means over so many
 DIAGNOSED_ITERATIONS = 10  # between two looks at the embeddings
+MOST_ROWS = 20_000  # of a table that are kept in memory; the file has all
 
 
 class NoRecord:
@@ -28,36 +32,59 @@ class NoRecord:
         """See Record."""
 
 
+def told(method):
+    """The method, whose OSError becomes an InputError: the disk is full, or the folder gone."""
+
+    @functools.wraps(method)
+    def writing(self, *arguments):
+        try:
+            return method(self, *arguments)
+        except OSError as error:
+            folder = os.path.dirname(self.plan.prefix)
+            raise InputError(
+                f"what the run records cannot be written to {folder} ({error.strerror}): make room, then go on with "
+                "--resume; earlier snapshots are whole"
+            ) from None
+
+    return writing
+
+
 class Record:
     """Of one stage, in the run's folder: PREFIX_log.csv, _embeddings.csv, _curves.png, and events for TensorBoard."""
 
+    @told
     def __init__(self, plan, net, blobs, scalars, processes):
         """plan: solver.Plan; net: its NetParameter; blobs: of the solver's net; scalars: names of its numbers."""
         self.plan, self.blobs, self.scalars, self.processes = plan, blobs, scalars, processes
+        done = plan.snapshot.iteration if plan.snapshot else 0
         self.source = nets.embeddings_of(net)  # names of the blobs of embeddings and labels, or None
         self.batch_size, self.margin = plan.settings["BATCH_SIZE"], nets.margin_of(net)
-        self.log = _Table(f"{plan.prefix}_log.csv", ["iteration", "learning_rate", "images_per_s", *scalars])
-        self.looks = _Table(f"{plan.prefix}_embeddings.csv", ["iteration", *diagnosis.Report._fields])
+        self.log = _Table(f"{plan.prefix}_log.csv", ["iteration", "learning_rate", "images_per_s", *scalars], done)
+        self.looks = _Table(f"{plan.prefix}_embeddings.csv", ["iteration", *diagnosis.Report._fields], done)
         self.recent = collections.deque(maxlen=AVERAGED_ITERATIONS)
-        self.reports, self.held_out, self.said = [], [], None
-        self.events = _events(plan.prefix)
-        self.bar = tqdm(total=plan.settings["MAX_ITERS"], desc=plan.stage, unit="it",
+        self.reports = [diagnosis.Report(*row[1:]) for row in self.looks.rows]
+        self.held_out = [
+            (one.iteration, one.score) for one in snapshots.described(plan.prefix)
+            if one.score is not None and one.iteration <= done
+        ]  # fmt: skip
+        self.said = None
+        self.events = _events(plan.prefix, done)
+        self.bar = tqdm(total=plan.settings["MAX_ITERS"], initial=done, desc=plan.stage, unit="it",
                         mininterval=0.2 if sys.stderr.isatty() else 15)  # fmt: skip
 
+    @told
     def iteration(self, number, rate, seconds, waiting, values):
         """One more iteration is done. seconds: it took; waiting: of them, for other processes; values: the scalars."""
-        speed = self.batch_size / seconds
-        self.log.add([number, rate, round(speed, 1), *values])
-        self.recent.append([speed, waiting / seconds, *values])
-        mean_speed, mean_waiting, *means = np.mean(self.recent, axis=0)
+        self.log.add([number, rate, round(self.batch_size / seconds, 1), *values])
+        self.recent.append([seconds, waiting, *values])
+        mean_seconds, mean_waiting, *means = np.mean(self.recent, axis=0)
         shown = dict(zip(self.scalars, (f"{value:.4g}" for value in means), strict=True))
         if nets.DATA_SECONDS in shown:
-            waited = means[self.scalars.index(nets.DATA_SECONDS)] * mean_speed / self.batch_size
             del shown[nets.DATA_SECONDS]
-            shown["data"] = f"{waited:.0%}"
-        shown.update({"lr": f"{rate:.3g}", "images/s": f"{mean_speed:.0f}"})
+            shown["data"] = f"{means[self.scalars.index(nets.DATA_SECONDS)] / mean_seconds:.0%}"
+        shown.update({"lr": f"{rate:.3g}", "images/s": f"{self.batch_size / mean_seconds:.0f}"})
         if self.processes > 1:
-            shown["comm"] = f"{mean_waiting:.0%}"
+            shown["comm"] = f"{mean_waiting / mean_seconds:.0%}"
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update()
         if number % DIAGNOSED_ITERATIONS == 0 and self.source and np.isfinite(values).all():
@@ -71,8 +98,10 @@ class Record:
             return  # the loss says so in the next iteration
         active = means.get("active_share", float("nan"))
         found = diagnosis.report(rows, labels.ravel(), active, means.get("loss", float("nan")))
-        self.reports.append(found)
         self.looks.add([number, *found])
+        self.reports.append(found)
+        if len(self.reports) > MOST_ROWS:
+            del self.reports[diagnosis.WINDOW : -MOST_ROWS // 2]  # it is the first and the last that are compared
         if self.margin is None:
             return
         problem = diagnosis.diagnose(self.reports, self.margin)
@@ -86,6 +115,7 @@ class Record:
         print(line, flush=True)
         self.bar.refresh()
 
+    @told
     def snapshot(self, number, held_out):
         """A snapshot of an iteration was written. held_out: TAR at FAR 1% on held-out identities, or None."""
         self.log.flush()
@@ -104,26 +134,35 @@ class Record:
             writer.add_event(event(step=number, wall_time=time.time(), summary=summary(value=parts)))
 
     def close(self):
-        """Write what is left, and end the bar."""
+        """Write what is left, as far as there is room, and end the bar."""
         self.bar.close()
-        self.log.close()
-        self.looks.close()
-        if self.events:
-            self.events[0].close()
+        parts = [self.log, self.looks, *(self.events[:1] if self.events else ())]
+        for part in parts:
+            with contextlib.suppress(OSError):
+                part.close()
 
 
 class _Table:
-    """A CSV file, row by row, and the rows in memory."""
+    """A CSV file, row by row, and in memory as many rows, evenly spread, as a picture can show."""
 
-    def __init__(self, path, header):
-        self.header, self.rows = header, []
+    def __init__(self, path, header, done):
+        """done: of a file that is there, the rows up to this iteration stay; 0: none."""
+        self.header, self.rows, self.every = header, [], 1
+        kept = list(_rows_until(path, header, done)) if done else []
         self.file = open(path, "w", newline="", encoding="utf-8")  # closed by close()
         self.writer = csv.writer(self.file)
         self.writer.writerow(header)
+        for row in kept:
+            self.add(row)
 
     def add(self, row):
-        self.rows.append(row)
+        """Write a row, its first cell the iteration."""
         self.writer.writerow(row)
+        if int(row[0]) % self.every == 0:
+            self.rows.append([float(value) for value in row])
+        if len(self.rows) > MOST_ROWS:
+            self.every *= 2
+            self.rows = [kept for kept in self.rows if int(kept[0]) % self.every == 0]
 
     def columns(self):
         return dict(zip(self.header, np.array(self.rows, np.float64).T, strict=True)) if self.rows else {}
@@ -135,12 +174,29 @@ class _Table:
         self.file.close()
 
 
-def _events(folder):
-    """A writer of TensorBoard's event files and the messages it takes, or None if tensorboard is not installed."""
+def _rows_until(path, header, done):
+    """The rows of a CSV file up to an iteration, those that a killed run cut off left out."""
     try:
-        from tensorboard.compat.proto.event_pb2 import Event
+        with open(path, newline="", encoding="utf-8") as file:
+            for row in csv.reader(file):
+                if len(row) == len(header) and row[0].isdigit() and int(row[0]) <= done:
+                    yield row
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return
+
+
+def _events(folder, done):
+    """A writer of TensorBoard's event files and the messages it takes, or None if tensorboard is not installed.
+
+    done: the iteration that a run goes on from; later events of it are taken back.
+    """
+    try:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
     except ImportError:
         return None
-    return EventFileWriter(f"{folder}_tensorboard"), Summary, Event
+    writer = EventFileWriter(f"{folder}_tensorboard")
+    if done:
+        writer.add_event(Event(step=done + 1, wall_time=time.time(), session_log=SessionLog(status=SessionLog.START)))
+    return writer, Summary, Event

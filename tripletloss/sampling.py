@@ -7,7 +7,7 @@ import numpy as np
 from tripletloss.errors import InputError
 
 # What a random stream is for. Each purpose has its own, so that no two draws are the same by accident.
-ORDER, CHOICE, AUGMENTATION, CLASS_WEIGHTS, PROCESS, NEGATIVES = range(6)
+ORDER, CHOICE, AUGMENTATION, CLASS_WEIGHTS, CAFFE, NEGATIVES = range(6)
 
 
 def random_stream(seed, purpose, first, second=0):

@@ -1,0 +1,333 @@
+"""A run is never lost: it goes on after any kill to the same bits, snapshots are whole, and folders have one run."""
+
+import csv
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import caffe
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT, run_train, write_config
+from tripletloss import nets, snapshots
+from tripletloss.errors import InputError
+
+# Dropout, momentum, augmentation and workers, snapshots at other iterations than the end, features cached and mined.
+SETTINGS = {
+    "MIRROR": True, "CROP_JITTER": 0.2, "LIGHT_JITTER": 0.3, "GREY_SHARE": 0.3, "WORKERS": 2, "SNAPSHOT_ITERS": 7,
+    "MAX_ITERS": {"softmax": 150, "triplet": 300}, "FEATURE_CACHE": "cache", "MINE_ITERS": 10, "KEEP_SNAPSHOTS": 2,
+    "SELECTION": "distance-weighted",
+}  # fmt: skip
+
+
+def normalise_last(project):
+    """Distance-weighted selection wants embeddings of length one."""
+    text = (project / "net.prototxt").read_text()
+    norm = """layer {
+  name: "embedding" type: "Python" bottom: "fc9_1" top: "embedding"
+  python_param { module: "tripletloss.layers" layer: "Norm2Layer" } include { stage: "triplet" }
+}
+layer {
+  name: "triplet_select" type: "Python" bottom: "embedding\""""
+    old = 'layer {\n  name: "triplet_select" type: "Python" bottom: "fc9_1"'
+    assert old in text
+    (project / "net.prototxt").write_text(text.replace(old, norm))
+
+
+def command(project, *arguments):
+    return [sys.executable, str(ROOT / "train.py"), "--config", str(project / "config.py"), *arguments]
+
+
+def final_weights(run):
+    return [(run / f"{stage}_iter_{number}.caffemodel").read_bytes()
+            for stage, number in (("softmax", 150), ("triplet", 300))]  # fmt: skip
+
+
+@pytest.fixture
+def whole(project):
+    """A project whose run from beginning to end is in the folder whole; config.py names the folder run."""
+    normalise_last(project)
+    write_config(project, RUN_FOLDER="whole", **{**SETTINGS, "FEATURE_CACHE": "cache_whole"})
+    result = run_train(project)
+    assert result.returncode == 0, result.stderr
+    write_config(project, **SETTINGS)
+    return project
+
+
+def log_of(run, stage):
+    rows = list(csv.DictReader((run / f"{stage}_log.csv").open()))
+    return [(row["iteration"], row["loss"], row["learning_rate"]) for row in rows]
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(whole):
+    rng, kills = random.Random(0), 0
+    for _ in range(60):
+        process = subprocess.Popen(command(whole, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            _, errors = process.communicate(timeout=rng.uniform(0.6, 3.0) if kills < 12 else 120)
+            assert process.returncode == 0, errors.decode()
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+    assert kills >= 10
+    run = whole / "run"
+    assert final_weights(run) == final_weights(whole / "whole")
+    assert not list(run.glob("*.part"))
+    for stage in ("softmax", "triplet"):
+        assert log_of(run, stage) == log_of(whole / "whole", stage)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_says_how_to_go_on_and_ends_with_the_same_bits(whole, number):
+    process = subprocess.Popen(command(whole), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    log = whole / "run" / "softmax_log.csv"
+    deadline = time.time() + 60
+    while not log.exists() and time.time() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number and "go on with --resume" in errors
+    stopped = snapshots.last_whole(str(whole / "run" / "softmax"))
+    assert stopped is not None and stopped.iteration < 150
+    result = run_train(whole, "--resume")
+    assert result.returncode == 0 and f"goes on    from iteration {stopped.iteration}" in result.stdout
+    assert final_weights(whole / "run") == final_weights(whole / "whole")
+
+
+def finished(project, **changes):
+    write_config(project, STAGES=["softmax"], MAX_ITERS=20, SNAPSHOT_ITERS=5, **changes)
+    result = run_train(project)
+    assert result.returncode == 0, result.stderr
+    return project / "run"
+
+
+def cut_weights(run):
+    path = run / "softmax_iter_20.caffemodel"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_state(run):
+    path = run / "softmax_iter_20.solverstate"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("harm", [cut_weights, flip_state, lambda run: (run / "softmax_iter_20.caffemodel").unlink()])
+def test_a_damaged_snapshot_is_passed_over_for_the_one_before(project, harm):
+    run = finished(project)
+    before = (run / "softmax_iter_20.caffemodel").read_bytes()
+    harm(run)
+    result = run_train(project, "--resume")
+    assert result.returncode == 0, result.stderr
+    assert "snapshot   that of iteration 20 is passed over: softmax_iter_20." in result.stdout
+    assert "goes on    from iteration 15" in result.stdout
+    assert (run / "softmax_iter_20.caffemodel").read_bytes() == before
+
+
+def test_weights_without_their_description_are_no_snapshot(project):
+    run = finished(project)
+    (run / "softmax_iter_20.json").unlink()
+    (run / "softmax_iter_15.json").write_text("{")
+    assert snapshots.last_whole(str(run / "softmax")).iteration == 10
+
+
+def test_only_the_last_snapshots_and_the_best_are_kept(project):
+    run = finished(project, KEEP_SNAPSHOTS=2)
+    assert [one.iteration for one in snapshots.described(str(run / "softmax"))] == [15, 20]
+    assert sorted(path.name for path in run.glob("*.caffemodel")) == ["softmax_iter_15.caffemodel", "softmax_iter_20.caffemodel"]
+    prefix = str(run / "softmax")
+    first, second = snapshots.described(prefix)
+    snapshots.note_score(prefix, first, 0.9)
+    snapshots.note_score(prefix, second, 0.8)
+    snapshots.prune(prefix, 1)
+    assert [one.iteration for one in snapshots.described(prefix)] == [15, 20]
+    snapshots.note_score(prefix, first, 0.7)
+    snapshots.prune(prefix, 1)
+    assert [one.iteration for one in snapshots.described(prefix)] == [20]
+
+
+def test_training_longer_goes_on_from_the_end(project):
+    finished(project)
+    write_config(project, STAGES=["softmax"], MAX_ITERS=30, SNAPSHOT_ITERS=5)
+    result = run_train(project, "--resume")
+    assert "goes on    from iteration 20" in result.stdout
+    rows = list(csv.DictReader((project / "run" / "softmax_log.csv").open()))
+    assert [int(row["iteration"]) for row in rows] == list(range(1, 31))
+    write_config(project, RUN_FOLDER="once", STAGES=["softmax"], MAX_ITERS=30, SNAPSHOT_ITERS=5)
+    assert run_train(project).returncode == 0
+    once, twice = ((project / folder / "softmax_iter_30.caffemodel").read_bytes() for folder in ("once", "run"))
+    assert once == twice
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"LEARNING_RATE": 0.02}, "LEARNING_RATE changed from 0.01 to 0.02"),
+        ({"SEED": 7}, "SEED changed from 1 to 7"),
+        ({"NET": "other.prototxt"}, "content of NET changed"),
+        ({"TRAIN_LIST": "other.txt"}, "content of TRAIN_LIST changed"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_inputs(project, change, name):
+    finished(project)
+    (project / "other.prototxt").write_text((project / "net.prototxt").read_text() + "\n# another\n")
+    (project / "other.txt").write_text("\n".join((project / "list.txt").read_text().splitlines()[::-1]))
+    write_config(project, STAGES=["softmax"], MAX_ITERS=30, SNAPSHOT_ITERS=5, **change)
+    result = run_train(project, "--resume")
+    assert result.returncode == 1 and name in result.stderr.splitlines()[-1]
+    assert snapshots.last_whole(str(project / "run" / "softmax")).iteration == 20
+
+
+def test_a_run_that_made_nothing_yet_begins_with_resume(project):
+    write_config(project, STAGES=["softmax"])
+    assert run_train(project, "--resume").returncode == 0
+    assert (project / "run" / "softmax_iter_4.caffemodel").exists()
+
+
+def test_two_runs_in_one_folder_are_refused(project):
+    write_config(project, STAGES=["softmax"], MAX_ITERS=10**6, SNAPSHOT_ITERS=10**6)
+    first = subprocess.Popen(command(project), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.time() + 60
+        while not (project / "run" / "softmax_log.csv").exists() and time.time() < deadline:
+            time.sleep(0.05)
+        for arguments in ((), ("--resume",)):
+            result = run_train(project, *arguments)
+            assert result.returncode == 1 and "another run is at work in" in result.stderr
+    finally:
+        first.kill()
+        first.wait()
+    assert run_train(project, "--stage", "triplet").stderr.count("another run") == 0
+
+
+def test_a_second_interrupt_leaves_at_once_and_no_half_file(project):
+    write_config(project, STAGES=["softmax"], MAX_ITERS=10**6, SNAPSHOT_ITERS=1, KEEP_SNAPSHOTS=1)
+    process = subprocess.Popen(command(project), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 60
+    while not list((project / "run").glob("softmax_iter_*.json")) and time.time() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode in (130, 143)
+    assert not list((project / "run").glob("*.part"))
+    assert snapshots.last_whole(str(project / "run" / "softmax")) is not None
+
+
+def in_small_disk(project, size, *arguments):
+    """train.py with the run's folder on a disk of so many kilobytes, which outlives it in a copy; or a skip."""
+    script = (
+        f'mount -t tmpfs -o size={size}k none run && cp -r kept/. run && "$@"; status=$?; '
+        "rm -rf kept; cp -r run kept; exit $status"
+    )
+    probe = subprocess.run(["unshare", "-rm", "sh", "-c", "mount -t tmpfs none /mnt"], capture_output=True)
+    if probe.returncode:
+        pytest.skip("no disk can be mounted here")
+    return subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "-", *command(project, *arguments)],
+        cwd=project, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence_and_leaves_earlier_snapshots(project):
+    (project / "run").mkdir()
+    (project / "kept").mkdir()
+    write_config(project, STAGES=["softmax"], MAX_ITERS=40, SNAPSHOT_ITERS=5, KEEP_SNAPSHOTS=0)
+    result = in_small_disk(project, 240)
+    assert result.returncode == 1, result.stderr
+    sentence = result.stderr.splitlines()[-1]
+    assert "(No space left on device): make room, then go on with --resume" in sentence
+    kept = project / "kept"
+    assert not list(kept.glob("*.part"))
+    last = snapshots.last_whole(str(kept / "softmax"))
+    assert last is not None and not list(kept.glob(f"softmax_iter_{last.iteration + 5}*"))
+    result = in_small_disk(project, 5000, "--resume")
+    assert result.returncode == 0, result.stderr
+    write_config(project, RUN_FOLDER="roomy", STAGES=["softmax"], MAX_ITERS=40)
+    assert run_train(project).returncode == 0
+    ends = [(folder / "softmax_iter_40.caffemodel").read_bytes() for folder in (kept, project / "roomy")]
+    assert ends[0] == ends[1]
+
+
+def test_a_snapshot_without_room_leaves_nothing_of_itself(project):
+    run = finished(project)
+    prefix = str(run / "softmax")
+    solver = caffe.get_solver(solver_of(run))
+    snapshots.restore(solver, snapshots.last_whole(prefix))
+    solver.step(1)
+    for name in ("softmax_iter_21.solverstate", "softmax_iter_21.json"):
+        (run / f"{name}.part").symlink_to("/dev/full")
+        with pytest.raises(InputError, match=r"the snapshot of iteration 21 cannot be written.*No space left on device"):
+            snapshots.write(solver, prefix, "")
+        assert not list(run.glob("softmax_iter_21*"))
+    assert snapshots.write(solver, prefix, "").iteration == 21
+    assert snapshots.last_whole(prefix).iteration == 21
+
+
+def solver_of(run):
+    """The run's solver with the place that Caffe is to write to, as training makes it."""
+    text = (run / "softmax_solver.prototxt").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("snapshot_prefix"))
+    path = run / "mine.prototxt"
+    path.write_text(text.replace(line, f'snapshot_prefix: "{snapshots.caffe_prefix(str(run / "softmax"))}"'))
+    return str(path)
+
+
+@pytest.mark.parametrize("harm", ["history", "iter", "learned_net", "shape"])
+def test_a_state_that_is_not_of_the_net_is_refused_before_caffe_ends_the_process(project, harm):
+    run = finished(project)
+    prefix = str(run / "softmax")
+    snapshot = snapshots.last_whole(prefix)
+    state = nets.caffe_pb2.SolverState.FromString(open(snapshot.state, "rb").read())
+    if harm == "history":
+        del state.history[-1]
+    elif harm == "iter":
+        state.iter += 1
+    elif harm == "learned_net":
+        state.learned_net = "/etc/passwd"
+    else:
+        state.history[0].shape.dim[0] += 1
+    open(snapshot.state, "wb").write(state.SerializeToString())
+    with pytest.raises(InputError, match="is not of this stage's net"):
+        snapshots.restore(caffe.get_solver(solver_of(run)), snapshot)
+
+
+def test_an_explosion_is_told_with_iteration_layer_and_images_before_it_is_kept(project):
+    write_config(project, STAGES=["softmax"], MAX_ITERS=50, SNAPSHOT_ITERS=50, LEARNING_RATE=1e30)
+    result = run_train(project)
+    sentence = result.stderr.splitlines()[-1]
+    assert result.returncode == 1 and "lower LEARNING_RATE" in sentence and "stops at iteration" in sentence
+    assert "person" in sentence and not list((project / "run").glob("softmax_iter_*"))
+    names = [line.split()[0] for line in (project / "run" / "softmax_stopped_batch.txt").read_text().splitlines()]
+    assert names and set(names) <= {line.split()[0] for line in (project / "list.txt").read_text().splitlines()}
+
+
+def test_weights_that_are_not_finite_are_never_snapshotted(project):
+    """A layer that no loss looks at explodes: the loss stays fine, the snapshot does not come."""
+    text = (project / "net.prototxt").read_text()
+    bad = """layer { name: "lonely" type: "InnerProduct" bottom: "fc7" top: "lonely" include { stage: "softmax" }
+  inner_product_param { num_output: 2 weight_filler { type: "constant" value: 3e8 } } }
+layer { name: "quiet" type: "Silence" bottom: "lonely" include { stage: "softmax" } }
+"""
+    (project / "net.prototxt").write_text(text + bad)
+    write_config(project, STAGES=["softmax"])
+    result = run_train(project)
+    assert result.returncode == 1
+    assert "a weight of layer 'lonely' has grown to 3e+08" in result.stderr.splitlines()[-1]
+    assert not list((project / "run").glob("softmax_iter_*"))
+
+
+def test_momentum_of_another_stage_is_not_taken(whole):
+    """The triplet stage begins with no momentum: its first snapshots come from the softmax stage's weights alone."""
+    state = nets.caffe_pb2.SolverState.FromString((whole / "whole" / "triplet_iter_300.solverstate").read_bytes())
+    assert not state.HasField("learned_net") and state.iter == 300 and len(state.history) == 2
+    about = json.loads((whole / "whole" / "triplet_iter_300.json").read_text())
+    assert set(about["files"]) == {"triplet_iter_300.caffemodel", "triplet_iter_300.solverstate", "triplet_iter_300_mined.npz"}
+    assert np.isfinite(np.array(state.history[0].data)).all()
