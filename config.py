@@ -30,8 +30,11 @@ LIGHT_JITTER = 0.0                  # change contrast and brightness at random, 
 GREY_SHARE = 0.0                    # share of the images that are shown in grey
 ROTATION_JITTER = 0.0               # turn images at random, by up to so many degrees each way
 COLOUR_JITTER = 0.0                 # change each of B, G, R at random, by up to this share each way
-COARSE_SHARE = 0.0                  # share of the images that are shown as if they had fewer pixels, as few as a quarter
-                                    # of IMAGE_SIZE a side
+COARSE_SHARE = 0.0                  # share of the images that are shown with fewer pixels, as few as a quarter of
+                                    # IMAGE_SIZE a side, enlarged again
+
+BROKEN_IMAGES = 'stop'              # at an image that cannot be read; 'skip': another of its identity stands in for it,
+                                    # and it is listed in RUN_FOLDER
 
 # Where nothing learns below a blob (FREEZE), its values are computed once, of each image and with MIRROR of its mirror
 # image, and trained on from there. The jitters and shares above are left out then.

@@ -4,8 +4,9 @@
 import argparse
 import os
 import sys
+import tempfile
 
-from tripletloss import config, parallel, plan, solver
+from tripletloss import check, config, parallel, plan, solver
 from tripletloss.errors import InputError
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -16,9 +17,14 @@ def main():
     parser = argparse.ArgumentParser(description="Train an embedding with Caffe: softmax first, then triplets.")
     parser.add_argument("--config", default=os.path.join(HERE, "config.py"), help="the settings (default: %(default)s)")
     parser.add_argument("--stage", choices=config.STAGES, help="train this stage only (default: STAGES of the config)")
+    parser.add_argument(
+        "--check", action="store_true", help="train nothing: read every image, try a few iterations, say what is wrong"
+    )
     parser.add_argument("--resume", action="store_true", help="go on in RUN_FOLDER from the last whole snapshot")
     arguments = parser.parse_args()
     try:
+        if arguments.check:
+            return check_stages(arguments)
         with parallel.join() as team:
             return train(arguments, team)
     except InputError as error:
@@ -68,15 +74,30 @@ def run_stage(settings, stage, gpu, team, resume):
     weights = solver.train_stage(planned, team)
     if team.rank == 0:
         print(f"weights    {weights}")
+        if said := plan.skipped(planned):
+            print(said)
     team.first(lambda: report_end(planned, weights))
     if team.rank == 0:
         print(flush=True)
 
 
+def check_stages(arguments):
+    """Look closely at everything that a run would use, in a folder that is removed. Returns the exit status, 0."""
+    settings = config.load(arguments.config)
+    stages = [arguments.stage] if arguments.stage else settings["STAGES"]
+    gpu, sentence = solver.choose_device(settings["DEVICE"])
+    print(sentence)
+    with tempfile.TemporaryDirectory() as folder:
+        for stage in stages:
+            planned = plan.make_plan(settings.aside(folder), stage, gpu)
+            print("\n".join([planned.describe(), *check.look_closely(planned, stage != stages[-1])]), "\n", flush=True)
+    return 0
+
+
 def plan_stage(settings, stage, gpu, processes, resume):
     """The stage's plan, printed."""
     planned = plan.make_plan(settings, stage, gpu, processes, resume)
-    print(planned.describe(), flush=True)
+    print("\n".join([planned.describe(), *check.look_before(planned)]), flush=True)
     return planned
 
 

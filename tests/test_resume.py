@@ -259,7 +259,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_leaves_earlier_snapshots(p
 def test_a_snapshot_without_room_leaves_nothing_of_itself(project):
     run = finished(project)
     prefix = str(run / "softmax")
-    solver = caffe.get_solver(solver_of(run))
+    solver = caffe.get_solver(str(run / "softmax_solver.prototxt"))
     snapshots.restore(solver, snapshots.last_whole(prefix))
     solver.step(1)
     for name in ("softmax_iter_21.solverstate", "softmax_iter_21.json"):
@@ -269,15 +269,6 @@ def test_a_snapshot_without_room_leaves_nothing_of_itself(project):
         assert not list(run.glob("softmax_iter_21*"))
     assert snapshots.write(solver, prefix, "").iteration == 21
     assert snapshots.last_whole(prefix).iteration == 21
-
-
-def solver_of(run):
-    """The run's solver with the place that Caffe is to write to, as training makes it."""
-    text = (run / "softmax_solver.prototxt").read_text()
-    line = next(line for line in text.splitlines() if line.startswith("snapshot_prefix"))
-    path = run / "mine.prototxt"
-    path.write_text(text.replace(line, f'snapshot_prefix: "{snapshots.caffe_prefix(str(run / "softmax"))}"'))
-    return str(path)
 
 
 @pytest.mark.parametrize("harm", ["history", "iter", "learned_net", "shape"])
@@ -296,7 +287,7 @@ def test_a_state_that_is_not_of_the_net_is_refused_before_caffe_ends_the_process
         state.history[0].shape.dim[0] += 1
     open(snapshot.state, "wb").write(state.SerializeToString())
     with pytest.raises(InputError, match="is not of this stage's net"):
-        snapshots.restore(caffe.get_solver(solver_of(run)), snapshot)
+        snapshots.restore(caffe.get_solver(str(run / "softmax_solver.prototxt")), snapshot)
 
 
 def test_an_explosion_is_told_with_iteration_layer_and_images_before_it_is_kept(project):

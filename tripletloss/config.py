@@ -89,6 +89,7 @@ SCHEMA = {
     "ROTATION_JITTER": _share(45),
     "COLOUR_JITTER": _share(1),
     "COARSE_SHARE": _share(1),
+    "BROKEN_IMAGES": _choice(("stop", "skip"), "stop"),
     "BATCHES": _choice(BATCHES, {"softmax": "shuffled", "triplet": "identities"}, by_stage=True),
     "BATCH_SIZE": _integer(1, 30, by_stage=True),
     "IMAGES_PER_IDENTITY": _integer(1, 5),
@@ -110,13 +111,14 @@ SCHEMA = {
     "IDENTITIES": _integer(1),
     "FEATURES": _path(),
     "MINED": _path(""),
+    "BROKEN_LIST": _path(""),
     "RANK": _integer(0, 0),
     "RANKS": _integer(1, 1),
     "FIRST_ITERATION": _integer(0, 0),
 }
-# By train.py: the identities of TRAIN_LIST, the files of features and of what was mined, which process this is, of how
-# many, and the iteration that it goes on from. config.py may not give them.
-COUNTED = ("IDENTITIES", "FEATURES", "MINED", "RANK", "RANKS", "FIRST_ITERATION")
+# By train.py: the identities of TRAIN_LIST, the files of features, of what was mined and of broken images, which
+# process this is, of how many, and the iteration that it goes on from. config.py may not give them.
+COUNTED = ("IDENTITIES", "FEATURES", "MINED", "BROKEN_LIST", "RANK", "RANKS", "FIRST_ITERATION")
 
 
 def check_value(name, value, where):
@@ -149,6 +151,10 @@ class Config:
             name: value[stage] if SCHEMA[name].by_stage and isinstance(value, dict) else value
             for name, value in self.values.items()
         }
+
+    def aside(self, folder):
+        """The same settings for a run in another folder."""
+        return Config({**self.values, "RUN_FOLDER": folder}, self.source)
 
 
 def load(path):

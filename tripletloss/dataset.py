@@ -30,11 +30,11 @@ class ImageList(NamedTuple):
         return os.path.join(self.folder, self.names[number])
 
 
-def read_list(source, folder):
+def read_list(source, folder, must_exist=True):
     """Read a list file of lines `person@file.jpg LABEL`; empty lines are passed over.
 
     The identity is the text before `@` where there is one, and otherwise the label alone; an identity and its
-    label must go together one to one. Every image must exist under `folder`.
+    label must go together one to one. Every image must exist under `folder`, unless must_exist is False.
 
     Raises InputError, naming file and line, for a file that cannot be read or is empty, a malformed line, a label
     that is no integer from 0 to 2^24 (Caffe keeps labels as float32), an identity with two labels, a label with
@@ -61,7 +61,7 @@ def read_list(source, folder):
     if not names:
         raise InputError(f"the list file {source} names no image: write one line `person@file.jpg LABEL` an image")
     images = ImageList(source, folder, names, np.array(labels, np.int64))
-    for number in range(len(names)):
+    for number in range(len(names)) if must_exist else ():
         if not os.path.isfile(images.path(number)):
             raise InputError(
                 f"{source} names the image {names[number]}, but there is no {images.path(number)}: "

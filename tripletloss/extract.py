@@ -20,7 +20,7 @@ from tqdm import tqdm
 from tripletloss import config, nets
 from tripletloss.dataset import ImageList, list_folder, read_list
 from tripletloss.errors import InputError
-from tripletloss.images import read_image, to_blob
+from tripletloss.images import read_or_next, to_blob
 from tripletloss.process import caffe_log, try_in_child
 
 BATCH_SIZE = 32
@@ -39,18 +39,19 @@ class Embeddings(NamedTuple):
     mirrored: bool  # each row is the mean of an image's and its mirror image's
 
 
-def passes(net, blobs, images, crop, size, means, views=(False,), show=""):
+def passes(net, blobs, images, crop, size, means, views=(False,), show="", first=0, broken=None):
     """Rows of named blobs for all images of a list, batch by batch, in its order.
 
     net: a caffe.Net in TEST phase whose first input takes (N, 3, size, size); images: ImageList; crop: as in config.py;
     means: B, G, R; views: for each, whether images are mirrored in it; show: what a progress bar is called, '' for
-    none. Yields (start, rows): rows[v][b] is (B, ...) float32 of view v and blob b. Memory holds two batches. Raises
-    InputError for an image that cannot be decoded.
+    none; first: the image to begin with; broken: as in images.read_or_next. Yields (start, rows): rows[v][b] is
+    (B, ...) float32 of view v and blob b. Memory holds two batches. Raises InputError for an image that cannot be
+    decoded.
     """
     data = net.inputs[0]
 
     def load(number):
-        return to_blob(read_image(images.path(number)), crop, size, means)
+        return to_blob(read_or_next(images, number, broken), crop, size, means)
 
     def load_batch(start):
         return [pool.submit(load, number) for number in range(start, min(start + BATCH_SIZE, len(images.names)))]
@@ -58,10 +59,10 @@ def passes(net, blobs, images, crop, size, means, views=(False,), show=""):
     # OpenBLAS's threads wait for each other and get in the decoders' way: on small images one is twice as fast as two.
     threads = threadpool_limits(1 if size <= SMALL_IMAGE else None, "blas")
     with threads, concurrent.futures.ThreadPoolExecutor(DECODERS) as pool, tqdm(
-        total=len(images.names), desc=show, unit="image", disable=not show, mininterval=0.5
+        total=len(images.names), initial=first, desc=show, unit="image", disable=not show, mininterval=0.5
     ) as bar:
-        coming = load_batch(0)
-        for start in range(0, len(images.names), BATCH_SIZE):
+        coming = load_batch(first)
+        for start in range(first, len(images.names), BATCH_SIZE):
             batch = np.stack([one.result() for one in coming])
             coming = load_batch(start + BATCH_SIZE)
             yield start, [_forward(net, data, blobs, batch[..., ::-1] if mirrored else batch) for mirrored in views]

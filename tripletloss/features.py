@@ -63,9 +63,12 @@ def cache_key(cut, weights, images, settings):
                 total.update(f"\0{name}\0".encode())
                 _add_file(total, file)
         except OSError as error:
-            raise InputError(
-                f"the image {images.path(number)} cannot be read ({error.strerror}): restore it or take it off the list"
-            ) from None
+            if settings["BROKEN_IMAGES"] == "stop":
+                raise InputError(
+                    f"the image {images.path(number)} cannot be read ({error.strerror}): restore it or take it off the "
+                    "list"
+                ) from None
+            total.update(f"\0{name}\0broken".encode())
     return total.hexdigest()[:24]
 
 
@@ -127,11 +130,11 @@ def _compute(cut, weights, images, settings, path, note, done):
                 "room, or set FEATURE_TYPE to 'float16' or FEATURE_CACHE to ''"
             )
         file = np.lib.format.open_memmap(path, "w+", s["FEATURE_TYPE"], shape)
-    rest = images._replace(names=images.names[done:], labels=images.labels[done:])
+    broken = {} if s["BROKEN_IMAGES"] == "skip" else None
     start, first = time.perf_counter(), done
     with tqdm(total=total, initial=done, desc="features", unit="image", mininterval=0.5) as bar:
         how = s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"]
-        for number, (_, rows) in enumerate(passes(net, [cut.blob], rest, *how, views), 1):
+        for number, (_, rows) in enumerate(passes(net, [cut.blob], images, *how, views, "", first, broken), 1):
             count = len(rows[0][0])
             for view, [values] in enumerate(rows):
                 file[view, done : done + count] = values
@@ -141,6 +144,9 @@ def _compute(cut, weights, images, settings, path, note, done):
                 file.flush()
                 pace = (time.perf_counter() - start) / (done - first) / len(views)
                 _write_note(note, done, pace)
+    if broken:
+        with open(s["BROKEN_LIST"], "a", encoding="utf-8") as file:
+            file.writelines(f"{images.names[number]}\t{sentence}\n" for number, sentence in sorted(broken.items()))
     return Cache(path, len(views), total - first, time.perf_counter() - start, pace)
 
 

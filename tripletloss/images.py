@@ -16,13 +16,22 @@ def read_image(path):
 
     Raises InputError if the file cannot be read, is no image that OpenCV knows, or is cut off.
     """
+    return decode(read_bytes(path), path)
+
+
+def read_bytes(path):
+    """The content of an image file; raises InputError if it cannot be read."""
     try:
         with open(path, "rb") as file:
-            data = file.read()
+            return file.read()
     except OSError as error:
         raise InputError(
             f"the image {path} cannot be read ({error.strerror}): restore it or take it off the list"
         ) from None
+
+
+def decode(data, path):
+    """read_image from the file's content; path: what an error names."""
     # Older OpenCV decodes a cut-off JPEG to a picture that is grey from there on, so its end is looked for here.
     # Inside compressed data neither marker occurs; a thumbnail stands before the last start of scan.
     cut_off = data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
@@ -34,6 +43,23 @@ def read_image(path):
         what = "is cut off" if cut_off else "is empty" if not data else "is no image that can be decoded, or is cut off"
         raise InputError(f"the image {path} {what}: restore it or take it off the list")
     return image
+
+
+def read_or_next(images, number, broken):
+    """read_image of an image of a list, or, if it is broken, of the next one of its identity that is not.
+
+    images: ImageList; broken: None to raise InputError for a broken image, or a dict, number -> sentence, that gets
+    those met. Raises InputError where all images of the identity are broken.
+    """
+    if broken is None:
+        return read_image(images.path(number))
+    mine = np.flatnonzero(images.labels == images.labels[number])
+    for other in np.roll(mine, -int(np.searchsorted(mine, number))):
+        try:
+            return read_image(images.path(other))
+        except InputError as error:
+            broken[int(other)] = str(error)
+    raise InputError(f"{images.path(number)} and all other images of its identity are broken: take it off the list")
 
 
 class Augmentation(NamedTuple):
@@ -125,11 +151,11 @@ def to_blob(image, crop, size, means):
     return to_pixels(central_box(image, crop), size) - np.asarray(means, np.float32)[:, None, None]
 
 
-def load_batch(images, batch, crop, size, means, augmentation, rng_of):
+def load_batch(images, batch, crop, size, means, augmentation, rng_of, broken=None):
     """The blob of a training mini-batch, (N, 3, size, size) float32.
 
-    images: ImageList; batch: sampling.Batch; rng_of: draw -> numpy Generator for its augmentation. Rows with the
-    same image and draw are decoded once and equal.
+    images: ImageList; batch: sampling.Batch; rng_of: draw -> numpy Generator for its augmentation; broken: as in
+    read_or_next. Rows with the same image and draw are decoded once and equal.
     """
     blob = np.empty((len(batch.images), 3, size, size), np.float32)
     made = {}
@@ -139,7 +165,7 @@ def load_batch(images, batch, crop, size, means, augmentation, rng_of):
             continue
         number, draw = key
         rng = rng_of(draw)
-        box = random_box(read_image(images.path(number)), crop, augmentation, rng)
+        box = random_box(read_or_next(images, number, broken), crop, augmentation, rng)
         blob[row] = random_light(to_pixels(box, size), augmentation, rng)
         made[key] = row
     return blob - np.asarray(means, np.float32)[:, None, None]

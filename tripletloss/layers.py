@@ -77,7 +77,7 @@ class DataLayer(SettingsLayer):
     Tops: data (N, 3, S, S) float32, BGR minus pixel_means; labels (N,); by choice the seconds waited for them (1,).
     param_str: train_list, imagepath, batches (shuffled | identities | anchor), batch_size, images_per_identity, crop,
     image_size, pixel_means, mirror, crop_jitter, zoom_jitter, light_jitter, grey_share, rotation_jitter, colour_jitter,
-    coarse_share, seed, workers; as in config.py.
+    coarse_share, seed, workers, broken_images; as in config.py. broken_list: the file that skipped images are added to.
     Example:
     "{train_list: data/train.txt, imagepath: data/images, batches: shuffled, batch_size: 64, image_size: 64}"
     With several processes also rank and ranks: of each mini-batch, it makes the rows of sampling.Share. In a run that
@@ -86,7 +86,8 @@ class DataLayer(SettingsLayer):
 
     keys = (
         "train_list", "imagepath", "batches", "batch_size", "images_per_identity",
-        "crop", "image_size", "pixel_means", "seed", *images.Augmentation._fields, "workers", *PROCESS_KEYS,
+        "crop", "image_size", "pixel_means", "seed", *images.Augmentation._fields, "workers",
+        "broken_images", "broken_list", *PROCESS_KEYS,
     )  # fmt: skip
 
     def setup(self, bottom, top):
@@ -129,7 +130,7 @@ class FeatureLayer(SettingsLayer):
         """Read the list and open the file. Raises InputError for wrong settings, a bad list, a file that differs."""
         self.check_arity(bottom, top, (0,), (2,), "no bottom and two tops, features and labels")
         s = self.settings = self.read_settings()
-        self.labels = read_list(s["train_list"], s["imagepath"]).labels
+        self.labels = read_list(s["train_list"], s["imagepath"], must_exist=False).labels
         self.batches = sampling.make_batches(
             s["batches"], self.labels, s["batch_size"], s["images_per_identity"], s["seed"], s["rank"], s["ranks"],
             s["positive_cap"] if s["mine_iters"] else None,

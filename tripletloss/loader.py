@@ -36,6 +36,7 @@ class BatchMaker:
             s["batches"], listed.labels, s["batch_size"], s["images_per_identity"], s["seed"], s["rank"], s["ranks"]
         )
         self.augmentation = images.Augmentation(*(s[key] for key in images.Augmentation._fields))
+        self.broken = {} if s["broken_images"] == "skip" else None  # number -> sentence, of those met so far
         self.shape = s["batch_size"] // s["ranks"], 3, s["image_size"], s["image_size"]
 
     def pixels(self, iteration):
@@ -47,7 +48,7 @@ class BatchMaker:
 
         return images.load_batch(
             self.images, self.batches.batch(iteration), s["crop"], s["image_size"], s["pixel_means"],
-            self.augmentation, rng_of,
+            self.augmentation, rng_of, self.broken,
         )  # fmt: skip
 
     def labels(self, iteration):
@@ -61,7 +62,9 @@ class Loader:
     def __init__(self, settings):
         """settings: a DataLayer's. Raises InputError for a bad list or batches that it does not make."""
         self.workers, self.process = [], os.getpid()
-        self.maker = BatchMaker(settings, read_list(settings["train_list"], settings["imagepath"]))
+        must_exist = settings["broken_images"] == "stop"
+        self.maker = BatchMaker(settings, read_list(settings["train_list"], settings["imagepath"], must_exist))
+        self.broken = set()  # numbers of the images that were skipped and are in the file
         self.shape, self.iteration = self.maker.shape, settings["first_iteration"]
 
     def _start(self, count):
@@ -116,20 +119,34 @@ class Loader:
         self.iteration += 1
         if not self.workers:
             pixels = self.maker.pixels(iteration)
+            self._list_broken(self.maker.broken or {})
         else:
             answer = self.asked[0].stdout.readline()
             worker = self.asked.popleft()
             if not answer:
                 self._fail(worker)
-            problem = json.loads(answer)
+            problem, broken = json.loads(answer)
             if problem:
                 self.close()
                 raise InputError(problem)
+            self._list_broken({int(number): sentence for number, sentence in broken.items()})
             pixels = self.slots[iteration % len(self.slots)]
             # The slot that is asked for now is that of the iteration before this one: the caller has done with it.
             self._ask(iteration + len(self.slots) - 1)
         waited = time.perf_counter() - start
         return pixels, self.maker.labels(iteration), waited
+
+    def _list_broken(self, broken):
+        """Add images that were skipped to the file of them, each once. Raises InputError where that cannot be."""
+        new = sorted(set(broken) - self.broken)
+        path = self.maker.settings["broken_list"]
+        if new and path:
+            try:
+                with open(path, "a", encoding="utf-8") as file:
+                    file.writelines(f"{self.maker.images.names[number]}\t{broken[number]}\n" for number in new)
+            except OSError as error:
+                raise InputError(f"{path} cannot be written ({error.strerror}): make room") from None
+        self.broken.update(new)
 
     def close(self):
         """End the workers; in a fork of the process that started them, nothing."""
@@ -160,7 +177,7 @@ def work():
         except InputError as error:
             answer = str(error)
         try:
-            print(json.dumps(answer), flush=True)
+            print(json.dumps([answer, maker.broken or {}]), flush=True)
         except BrokenPipeError:
             os._exit(1)  # nobody is left to read it
 

@@ -390,6 +390,36 @@ def _learns(layer, blobs):
     return any(i >= len(layer.param) or layer.param[i].lr_mult != 0 for i in range(blobs))
 
 
+def check_agreement(net, deploy, features, source):
+    """Raise InputError where a layer that makes a measured feature is another one in the training net.
+
+    net, deploy: NetParameters; features: blobs of deploy; source: its path.
+    """
+    makers = set().union(*(made_by(deploy, feature) for feature in features)) if features else set()
+    trained = {layer.name: layer for layer in net.layer}
+    for layer in deploy.layer:
+        other = trained.get(layer.name)
+        if layer.name in makers and other is not None and layer.type == other.type:
+            one, two = _what_it_does(layer), _what_it_does(other)
+            if one != two:
+                raise InputError(
+                    f"{source}: layer {layer.name!r} is {one or 'plain'} there and {two or 'plain'} in the training "
+                    "net: make them the same"
+                )
+
+
+def _what_it_does(layer):
+    """A layer's own settings as text, without what matters in training alone."""
+    kept = type(layer)()
+    for field, value in layer.ListFields():
+        if field.name.endswith("_param") and field.name not in ("python_param", "batch_norm_param", "transform_param"):
+            getattr(kept, field.name).CopyFrom(value)
+            for filler in ("weight_filler", "bias_filler", "filler"):
+                if filler in value.DESCRIPTOR.fields_by_name:
+                    getattr(kept, field.name).ClearField(filler)
+    return " ".join(text_format.MessageToString(kept, as_one_line=True).split())
+
+
 def weight_shapes(path):
     """Layer name -> shapes of its parameter blobs, in a .caffemodel or .caffemodel.h5 file.
 

@@ -38,6 +38,9 @@ class Plan(NamedTuple):
     parameters: int  # how many numbers the net has
     cut: nets.Cut | None  # where the net is cut, to be trained on features that are computed once
     snapshot: snapshots.Snapshot | None  # that the stage goes on from
+    shapes: dict  # layer -> shapes of its parameters
+    cut_size: int  # numbers of an image at the cut
+    loss: str  # the blob
     suffix: str  # of snapshots: '' or '.h5'
     iter_size: int  # passes of an iteration, as SOLVER says
 
@@ -143,7 +146,7 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
     prefix = os.path.join(settings["RUN_FOLDER"], stage)
     source = settings["NET"]
     snapshot = snapshots.last_whole(prefix, lambda said: say(f"snapshot   {said}")) if resume else None
-    images = read_list(settings["TRAIN_LIST"], settings["IMAGEPATH"])
+    images = read_list(settings["TRAIN_LIST"], settings["IMAGEPATH"], settings["BROKEN_IMAGES"] == "stop")
     held_out = read_list(settings["HELD_OUT_LIST"], settings["IMAGEPATH"]) if settings["HELD_OUT_LIST"] else None
     if held_out:
         sizes = np.unique(held_out.labels, return_counts=True)[1]
@@ -157,11 +160,12 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
         _check_divisible(net, gpu, source)
     settings["RANK"], settings["RANKS"], settings["FIRST_ITERATION"] = 0, processes, 0
     settings["MINED"] = f"{prefix}_mined.npz" if stage == "triplet" and settings["MINE_ITERS"] else ""
+    settings["BROKEN_LIST"] = f"{prefix}_broken.txt" if settings["BROKEN_IMAGES"] == "skip" else ""
     settings["IDENTITIES"] = int(images.labels.max()) + 1
     decided = nets.fill_settings(net, settings, source)
     nets.size_classifier(net, settings["IDENTITIES"])
     settings.update({name: value for name, value, _ in decided})
-    solver = _resolve_solver(settings, prefix, gpu)
+    solver, suffix = _resolve_solver(settings, prefix, gpu)
     nets.write_prototxt(net, f"{prefix}_train.prototxt")
     nets.write_prototxt(solver, f"{prefix}_solver.prototxt")
     params, blobs = try_in_child(lambda: _build_solver(f"{prefix}_solver.prototxt"), source)
@@ -200,9 +204,11 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
     if settings["DEPLOY"] and held_out:
         named = [config.stage(name)["FEATURE"] for name in STAGES]
         measured = [feature for feature in dict.fromkeys(named) if feature]
-        _check_deploy(settings, measured, params)
+        _check_deploy(settings, measured, params, net)
     total = sum(int(np.prod(shape)) for shapes in params.values() for shape in shapes)
-    cut = nets.find_cut(net, counts) if settings["FEATURE_CACHE"] and _can_be_completed(weights, solver) else None
+    # Snapshots are completed with the frozen layers of the weights, which must have the same format for that.
+    able = settings["FEATURE_CACHE"] and weights and h5py.is_hdf5(weights) == bool(suffix)
+    cut = nets.find_cut(net, counts) if able else None
     if settings["MINED"] and not (cut and nets.embeddings_of(net) and settings["BATCHES"] == "identities"):
         raise InputError(
             "MINE_ITERS looks for negatives in cached features, for batches of identities: set FREEZE, FEATURE_CACHE "
@@ -217,22 +223,29 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
         json.dump({**settings, "WEIGHTS": weights, "inputs": inputs}, file, indent=2)
     return Plan(
         stage, settings, prefix, images, held_out, weights, measured, loaded, fresh, frozen, renamed, decided, total,
-        cut, snapshot, ".h5" if _as_hdf5(solver) else "", solver.iter_size,
+        cut, snapshot, params, int(np.prod(blobs[cut.blob][1:])) if cut else 0, _loss_of(net),
+        suffix, solver.iter_size,
     )  # fmt: skip
 
 
-def _can_be_completed(weights, solver):
-    """Whether snapshots have the format of the weights, so that frozen layers can be added to them."""
-    return bool(weights) and h5py.is_hdf5(weights) == _as_hdf5(solver)
+def skipped(plan):
+    """A sentence about the images that a stage skipped, or ''."""
+    path = plan.settings["BROKEN_LIST"]
+    if not path or not os.path.exists(path):
+        return ""
+    with open(path, encoding="utf-8") as file:
+        names = {line.partition("\t")[0] for line in file}
+    return f"broken     {len(names)} images were skipped, others of their identities stood in: {path}"
 
 
-def _as_hdf5(solver):
-    return solver.snapshot_format == caffe_pb2.SolverParameter.HDF5
+def _loss_of(net):
+    """The name of the last blob that is a loss, or ''."""
+    losses = [layer for layer in net.layer if layer.type.endswith("Loss") or any(layer.loss_weight)]
+    return losses[-1].top[0] if losses else ""
 
 
 def _check_loss(net, source):
-    losses = [layer for layer in net.layer if layer.type.endswith("Loss") or any(layer.loss_weight)]
-    if not losses:
+    if not _loss_of(net):
         raise InputError(
             f"{source}: no layer has a loss: give the loss layer `loss_weight: 1`; a Python layer has none by itself"
         )
@@ -262,7 +275,7 @@ def _check_labels(net, blobs, images, source):
 
 
 def _resolve_solver(settings, prefix, gpu):
-    """solver.prototxt with the settings of config.py in it."""
+    """solver.prototxt with the settings of config.py in it, and what weights' file names end with."""
     source = settings["SOLVER"]
     solver = nets.read_prototxt(source, caffe_pb2.SolverParameter())
     for field, _ in solver.ListFields():
@@ -276,11 +289,13 @@ def _resolve_solver(settings, prefix, gpu):
     solver.base_lr = settings["LEARNING_RATE"]
     solver.max_iter = settings["MAX_ITERS"]
     solver.random_seed = settings["SEED"]
-    solver.snapshot_prefix = prefix
+    solver.snapshot_prefix = snapshots.caffe_prefix(prefix)
+    suffix = ".h5" if solver.snapshot_format == caffe_pb2.SolverParameter.HDF5 else ""
+    solver.snapshot_format = caffe_pb2.SolverParameter.BINARYPROTO  # which snapshots.write wants
     solver.snapshot = solver.display = 0  # train_stage does both
     solver.solver_mode = caffe_pb2.SolverParameter.CPU if gpu is None else caffe_pb2.SolverParameter.GPU
     solver.device_id = gpu or 0
-    return solver
+    return solver, suffix
 
 
 def _build_solver(path):
@@ -291,10 +306,11 @@ def _build_solver(path):
     return params, {name: tuple(blob.shape) for name, blob in solver.net.blobs.items()}
 
 
-def _check_deploy(settings, measured, params):
-    """The deploy net builds, holds the features, and its layers have the training net's shapes."""
+def _check_deploy(settings, measured, params, net):
+    """The deploy net builds, holds the features, and its layers are those of the training net, of the same shapes."""
     source, size = settings["DEPLOY"], settings["IMAGE_SIZE"]
-    nets.check_wiring(nets.read_net(source), source)
+    deploy = nets.read_net(source)
+    nets.check_wiring(deploy, source)
 
     def build():
         net = caffe.Net(source, caffe.TEST)
@@ -307,3 +323,4 @@ def _check_deploy(settings, measured, params):
         if feature not in blobs:
             raise InputError(f"{source} has no blob {feature!r}: set FEATURE to one of {', '.join(blobs)}")
     nets.match_weights(shapes, params, settings["NET"], source)
+    nets.check_agreement(net, deploy, measured, source)

@@ -74,10 +74,7 @@ def _start(plan, team):
     done = plan.snapshot.iteration if plan.snapshot else 0
     with team.together(), tempfile.TemporaryDirectory() as folder:
         # What the run's folder holds, but for what is this process's own.
-        params.net, params.snapshot_prefix = os.path.join(folder, "train.prototxt"), os.path.join(folder, "none")
-        if team.rank == 0:
-            params.snapshot_prefix = snapshots.caffe_prefix(plan.prefix)
-        params.snapshot_format = caffe_pb2.SolverParameter.BINARYPROTO
+        params.net = os.path.join(folder, "train.prototxt")
         nets.for_process(net, team.rank, done * plan.iter_size)
         nets.write_prototxt(net, params.net)
         nets.write_prototxt(params, os.path.join(folder, "solver.prototxt"))
