@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 
-from tripletloss import check, config, parallel, plan, solver
+from tripletloss import check, config, nets, parallel, plan, solver
 from tripletloss.errors import InputError
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -20,8 +20,13 @@ def main():
     parser.add_argument(
         "--check", action="store_true", help="train nothing: read every image, try a few iterations, say what is wrong"
     )
+    parser.add_argument(
+        "--allow-module", metavar="NAME", action="append", default=[],
+        help="a Python module that NET and DEPLOY may run, besides this package's; once for each",
+    )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="go on in RUN_FOLDER from the last whole snapshot")
     arguments = parser.parse_args()
+    nets.ALLOWED_MODULES.update(arguments.allow_module)
     try:
         if arguments.check:
             return check_stages(arguments)

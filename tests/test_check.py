@@ -80,7 +80,8 @@ def test_a_layer_that_passes_no_gradient_is_named(project):
                             wall + 'layer {\n  name: "fc9" type: "InnerProduct" bottom: "wall"')  # fmt: skip
     (project / "net.prototxt").write_text(text)
     result = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), "--config", str(project / "config.py"), "--check", "--stage", "softmax"],
+        [sys.executable, str(ROOT / "train.py"), "--config", str(project / "config.py"), "--check", "--stage", "softmax",
+         "--allow-module", "wall"],
         capture_output=True, text=True, cwd=project, env={**os.environ, "PYTHONPATH": str(project)}, timeout=120,
     )  # fmt: skip
     assert "no gradient reaches conv1, fc7, which should learn: wall passes none on" in result.stdout, result.stderr

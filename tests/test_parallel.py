@@ -58,7 +58,7 @@ def start(folder, *arguments, processes=2):
         OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1", PYTHONPATH=str(folder)
     )
     return subprocess.Popen(
-        [*command, "--config", str(folder / "config.py"), *arguments],
+        [*command, "--config", str(folder / "config.py"), "--allow-module", "mischief", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment, start_new_session=True,
     )  # fmt: skip
 

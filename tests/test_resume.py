@@ -16,10 +16,12 @@ from tests.conftest import ROOT, run_train, write_config
 from tripletloss import nets, snapshots
 from tripletloss.errors import InputError
 
+KILLS = int(os.environ.get("KILLS", "12"))  # of one run; KILLS=100 takes some minutes
+ENDS = {"softmax": 12 * KILLS, "triplet": 25 * KILLS}
 # Dropout, momentum, augmentation and workers, snapshots at other iterations than the end, features cached and mined.
 SETTINGS = {
     "MIRROR": True, "CROP_JITTER": 0.2, "LIGHT_JITTER": 0.3, "GREY_SHARE": 0.3, "WORKERS": 2, "SNAPSHOT_ITERS": 7,
-    "MAX_ITERS": {"softmax": 150, "triplet": 300}, "FEATURE_CACHE": "cache", "MINE_ITERS": 10, "KEEP_SNAPSHOTS": 2,
+    "MAX_ITERS": ENDS, "FEATURE_CACHE": "cache", "MINE_ITERS": 10, "KEEP_SNAPSHOTS": 2,
     "SELECTION": "distance-weighted",
 }  # fmt: skip
 
@@ -43,8 +45,7 @@ def command(project, *arguments):
 
 
 def final_weights(run):
-    return [(run / f"{stage}_iter_{number}.caffemodel").read_bytes()
-            for stage, number in (("softmax", 150), ("triplet", 300))]  # fmt: skip
+    return [(run / f"{stage}_iter_{number}.caffemodel").read_bytes() for stage, number in ENDS.items()]
 
 
 @pytest.fixture
@@ -65,17 +66,18 @@ def log_of(run, stage):
 
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(whole):
     rng, kills = random.Random(0), 0
-    for _ in range(60):
+    for _ in range(5 * KILLS):
         process = subprocess.Popen(command(whole, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
-            _, errors = process.communicate(timeout=rng.uniform(0.6, 3.0) if kills < 12 else 120)
+            _, errors = process.communicate(timeout=rng.uniform(0.6, 3.0) if kills < KILLS else 120)
             assert process.returncode == 0, errors.decode()
             break
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
             kills += 1
-    assert kills >= 10
+    print(f"{kills} kills")
+    assert kills >= 0.8 * KILLS
     run = whole / "run"
     assert final_weights(run) == final_weights(whole / "whole")
     assert not list(run.glob("*.part"))
@@ -94,7 +96,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_ends_with_the_same_bits(who
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number and "go on with --resume" in errors
     stopped = snapshots.last_whole(str(whole / "run" / "softmax"))
-    assert stopped is not None and stopped.iteration < 150
+    assert stopped is not None and stopped.iteration < ENDS["softmax"]
     result = run_train(whole, "--resume")
     assert result.returncode == 0 and f"goes on    from iteration {stopped.iteration}" in result.stdout
     assert final_weights(whole / "run") == final_weights(whole / "whole")
@@ -317,8 +319,9 @@ layer { name: "quiet" type: "Silence" bottom: "lonely" include { stage: "softmax
 
 def test_momentum_of_another_stage_is_not_taken(whole):
     """The triplet stage begins with no momentum: its first snapshots come from the softmax stage's weights alone."""
-    state = nets.caffe_pb2.SolverState.FromString((whole / "whole" / "triplet_iter_300.solverstate").read_bytes())
-    assert not state.HasField("learned_net") and state.iter == 300 and len(state.history) == 2
-    about = json.loads((whole / "whole" / "triplet_iter_300.json").read_text())
-    assert set(about["files"]) == {"triplet_iter_300.caffemodel", "triplet_iter_300.solverstate", "triplet_iter_300_mined.npz"}
+    end = ENDS["triplet"]
+    state = nets.caffe_pb2.SolverState.FromString((whole / "whole" / f"triplet_iter_{end}.solverstate").read_bytes())
+    assert not state.HasField("learned_net") and state.iter == end and len(state.history) == 2
+    about = json.loads((whole / "whole" / f"triplet_iter_{end}.json").read_text())
+    assert set(about["files"]) == {f"triplet_iter_{end}.caffemodel", f"triplet_iter_{end}.solverstate", f"triplet_iter_{end}_mined.npz"}
     assert np.isfinite(np.array(state.history[0].data)).all()

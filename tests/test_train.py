@@ -247,7 +247,7 @@ def with_weights(content):
         (in_net('bottom: "conv1" top: "bn1"', 'bottom: "conv" top: "bn1"'), "layer 'bn1' takes the bottom 'conv', which no layer above makes: did you mean 'conv1'"),
         (in_net('type: "ReLU"', 'type: "Relu"'), "unknown type 'Relu': did you mean 'ReLU'"),
         (in_net('layer: "DataLayer"', 'layer: "DataLayr"'), "layer 'data' wants 'DataLayr' from the Python module"),
-        (in_net('"tripletloss.layers" layer: "DataLayer"', '"nowhere" layer: "DataLayer"'), "No module named 'nowhere'"),
+        (in_net('"tripletloss.layers" layer: "DataLayer"', '"nowhere" layer: "DataLayer"'), "would run the Python module 'nowhere', which is not this package's: if you trust it, add --allow-module nowhere"),
         (in_net("kernel_size: 3", "kernel_size: 99"), "Caffe stops in layer 'conv1': Check failed"),
         (in_net("num_output: 8 kernel", "num_output: 0 kernel"), "Caffe stops in layer 'conv1': Check failed"),
         (in_config(DEVICE="gpu"), "DEVICE asks for GPU 0"),

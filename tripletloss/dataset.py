@@ -79,9 +79,16 @@ def _parse(line, where):
         number = int(label)
     except ValueError:
         raise InputError(f"{where}: the label {label!r} is not an integer: number the identities from 0") from None
+    if leaves_folder(name):
+        raise InputError(f"{where}: {name!r} is outside of the image folder: names are relative to it, without `..`")
     if not 0 <= number < 2**24:
         raise InputError(f"{where}: the label {number} is not between 0 and {2**24 - 1}: number the identities from 0")
     return name.strip(), number
+
+
+def leaves_folder(name):
+    """Whether a name, taken relative to a folder, may be outside of it."""
+    return os.path.isabs(name) or ".." in name.split("/") or "\0" in name
 
 
 def _go_together(seen, key, value, sentence):

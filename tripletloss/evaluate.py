@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from tripletloss import config, metrics, plots
 from tripletloss.compare import compare
-from tripletloss.dataset import ImageList, read_list, shared_identities
+from tripletloss.dataset import ImageList, leaves_folder, read_list, shared_identities
 from tripletloss.errors import InputError
 from tripletloss.extract import add_arguments, embed, images_of, is_embeddings, load, open_net, settings_of
 
@@ -51,6 +51,8 @@ def read_pairs(source, folder):
         ends = ((words[0], words[1]), (words[-2] if len(words) == 4 else words[0], words[-1]))
         for side, (name, image) in zip((first, second), ends, strict=True):
             path = f"{name}/{name}_{int(image):04d}.jpg"
+            if leaves_folder(path):
+                raise InputError(f"{source}, line {number}: {name!r} is outside of the image folder")
             if not os.path.isfile(os.path.join(folder, path)):
                 raise InputError(f"{source}, line {number}: there is no {os.path.join(folder, path)}: check --images")
             side.append(numbers.setdefault(path, len(numbers)))

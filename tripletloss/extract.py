@@ -186,7 +186,7 @@ def load(path):
             names = [name.decode() for name in file["names"][...]]
             about = {name: file.attrs[name] for name in ("list", "folder", "feature", "weights", "weights_sha256")}
             mirrored = bool(file.attrs["mirrored"])
-    except (OSError, KeyError, AttributeError, TypeError, ValueError) as error:
+    except (OSError, KeyError, AttributeError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise InputError(f"{path} cannot be read as embeddings ({error}): make it with tripletloss.extract") from None
     if rows.ndim != 2 or labels.shape != (len(rows),) or len(names) != len(rows) or not np.isfinite(rows).all():
         raise InputError(f"{path} is damaged: embeddings, labels and names do not fit together; make it again")
@@ -201,11 +201,13 @@ def add_arguments(parser):
     parser.add_argument("--list", help="a list file (default: HELD_OUT_LIST)")
     parser.add_argument("--images", help="folder of the images (default: IMAGEPATH)")
     parser.add_argument("--crop", type=int, help="side of the central square to take, in pixels (default: CROP)")
+    parser.add_argument("--allow-module", action="append", default=[], help="a Python module that DEPLOY may run")
     parser.add_argument("--mirrored", action="store_true", help="average with the mirror image's embedding")
 
 
 def settings_of(arguments):
     """Settings of the triplet stage, with what the arguments change; feature included. Raises InputError."""
+    nets.ALLOWED_MODULES.update(arguments.allow_module)
     settings = config.load(arguments.config).stage("triplet")
     if arguments.crop is not None:
         config.check_value("CROP", arguments.crop, "--crop")

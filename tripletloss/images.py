@@ -1,6 +1,9 @@
 """Pixels: read an image, augment it, and make the blob that a net takes."""
 
+import os
 from typing import NamedTuple
+
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))  # a small file can ask for gigabytes; read on import
 
 import cv2
 import numpy as np

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import io
 import math
+import os
 from collections import Counter
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
+from tripletloss.config import SCHEMA
 from tripletloss.errors import InputError
 from tripletloss.layers import (
     PROCESS_KEYS,
@@ -28,7 +30,10 @@ from tripletloss.layers import (
     parse_param_str,
 )
 
+# A prototxt runs no other code than this; add() here what its user trusts.
+ALLOWED_MODULES = {"tripletloss.layers", "datalayer", "norm2layer", "tripletselectlayer", "tripletlosslayer"}
 SELECT_STATISTICS = ("active_share", "d_ap", "d_an")
+FILE_FIELDS = ("source", "root_folder", "mean_file", "file_name")  # of layers' parameters, that name files
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # that such files begin with
 DATA_SECONDS = "data_seconds"  # the top of a DataLayer that train.py adds: seconds waited
 
@@ -123,14 +128,42 @@ def check_wiring(net, source):
         made.update(layer.top)
 
 
+def check_files(net, source, folders):
+    """Raise InputError for a layer that writes a file, or reads one outside of some folders.
+
+    net: NetParameter; folders: that layers may read from, besides the prototxt's own.
+    """
+    allowed = [os.path.realpath(folder) for folder in (os.path.dirname(source) or ".", *folders) if folder]
+    for layer in net.layer:
+        where = f"{source}: layer {layer.name!r}"
+        if layer.type == "HDF5Output":
+            raise InputError(f"{where} writes a file: take it out, and use python -m tripletloss.extract")
+        for field, value in layer.ListFields():
+            for name in FILE_FIELDS if field.name.endswith("_param") else ():
+                path = getattr(value, name, "")
+                if path and not is_within(path, allowed):
+                    raise InputError(f"{where} reads {path!r}, which is outside of the prototxt's folder and IMAGEPATH")
+
+
+def is_within(path, folders):
+    """Whether a path lies in one of some folders, links followed; folders: real paths."""
+    path = os.path.realpath(path)
+    return any(path == folder or path.startswith(os.path.join(folder, "")) for folder in folders)
+
+
 def _nearest(name, known):
     nearest = difflib.get_close_matches(name, known, 1, 0.5)
     return f": did you mean {nearest[0]!r}?" if nearest else ": check its spelling"
 
 
 def python_layer(layer, source):
-    """The class of a Python layer; raises InputError if its module or the class in it is not there."""
+    """The class of a Python layer; raises InputError if its module or the class in it is not there, or not allowed."""
     module, name = layer.python_param.module, layer.python_param.layer
+    if module not in ALLOWED_MODULES:
+        raise InputError(
+            f"{source}: layer {layer.name!r} would run the Python module {module!r}, which is not this package's: if "
+            f"you trust it, add --allow-module {module}"
+        )
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -148,6 +181,8 @@ def fill_settings(net, settings, source):
     Raises InputError for a wrong param_str, and for a rank-paired selection from other than anchor batches.
     """
     decided = []
+    named = [settings[key] for key in ("IMAGEPATH", "RUN_FOLDER", "FEATURE_CACHE", "TRAIN_LIST") if settings[key]]
+    folders = [os.path.realpath(path) for path in (os.path.dirname(source) or ".", *named, os.path.dirname(named[-1]))]
     for layer in net.layer:
         if layer.type != "Python":
             continue
@@ -157,8 +192,11 @@ def fill_settings(net, settings, source):
         where = f"{source}: layer {layer.name!r}"
         own = parse_param_str(layer.python_param.param_str, kind.keys, where)
         filled = {key: settings[key.upper()] for key in kind.keys}
-        for key in set(PROCESS_KEYS) & set(own):
+        for key in {*PROCESS_KEYS, "mined", "broken_list"} & set(own):
             del own[key]  # of the run that this prototxt was resolved for
+        for key in own:
+            if SCHEMA[key.upper()].is_path and not is_within(own[key], folders):
+                raise InputError(f"{where} names {own[key]!r}, which is outside of the folders that config.py names")
         if issubclass(kind, SelectingLayer):
             if len(layer.bottom) == 1:
                 own.setdefault("selection", "rank-paired")
@@ -441,7 +479,7 @@ def weight_shapes(path):
         raise InputError(f"there are no weights {path}: check WEIGHTS, or train the stage before") from None
     except OSError as error:
         raise InputError(f"the weights {path} cannot be read ({error}): check WEIGHTS") from None
-    except (DecodeError, KeyError, AttributeError, TypeError):
+    except (DecodeError, KeyError, AttributeError, TypeError, ValueError, RuntimeError):  # h5py raises most of them
         raise InputError(f"{path} is not a caffemodel, or is cut off: fetch or train it again") from None
     if not found:
         raise InputError(f"{path} holds no weights, so it is not a caffemodel: check WEIGHTS")

@@ -155,6 +155,7 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
 
     net = nets.for_stage(nets.read_net(source), caffe.TRAIN, stage)
     nets.check_wiring(net, source)
+    nets.check_files(net, source, [settings["IMAGEPATH"]])
     _check_loss(net, source)
     if processes > 1:
         _check_divisible(net, gpu, source)
@@ -168,7 +169,7 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
     solver, suffix = _resolve_solver(settings, prefix, gpu)
     nets.write_prototxt(net, f"{prefix}_train.prototxt")
     nets.write_prototxt(solver, f"{prefix}_solver.prototxt")
-    params, blobs = try_in_child(lambda: _build_solver(f"{prefix}_solver.prototxt"), source)
+    params, blobs = try_in_child(lambda: _build_solver(f"{prefix}_solver.prototxt"), source, limited=gpu is None)
     _check_labels(net, blobs, images, source)
 
     weights = settings["WEIGHTS"]
@@ -215,7 +216,10 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
             "and BATCHES 'identities' for the triplet stage, or MINE_ITERS to 0"
         )
     if weights:
-        try_in_child(lambda: nets.load_weights(caffe.get_solver(f"{prefix}_solver.prototxt").net, weights), source)
+        try_in_child(
+            lambda: nets.load_weights(caffe.get_solver(f"{prefix}_solver.prototxt").net, weights), source,
+            limited=gpu is None,
+        )  # fmt: skip
     inputs = json.loads(json.dumps(_inputs(settings, weights)))
     if snapshot:
         _check_unchanged(f"{prefix}_settings.json", inputs)
@@ -311,6 +315,7 @@ def _check_deploy(settings, measured, params, net):
     source, size = settings["DEPLOY"], settings["IMAGE_SIZE"]
     deploy = nets.read_net(source)
     nets.check_wiring(deploy, source)
+    nets.check_files(deploy, source, [])
 
     def build():
         net = caffe.Net(source, caffe.TEST)

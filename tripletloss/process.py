@@ -24,8 +24,10 @@ def caffe_log(path):
             sys.stderr = before
 
 
-def try_in_child(function, what):
+def try_in_child(function, what, limited=False):
     """Run function() in a forked child and return what it returns (it must pickle).
+
+    limited: to the memory that the machine has, which a small file can ask many times; CUDA needs it unlimited.
 
     Caffe ends the process when one of its checks fails, so what may fail is tried where that does no harm.
     Raises InputError: the child's own, or one that begins with `what` and quotes Caffe's failed check.
@@ -34,7 +36,7 @@ def try_in_child(function, what):
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     with tempfile.TemporaryFile() as log:
-        child = context.Process(target=_child, args=(function, sender, log.fileno()))
+        child = context.Process(target=_child, args=(function, sender, log.fileno(), limited))
         child.start()
         sender.close()
         try:
@@ -51,8 +53,11 @@ def try_in_child(function, what):
     return answer[0]
 
 
-def _child(function, sender, log):
+def _child(function, sender, log, limited):
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if limited:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     os.dup2(log, 2)
     try:
         answer = (function(),)
