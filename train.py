@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 
-from tripletloss import check, config, nets, parallel, plan, solver
+from tripletloss import check, config, nets, parallel, plan, snapshots, solver
 from tripletloss.errors import InputError
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -34,6 +34,12 @@ def main():
             return train(arguments, team)
     except InputError as error:
         complain(error)
+        return 1
+    except OSError as error:
+        complain(
+            f"{error.filename or 'a file'} cannot be written or read ({error.strerror}): make room, or mend its "
+            "folder, then go on with --resume"
+        )
         return 1
     except KeyboardInterrupt:
         complain("stopped at once; snapshots written before are whole: go on with --resume")
@@ -92,10 +98,12 @@ def check_stages(arguments):
     stages = [arguments.stage] if arguments.stage else settings["STAGES"]
     gpu, sentence = solver.choose_device(settings["DEVICE"])
     print(sentence)
+    trained = snapshots.last_whole(os.path.join(settings["RUN_FOLDER"], "softmax")) if stages[0] == "triplet" else None
     with tempfile.TemporaryDirectory() as folder:
         for stage in stages:
-            planned = plan.make_plan(settings.aside(folder), stage, gpu)
-            print("\n".join([planned.describe(), *check.look_closely(planned, stage != stages[-1])]), "\n", flush=True)
+            planned = plan.make_plan(settings.aside(folder, trained and trained.weights), stage, gpu)
+            found = check.look_closely(planned, stage != stages[-1], settings["RUN_FOLDER"])
+            print("\n".join([planned.describe(), *found]), "\n", flush=True)
     return 0
 
 

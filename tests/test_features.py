@@ -216,3 +216,23 @@ def test_hdf5_weights_are_whole_too(softmax):
     assert set(nets.weight_shapes(str(softmax / "h5" / "triplet_iter_30.caffemodel.h5"))) == {"conv1", "bn1", "fc7", "fc9", "fc9_1"}
 
 
+
+
+def test_a_cache_that_is_begun_anew_does_not_count_as_whole(softmax):
+    """Killed after the file was made, and before the first rows: the note of the file before must not hold."""
+    triplet(softmax, "first")
+    [cache] = (softmax / "cache").iterdir()
+    (cache / "features.npy").unlink()
+    program = (
+        "import numpy as np, os\nmade = np.lib.format.open_memmap\n"
+        "def open_memmap(*a, **k):\n    made(*a, **k)\n    os.kill(os.getpid(), 9)\n"
+        "np.lib.format.open_memmap = open_memmap\n"
+        "import sys, runpy\nsys.argv = ['train.py', '--config', 'config.py']\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\nrunpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
+    )
+    write_config(softmax, STAGES=["triplet"], WEIGHTS="run/triplet_iter_4.caffemodel", RUN_FOLDER="killed",
+                 MAX_ITERS=ITERATIONS, SNAPSHOT_ITERS=30, FEATURE_CACHE="cache")  # fmt: skip
+    killed = subprocess.run([sys.executable, "-c", program], cwd=softmax, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    said, again = triplet(softmax, "again")
+    assert "24 computed now" in said and losses(again) == losses(softmax / "first")

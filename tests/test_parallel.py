@@ -129,12 +129,12 @@ def test_both_stages_end_to_end_and_again_with_the_same_weights(project):
     assert out.count("stage      softmax") == out.count("stage      triplet") == 1
     assert out.count("processes  2, each with 6 images of a mini-batch") == 2
     assert re.search(r"active_share=.*images/s=\d+, comm=\d+%", errors)
-    kinds = ("caffe.log", "curves.png", "embeddings.csv", "iter_2.caffemodel", "iter_2.solverstate",
-             "iter_4.caffemodel", "iter_4.solverstate", "log.csv", "settings.json", "solver.prototxt",
+    kinds = ("caffe.log", "curves.png", "embeddings.csv", "iter_2.caffemodel", "iter_2.json", "iter_2.solverstate",
+             "iter_4.caffemodel", "iter_4.json", "iter_4.solverstate", "log.csv", "settings.json", "solver.prototxt",
              "train.prototxt")  # fmt: skip
     files = [f"{stage}_{kind}" for stage in ("softmax", "triplet") for kind in kinds]
     found = sorted(path.name for path in (project / "one").iterdir())
-    assert [name for name in found if not name.endswith("_tensorboard")] == files
+    assert [name for name in found if not name.startswith(".") and not name.endswith("_tensorboard")] == files
     for stage in ("softmax", "triplet"):
         name = f"{stage}_iter_4.caffemodel"
         assert (project / "one" / name).read_bytes() == (project / "two" / name).read_bytes()
@@ -256,7 +256,7 @@ def test_a_signal_finishes_the_iteration_in_all_processes(project, number):
         os.kill(max(map(int, children.stdout.split())), number)
     else:
         process.send_signal(number)
-    ends_in_one_sentence(finish(process), "train.py: stopped; the weights so far are in", 128 + number)
+    ends_in_one_sentence(finish(process), "train.py: stopped after iteration", 128 + number)
     snapshots = list((project / "run").glob("softmax_iter_*.caffemodel"))
     rows = list(csv.DictReader((project / "run" / "softmax_log.csv").open()))
     assert [path.name for path in snapshots] == [f"softmax_iter_{rows[-1]['iteration']}.caffemodel"]

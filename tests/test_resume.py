@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import caffe
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, run_train, write_config
+from tests.conftest import ROOT, make_project, run_train, write_config
 from tripletloss import nets, snapshots
 from tripletloss.errors import InputError
 
@@ -48,15 +50,22 @@ def final_weights(run):
     return [(run / f"{stage}_iter_{number}.caffemodel").read_bytes() for stage, number in ENDS.items()]
 
 
-@pytest.fixture
-def whole(project):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
     """A project whose run from beginning to end is in the folder whole; config.py names the folder run."""
+    project = make_project(tmp_path_factory.mktemp("whole"))
     normalise_last(project)
     write_config(project, RUN_FOLDER="whole", **{**SETTINGS, "FEATURE_CACHE": "cache_whole"})
     result = run_train(project)
     assert result.returncode == 0, result.stderr
     write_config(project, **SETTINGS)
     return project
+
+
+@pytest.fixture
+def whole(trained, tmp_path):
+    """A copy of that project."""
+    return shutil.copytree(trained, tmp_path / "copy")
 
 
 def log_of(run, stage):
@@ -148,10 +157,10 @@ def test_only_the_last_snapshots_and_the_best_are_kept(project):
     first, second = snapshots.described(prefix)
     snapshots.note_score(prefix, first, 0.9)
     snapshots.note_score(prefix, second, 0.8)
-    snapshots.prune(prefix, 1)
+    snapshots.prune(prefix, 1, 20)
     assert [one.iteration for one in snapshots.described(prefix)] == [15, 20]
     snapshots.note_score(prefix, first, 0.7)
-    snapshots.prune(prefix, 1)
+    snapshots.prune(prefix, 1, 20)
     assert [one.iteration for one in snapshots.described(prefix)] == [20]
 
 
@@ -325,3 +334,41 @@ def test_momentum_of_another_stage_is_not_taken(whole):
     about = json.loads((whole / "whole" / f"triplet_iter_{end}.json").read_text())
     assert set(about["files"]) == {f"triplet_iter_{end}.caffemodel", f"triplet_iter_{end}.solverstate", f"triplet_iter_{end}_mined.npz"}
     assert np.isfinite(np.array(state.history[0].data)).all()
+
+
+def test_an_explosion_of_the_triplet_stage_names_iteration_and_images(whole):
+    write_config(whole, **{**SETTINGS, "STAGES": ["triplet"], "WEIGHTS": {"triplet": f"whole/softmax_iter_{ENDS['softmax']}.caffemodel"},
+                           "LEARNING_RATE": 1e38, "SELECTION": "semi-hard", "MINE_ITERS": 0})  # fmt: skip
+    result = run_train(whole)
+    sentence = result.stderr.splitlines()[-1]
+    assert result.returncode == 1 and "the triplet stage stops at iteration" in sentence, result.stderr
+    assert "person" in sentence and "lower LEARNING_RATE" in sentence
+    assert (whole / "run" / "triplet_stopped_batch.txt").exists() and not list((whole / "run").glob("triplet_iter_*"))
+
+
+def test_a_stop_in_the_last_iteration_does_not_begin_the_next_stage(project):
+    """The signal comes while the last snapshot's curves are drawn, so the stage is whole."""
+    write_config(project, MAX_ITERS={"softmax": 1, "triplet": 10**6}, SNAPSHOT_ITERS=10**6)
+    process = subprocess.Popen(command(project), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 60
+    while not list((project / "run").glob("softmax_iter_1.json")) and time.time() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "go on with --resume" in errors
+    assert "stage      triplet" not in out or "triplet_iter" in errors
+
+
+def test_the_softmax_stage_does_not_grow_under_a_triplet_stage(whole):
+    shutil.copytree(whole / "whole", whole / "run")
+    write_config(whole, **{**SETTINGS, "MAX_ITERS": {**ENDS, "softmax": ENDS["softmax"] + 5}})
+    result = run_train(whole, "--resume")
+    assert result.returncode == 1 and "MAX_ITERS grew from" in result.stderr.splitlines()[-1]
+
+
+def test_weights_that_are_not_described_are_not_overwritten(project):
+    run = finished(project)
+    for path in run.glob("*.json"):
+        path.unlink()
+    result = run_train(project)
+    assert result.returncode == 1 and "holds a softmax stage already" in result.stderr

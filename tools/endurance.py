@@ -37,7 +37,7 @@ def measure_list():
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "list.txt")
         with open(path, "w") as file:
-            file.writelines(f"person{label:06d}@{n}.jpg {label}\\n" for label in range(100_000) for n in range(10))
+            file.writelines(f"person{label:06d}@{n}.jpg {label}\n" for label in range(100_000) for n in range(10))
         before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
         images = read_list(path, folder, must_exist=False)
         read = time.perf_counter() - start
@@ -63,15 +63,15 @@ def write_project(folder, iterations):
         for number in range(8):
             name = f"person{number // 4}@{number}.png"
             cv2.imwrite(os.path.join(folder, "images", name), rng.integers(0, 255, (8, 8, 3), np.uint8))
-            file.write(f"{name} {number // 4}\\n")
+            file.write(f"{name} {number // 4}\n")
     for name, text in (("net.prototxt", NET), ("solver.prototxt", 'lr_policy: "fixed" momentum: 0.9')):
         with open(os.path.join(folder, name), "w") as file:
             file.write(text)
     with open(os.path.join(folder, "config.py"), "w") as file:
         file.write(
-            f"NET = 'net.prototxt'\\nSOLVER = 'solver.prototxt'\\nIMAGEPATH = 'images'\\nTRAIN_LIST = 'list.txt'\\n"
-            f"RUN_FOLDER = 'run'\\nSTAGES = ['softmax']\\nIMAGE_SIZE = 8\\nBATCH_SIZE = 4\\nLEARNING_RATE = 1e-6\\n"
-            f"MAX_ITERS = {iterations}\\nSNAPSHOT_ITERS = 1000\\nKEEP_SNAPSHOTS = 3\\nWORKERS = 1\\nDEVICE = 'cpu'\\n"
+            f"NET = 'net.prototxt'\nSOLVER = 'solver.prototxt'\nIMAGEPATH = 'images'\nTRAIN_LIST = 'list.txt'\n"
+            f"RUN_FOLDER = 'run'\nSTAGES = ['softmax']\nIMAGE_SIZE = 8\nBATCH_SIZE = 4\nLEARNING_RATE = 1e-6\n"
+            f"MAX_ITERS = {iterations}\nSNAPSHOT_ITERS = 1000\nKEEP_SNAPSHOTS = 3\nWORKERS = 1\nDEVICE = 'cpu'\n"
         )
 
 

@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import hashlib
 import itertools
+import os
 import shutil
 import time
 from typing import NamedTuple
@@ -90,6 +91,9 @@ def images_advice(plan, look, held_out=None):
             f"{len(across)} images are byte for byte one of another identity, so a label is wrong: {_some(across)}"
         )
     if held_out:
+        if held_out.problems:
+            more = f" (and {len(held_out.problems) - 1} more)" if len(held_out.problems) > 1 else ""
+            raise InputError(f"{held_out.problems[0]}{more}: held-out images are never skipped")
         trained = set(look.digests)
         pairs = zip(held_out.numbers, held_out.digests, strict=True)
         both = [plan.held_out.names[number] for number, content in pairs if content and content in trained]
@@ -125,18 +129,19 @@ def _some(names):
     return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
 
 
-def settings_advice(plan):
-    """Lines about what a stage will see and write, and sentences that advise, from lists and settings alone."""
+def settings_advice(plan, folder=""):
+    """Lines about what a stage will see and write, and sentences that advise, from lists and settings alone.
+
+    folder: where a run would write, if that is not RUN_FOLDER.
+    """
     s, images, advice = plan.settings, plan.images, []
     shown, count = s["MAX_ITERS"] * s["BATCH_SIZE"] * plan.iter_size, len(images.names)
-    room = shutil.disk_usage(s["RUN_FOLDER"]).free
-    needed = disk(plan)
-    lines = [
-        f"epochs     {shown / count:.3g}: {shown} images shown",
-        f"disk       {needed / 1e6:.0f} MB for snapshots and features, {room / 1e9:.1f} GB are free",
-    ]
-    if needed > room:
-        advice.append(f"{s['RUN_FOLDER']} has {room / 1e6:.0f} MB free, and {needed / 1e6:.0f} are needed: make room")
+    lines = [f"epochs     {shown / count:.3g}: {shown} images shown"]
+    for what, where, needed in disk(plan, folder or s["RUN_FOLDER"]):
+        room = shutil.disk_usage(_there(where)).free
+        lines.append(f"disk       {needed / 1e6:.0f} MB for {what}, of {room / 1e9:.1f} GB that are free in {where}")
+        if needed > room:
+            advice.append(f"{where} has {room / 1e6:.0f} MB free, and {needed / 1e6:.0f} are needed: make room")
     if shown < count:
         enough = -(-count // (s["BATCH_SIZE"] * plan.iter_size))
         advice.append(f"training ends before it has seen every image once: raise MAX_ITERS to {enough}")
@@ -156,16 +161,23 @@ def settings_advice(plan):
     return lines, advice
 
 
-def disk(plan):
-    """Bytes that a stage writes: snapshots, and features that are computed once."""
+def _there(folder):
+    """The folder, or the nearest above it that is there."""
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(os.path.abspath(folder))
+    return folder
+
+
+def disk(plan, folder):
+    """What a stage writes: (what, folder, bytes) of snapshots and of features, where these are computed once."""
     s = plan.settings
     written = -(-s["MAX_ITERS"] // s["SNAPSHOT_ITERS"])
     kept = min(written, s["KEEP_SNAPSHOTS"] + 1) if s["KEEP_SNAPSHOTS"] else written
-    features = 0
-    if plan.cut:
+    found = [("snapshots", folder, kept * plan.parameters * 4 * 2)]
+    if plan.cached:
         width = np.dtype(s["FEATURE_TYPE"]).itemsize * (1 + s["MIRROR"])
-        features = plan.cut_size * len(plan.images.names) * width
-    return kept * plan.parameters * 4 * 2 + features
+        found.append(("features", s["FEATURE_CACHE"], plan.cut_size * len(plan.images.names) * width))
+    return found
 
 
 def wiring_advice(net, params, frozen):
@@ -241,11 +253,10 @@ def trial_advice(plan, trial):
     s = plan.settings
     seconds = s["MAX_ITERS"] * trial.seconds
     once = ""
-    if plan.cut:
+    if plan.cached:
         rows = len(plan.images.names) * (1 + s["MIRROR"])
-        features = rows / s["BATCH_SIZE"] * trial.forward
-        if features < seconds:
-            seconds, once = features, ", for frozen features, once; what learns takes little on top"
+        seconds = rows / s["BATCH_SIZE"] * trial.forward
+        once = ", for frozen features, once; what learns takes little on top"
     lines = [f"time       about {_clock(seconds)}, from {TRIED_ITERATIONS} iterations of {trial.seconds:.2g} s{once}"]
     advice = []
     if trial.idle and trial.loss:
@@ -264,20 +275,26 @@ def look_before(plan):
     """What every run begins with: lines to print, advice last. Raises InputError."""
     net = nets.read_net(f"{plan.prefix}_train.prototxt")
     parts = [
-        settings_advice(plan), images_advice(plan, look_at(plan.images, sample(plan.images))),
+        settings_advice(plan),
+        images_advice(plan, look_at(plan.images, sample(plan.images)), plan.held_out and look_at(
+            plan.held_out, sample(plan.held_out)
+        )),
         wiring_advice(net, plan.shapes, plan.frozen),
     ]  # fmt: skip
     return _joined(parts)
 
 
-def look_closely(plan, snapshot):
-    """What --check does of a stage: lines to print, advice last. snapshot: write one, for the next stage."""
+def look_closely(plan, snapshot, folder):
+    """What --check does of a stage: lines to print, advice last.
+
+    snapshot: write one, for the next stage; folder: where a run would write.
+    """
     net = nets.read_net(f"{plan.prefix}_train.prototxt")
     look = look_at(plan.images, np.arange(len(plan.images.names)), show=True)
     held_out = look_at(plan.held_out, np.arange(len(plan.held_out.names)), show=True) if plan.held_out else None
     parts = [
-        settings_advice(plan), images_advice(plan, look, held_out), wiring_advice(net, plan.shapes, plan.frozen),
-        trial_advice(plan, try_stage(plan, net, snapshot)),
+        settings_advice(plan, folder), images_advice(plan, look, held_out),
+        wiring_advice(net, plan.shapes, plan.frozen), trial_advice(plan, try_stage(plan, net, snapshot)),
     ]  # fmt: skip
     return _joined(parts)
 

@@ -73,12 +73,13 @@ def compare(net, settings, softmax_feature, images, pairs, mirrored=False, show=
     """
     s = settings
     blobs, how = [softmax_feature, s["FEATURE"]], (s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"])
+    broken = {} if s["BROKEN_IMAGES"] == "skip" else None
     softmax, triplet = extract_all(net, blobs, images, *how, mirrored, show)
     train = read_list(s["TRAIN_LIST"], s["IMAGEPATH"], must_exist=s["BROKEN_IMAGES"] == "stop")
     rng = np.random.default_rng(s["SEED"])
     chosen = np.sort(rng.permutation(len(train.names))[:FITTED_IMAGES])
     fitted_on = train._replace(names=[train.names[i] for i in chosen], labels=train.labels[chosen])
-    [fitted] = extract_all(net, [softmax_feature], fitted_on, *how, mirrored, show)
+    [fitted] = extract_all(net, [softmax_feature], fitted_on, *how, mirrored, show, broken)
     dimension = triplet.shape[1]
     embeddings = {softmax_feature: l2_normalize(softmax)[0]}
     least = min(dimension, softmax.shape[1], len(fitted))

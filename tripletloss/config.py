@@ -152,9 +152,16 @@ class Config:
             for name, value in self.values.items()
         }
 
-    def aside(self, folder):
-        """The same settings for a run in another folder."""
-        return Config({**self.values, "RUN_FOLDER": folder}, self.source)
+    def aside(self, folder, softmax_weights):
+        """The same settings for a run in another folder.
+
+        softmax_weights: what its triplet stage starts from where nothing else is said, or None.
+        """
+        values = {**self.values, "RUN_FOLDER": folder}
+        weights = values["WEIGHTS"]
+        if softmax_weights and isinstance(weights, dict) and not weights["triplet"]:
+            values["WEIGHTS"] = {**weights, "triplet": softmax_weights}
+        return Config(values, self.source)
 
 
 def load(path):

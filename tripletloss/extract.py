@@ -69,13 +69,15 @@ def passes(net, blobs, images, crop, size, means, views=(False,), show="", first
             bar.update(len(batch))
 
 
-def extract(net, blobs, images, crop, size, means, mirrored=False, show=False):
+def extract(net, blobs, images, crop, size, means, mirrored=False, show=False, broken=None):
     """Embeddings: passes with rows flattened, and with their mean over the two views if mirrored.
 
     Yields (start, list of (B, D) float32, one a blob).
     """
     views = (False, True) if mirrored else (False,)
-    for start, rows in passes(net, blobs, images, crop, size, means, views, "embedding" if show else ""):
+    for start, rows in passes(
+        net, blobs, images, crop, size, means, views, "embedding" if show else "", broken=broken
+    ):
         yield start, [np.mean(of_blob, axis=0).reshape(len(of_blob[0]), -1) for of_blob in zip(*rows, strict=True)]
 
 
@@ -87,9 +89,9 @@ def _forward(net, data, blobs, batch):
     return [net.blobs[blob].data.copy() for blob in blobs]
 
 
-def extract_all(net, blobs, images, crop, size, means, mirrored=False, show=False):
+def extract_all(net, blobs, images, crop, size, means, mirrored=False, show=False, broken=None):
     """All rows of extract at once: a list of (M, D) float32, one a blob."""
-    parts = [rows for _, rows in extract(net, blobs, images, crop, size, means, mirrored, show)]
+    parts = [rows for _, rows in extract(net, blobs, images, crop, size, means, mirrored, show, broken)]
     return [np.concatenate(rows) for rows in zip(*parts, strict=True)]
 
 

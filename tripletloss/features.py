@@ -26,6 +26,7 @@ from tqdm import tqdm
 from tripletloss import nets
 from tripletloss.errors import InputError
 from tripletloss.extract import passes
+from tripletloss.files import write_whole
 from tripletloss.process import caffe_log
 
 FLUSHED_BATCHES = 20  # between two notes of how far a cache is; what comes after the last one is computed again
@@ -54,6 +55,8 @@ def cache_key(cut, weights, images, settings):
     s = settings
     told = [text_format.MessageToString(frozen_net(cut, s)), s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"], s["MIRROR"],
             s["FEATURE_TYPE"], cut.blob]  # fmt: skip
+    if s["BROKEN_IMAGES"] == "skip":
+        told += ["skip", images.labels.tolist()]  # which say what stands in for a broken image
     total.update(json.dumps(told).encode())
     with open(weights, "rb") as file:
         _add_file(total, file)
@@ -90,9 +93,15 @@ def compute(cut, weights, images, settings, log):
         with _alone(folder):
             done, pace = _read_note(note) if _fits(path, len(images.names)) else (0, 0.0)
             if done == len(images.names):
-                return Cache(path, len(np.load(path, mmap_mode="r")), 0, 0.0, pace)
-            with caffe_log(log):
-                return _compute(cut, weights, images, settings, path, note, done)
+                cache = Cache(path, len(np.load(path, mmap_mode="r")), 0, 0.0, pace)
+            else:
+                with caffe_log(log):
+                    cache = _compute(cut, weights, images, settings, path, note, done)
+            broken = _read_broken(folder)
+            if broken:
+                with open(settings["BROKEN_LIST"], "w", encoding="utf-8") as file:
+                    file.writelines(f"{images.names[int(n)]}\t{said}\n" for n, said in sorted(broken.items()))
+            return cache
     except OSError as error:
         raise InputError(
             f"the features cannot be kept in {folder} ({error.strerror}): make room, set FEATURE_CACHE to another "
@@ -129,8 +138,11 @@ def _compute(cut, weights, images, settings, path, note, done):
                 f"the features need {needed / 1e9:.1f} GB in {os.path.dirname(path)}, which has {room / 1e9:.1f}: make "
                 "room, or set FEATURE_TYPE to 'float16' or FEATURE_CACHE to ''"
             )
+        _write_note(note, 0, 0.0)  # that of a file which was here before does not hold for this one
         file = np.lib.format.open_memmap(path, "w+", s["FEATURE_TYPE"], shape)
-    broken = {} if s["BROKEN_IMAGES"] == "skip" else None
+        with open(path, "r+b") as reserved:
+            os.posix_fallocate(reserved.fileno(), 0, os.path.getsize(path))  # a full disk would end the process later
+    broken = _read_broken(os.path.dirname(path)) if s["BROKEN_IMAGES"] == "skip" else None
     start, first = time.perf_counter(), done
     with tqdm(total=total, initial=done, desc="features", unit="image", mininterval=0.5) as bar:
         how = s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"]
@@ -143,10 +155,9 @@ def _compute(cut, weights, images, settings, path, note, done):
             if number % FLUSHED_BATCHES == 0 or done == total:
                 file.flush()
                 pace = (time.perf_counter() - start) / (done - first) / len(views)
+                if broken:
+                    write_whole(os.path.join(os.path.dirname(path), "broken.json"), json.dumps(broken).encode())
                 _write_note(note, done, pace)
-    if broken:
-        with open(s["BROKEN_LIST"], "a", encoding="utf-8") as file:
-            file.writelines(f"{images.names[number]}\t{sentence}\n" for number, sentence in sorted(broken.items()))
     return Cache(path, len(views), total - first, time.perf_counter() - start, pace)
 
 
@@ -173,9 +184,13 @@ def _read_note(path):
 
 
 def _write_note(path, done, pace):
-    part = f"{path}.part"
-    with open(part, "w") as file:
-        file.write(f"{done} {pace}")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    write_whole(path, f"{done} {pace}".encode())
+
+
+def _read_broken(folder):
+    """Number of a broken image, as text -> what is wrong with it, of those that others stand in for in a cache."""
+    try:
+        with open(os.path.join(folder, "broken.json"), encoding="utf-8") as file:
+            return json.load(file)
+    except (FileNotFoundError, ValueError):
+        return {}

@@ -21,8 +21,8 @@ def stop_for_values(plan, net, solver, scalars, values):
     """Raise the InputError of values that are not fine. plan: of the stage; net: NetParameter; solver: after it."""
     finite = np.isfinite(values)
     if finite.all():
-        _stop(plan, net, solver, f"the softmax loss is {LARGEST_LOSS:g}, the largest that there is")
-    _stop(plan, net, solver, f"{scalars[int(np.argmin(finite))]} is not a number any more")
+        stop(plan, net, solver, solver.iter, f"the softmax loss is {LARGEST_LOSS:g}, the largest that there is")
+    stop(plan, net, solver, solver.iter, f"{scalars[int(np.argmin(finite))]} is not a number any more")
 
 
 def check_weights(plan, net, solver):
@@ -32,13 +32,14 @@ def check_weights(plan, net, solver):
         for blob in blobs:
             largest = np.abs(blob.data).max(initial=0)
             if not np.isfinite(largest):
-                _stop(plan, net, solver, f"a weight of layer {name!r} is not a number any more")
+                stop(plan, net, solver, solver.iter, f"a weight of layer {name!r} is not a number any more")
             if largest > LARGEST_WEIGHT and kinds[name] != "BatchNorm":
-                _stop(plan, net, solver, f"a weight of layer {name!r} has grown to {largest:.3g}")
+                stop(plan, net, solver, solver.iter, f"a weight of layer {name!r} has grown to {largest:.3g}")
 
 
-def _stop(plan, net, solver, what):
-    images, blobs = images_of(plan, solver.iter - 1), solver.net.blobs
+def stop(plan, net, solver, iteration, what):
+    """Raise the InputError that ends training in an iteration, counted from 1, and write the list of its images."""
+    images, blobs = images_of(plan, iteration - 1), solver.net.blobs
     layer, rows = _first_not_finite(net, blobs, len(images))
     suspects = images[rows] if 0 < rows.sum() < len(images) else images
     names = [plan.images.names[number] for number in suspects]
@@ -47,7 +48,7 @@ def _stop(plan, net, solver, what):
         file.writelines(f"{name} {plan.images.labels[number]}\n" for name, number in zip(names, suspects, strict=True))
     some = ", ".join(names[:SHOWN_IMAGES]) + (" ..." if len(names) > SHOWN_IMAGES else "")
     raise InputError(
-        f"the {plan.stage} stage stops at iteration {solver.iter}: {what}"
+        f"the {plan.stage} stage stops at iteration {iteration}: {what}"
         + (f"; the first layer whose output is not finite is {layer!r}" if layer else "")
         + f"; its images ({some}) are listed in {path}: lower LEARNING_RATE; earlier snapshots are good, and another "
         "run can start from one as its WEIGHTS"

@@ -51,8 +51,8 @@ def decode(data, path):
 def read_or_next(images, number, broken):
     """read_image of an image of a list, or, if it is broken, of the next one of its identity that is not.
 
-    images: ImageList; broken: None to raise InputError for a broken image, or a dict, number -> sentence, that gets
-    those met. Raises InputError where all images of the identity are broken.
+    images: ImageList; broken: None to raise InputError for a broken image, or a dict, number as text -> sentence, that
+    gets those met. Raises InputError where all images of the identity are broken.
     """
     if broken is None:
         return read_image(images.path(number))
@@ -61,7 +61,7 @@ def read_or_next(images, number, broken):
         try:
             return read_image(images.path(other))
         except InputError as error:
-            broken[int(other)] = str(error)
+            broken[str(other)] = str(error)
     raise InputError(f"{images.path(number)} and all other images of its identity are broken: take it off the list")
 
 

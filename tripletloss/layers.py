@@ -15,7 +15,7 @@ import yaml
 from tripletloss import cosine, images, norm, sampling, triplets
 from tripletloss.config import REQUIRED, SCHEMA, check_value, unknown_name
 from tripletloss.dataset import read_list
-from tripletloss.errors import InputError
+from tripletloss.errors import InputError, NotFiniteError
 from tripletloss.loader import Loader
 
 
@@ -269,7 +269,9 @@ class SelectingLayer(SettingsLayer):
             self.selection = triplets.select(
                 self.strategy, self.distances, labels, self.margin, embeddings.shape[1], rng
             )
-        except (FloatingPointError, ValueError) as error:
+        except FloatingPointError as error:
+            raise NotFiniteError(f"{type(self).__name__}: {error}") from None
+        except ValueError as error:
             raise InputError(
                 f"{type(self).__name__}: {error}: lower LEARNING_RATE, or look at the batch"
             ) from None

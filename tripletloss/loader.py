@@ -11,7 +11,6 @@ import contextlib
 import json
 import mmap
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -36,7 +35,7 @@ class BatchMaker:
             s["batches"], listed.labels, s["batch_size"], s["images_per_identity"], s["seed"], s["rank"], s["ranks"]
         )
         self.augmentation = images.Augmentation(*(s[key] for key in images.Augmentation._fields))
-        self.broken = {} if s["broken_images"] == "skip" else None  # number -> sentence, of those met so far
+        self.broken = {} if s["broken_images"] == "skip" else None  # as images.read_or_next fills it
         self.shape = s["batch_size"] // s["ranks"], 3, s["image_size"], s["image_size"]
 
     def pixels(self, iteration):
@@ -79,7 +78,8 @@ class Loader:
         first = json.dumps([self.maker.settings, listed.source, listed.folder, listed.names, listed.labels.tolist()])
         for _ in range(count):
             worker = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(memory,), env=environment, text=True
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(memory,), env=environment, text=True,
+                start_new_session=True,  # a signal to the group is the training process's to answer
             )
             self.workers.append(worker)
         os.close(memory)
@@ -129,7 +129,7 @@ class Loader:
             if problem:
                 self.close()
                 raise InputError(problem)
-            self._list_broken({int(number): sentence for number, sentence in broken.items()})
+            self._list_broken(broken)
             pixels = self.slots[iteration % len(self.slots)]
             # The slot that is asked for now is that of the iteration before this one: the caller has done with it.
             self._ask(iteration + len(self.slots) - 1)
@@ -138,12 +138,12 @@ class Loader:
 
     def _list_broken(self, broken):
         """Add images that were skipped to the file of them, each once. Raises InputError where that cannot be."""
-        new = sorted(set(broken) - self.broken)
+        new = sorted(set(broken) - self.broken, key=int)
         path = self.maker.settings["broken_list"]
         if new and path:
             try:
                 with open(path, "a", encoding="utf-8") as file:
-                    file.writelines(f"{self.maker.images.names[number]}\t{broken[number]}\n" for number in new)
+                    file.writelines(f"{self.maker.images.names[int(number)]}\t{broken[number]}\n" for number in new)
             except OSError as error:
                 raise InputError(f"{path} cannot be written ({error.strerror}): make room") from None
         self.broken.update(new)
@@ -164,7 +164,6 @@ class Loader:
 
 def work():
     """A worker's life: settings and list from standard input, then iterations, until the input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one decides
     memory, slots = map(int, sys.argv[1:3])
     settings, source, folder, names, labels = json.loads(sys.stdin.readline())
     maker = BatchMaker(settings, ImageList(source, folder, names, np.array(labels, np.int64)))

@@ -3,15 +3,15 @@
 What is found lies in a file beside the run's others, which FeatureLayer reads. sampling.MinedBatches is made of it.
 """
 
-import os
-import shutil
+import io
 
 import caffe
 import numpy as np
 from caffe.proto import caffe_pb2
 
 from tripletloss import nets
-from tripletloss.errors import InputError
+from tripletloss.errors import NotFiniteError
+from tripletloss.files import write_whole
 from tripletloss.triplets import hardest_negatives
 
 NEIGHBOURS = 3  # identities whose nearest images come with an anchor
@@ -36,7 +36,7 @@ class Miner:
     def mine(self, net):
         """Write the embeddings of all images and their hardest negatives. net: the one that learns.
 
-        Raises InputError for embeddings that are not finite.
+        Raises NotFiniteError for embeddings that are not.
         """
         self.head.share_with(net)
         count = self.features.shape[1]
@@ -54,13 +54,13 @@ class Miner:
         try:
             negatives = hardest_negatives(embeddings, self.labels, NEIGHBOURS)
         except FloatingPointError as error:
-            raise InputError(f"mining stops: {error}: lower LEARNING_RATE") from None
-        with open(f"{self.path}.part", "wb") as file:
-            np.savez(file, embeddings=embeddings, negatives=negatives)
-        os.replace(f"{self.path}.part", self.path)
+            raise NotFiniteError(f"mining: {error}") from None
+        content = io.BytesIO()
+        np.savez(content, embeddings=embeddings, negatives=negatives)
+        write_whole(self.path, content.getvalue())
 
     def put_back(self, kept):
         """Go on with what was mined before a snapshot: the path of that, or '' where nothing was."""
         if kept:
-            shutil.copyfile(kept, f"{self.path}.part")
-            os.replace(f"{self.path}.part", self.path)
+            with open(kept, "rb") as file:
+                write_whole(self.path, file.read())

@@ -1,6 +1,7 @@
 """What a stage is going to do, checked before it starts: its settings, net, weights, and what it goes on from."""
 
 import fcntl
+import glob
 import json
 import os
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from tripletloss.config import COUNTED, SCHEMA, STAGES
 from tripletloss.dataset import ImageList, read_list
 from tripletloss.errors import InputError
 from tripletloss.extract import digest
+from tripletloss.files import write_whole
 from tripletloss.process import try_in_child
 
 SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
@@ -39,6 +41,7 @@ class Plan(NamedTuple):
     cut: nets.Cut | None  # where the net is cut, to be trained on features that are computed once
     snapshot: snapshots.Snapshot | None  # that the stage goes on from
     shapes: dict  # layer -> shapes of its parameters
+    cached: bool  # whether that is done
     cut_size: int  # numbers of an image at the cut
     loss: str  # the blob
     suffix: str  # of snapshots: '' or '.h5'
@@ -89,14 +92,14 @@ def claim_folder(folder, stages, resume):
     try:
         os.makedirs(folder, exist_ok=True)
         lock = open(os.path.join(folder, ".lock"), "w")  # its end, however the process ends, unlocks
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by children
         snapshots.clear(folder)
     except BlockingIOError:
         raise InputError(f"another run is at work in {folder}: wait for it, or set RUN_FOLDER to a new one") from None
     except OSError as error:
         raise InputError(f"the run's folder {folder} cannot be written ({error.strerror}): set RUN_FOLDER") from None
     for stage in () if resume else stages:
-        if snapshots.described(os.path.join(folder, stage)):
+        if glob.glob(os.path.join(glob.escape(folder), f"{stage}_iter_*.caffemodel*")):
             raise InputError(
                 f"{folder} holds a {stage} stage already: go on with it with --resume, set RUN_FOLDER to a new folder, "
                 "or move that one away"
@@ -106,7 +109,9 @@ def claim_folder(folder, stages, resume):
 
 # Settings that may change when a run goes on, as they do not change what is learnt, or are to. Of paths, the contents
 # count; of what train.py counts, the settings that it is counted from.
-MAY_CHANGE = {"STAGES", "MAX_ITERS", "SNAPSHOT_ITERS", "KEEP_SNAPSHOTS", "FEATURE", "WORKERS", "DEVICE", *COUNTED}
+MAY_CHANGE = {
+    "STAGES", "MAX_ITERS", "SNAPSHOT_ITERS", "KEEP_SNAPSHOTS", "FEATURE", "WORKERS", "DEVICE", "BROKEN_IMAGES", *COUNTED
+}  # fmt: skip
 
 
 def _inputs(settings, weights):
@@ -119,13 +124,18 @@ def _inputs(settings, weights):
     return inputs
 
 
-def _check_unchanged(path, inputs):
-    """Raise InputError where the inputs of the run that goes on are not those of this file, written when it began."""
+def _begun(path):
+    """What settings.json says of how a stage began. Raises InputError where it says nothing."""
     try:
         with open(path, encoding="utf-8") as file:
-            before = json.load(file)["inputs"]
+            before = json.load(file)
+        return before["inputs"], before["cached"], before["MAX_ITERS"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{path} is missing or damaged, so nothing says how the run began: start a new one") from None
+
+
+def _check_unchanged(before, inputs):
+    """Raise InputError where the inputs of a run that goes on are not those that it began with."""
     for name in sorted({*before, *inputs}):
         if before.get(name) != inputs.get(name):
             values = "" if name.startswith("content") else f" from {before.get(name)!r} to {inputs.get(name)!r}"
@@ -221,13 +231,23 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
             limited=gpu is None,
         )  # fmt: skip
     inputs = json.loads(json.dumps(_inputs(settings, weights)))
+    # Features are worth it where training shows more images than there are to compute.
+    shown, rows = settings["MAX_ITERS"] * settings["BATCH_SIZE"] * solver.iter_size, len(images.names)
+    cached = cut is not None and (shown > rows * (1 + settings["MIRROR"]) or bool(settings["MINED"]))
     if snapshot:
-        _check_unchanged(f"{prefix}_settings.json", inputs)
-    with open(f"{prefix}_settings.json", "w") as file:
-        json.dump({**settings, "WEIGHTS": weights, "inputs": inputs}, file, indent=2)
+        before, cached, end = _begun(f"{prefix}_settings.json")
+        _check_unchanged(before, inputs)
+        after = snapshots.described(os.path.join(settings["RUN_FOLDER"], "triplet")) if stage == "softmax" else []
+        if after and settings["MAX_ITERS"] > end:
+            raise InputError(
+                f"MAX_ITERS grew from {end} to {settings['MAX_ITERS']} in the softmax stage, from whose end the "
+                "triplet stage has begun: change it back, or start another run, with WEIGHTS set to a snapshot of this"
+            )
+    about = {**settings, "WEIGHTS": weights, "inputs": inputs, "cached": cached}
+    write_whole(f"{prefix}_settings.json", json.dumps(about, indent=2).encode())
     return Plan(
         stage, settings, prefix, images, held_out, weights, measured, loaded, fresh, frozen, renamed, decided, total,
-        cut, snapshot, params, int(np.prod(blobs[cut.blob][1:])) if cut else 0, _loss_of(net),
+        cut, snapshot, params, cached, int(np.prod(blobs[cut.blob][1:])) if cut else 0, _loss_of(net),
         suffix, solver.iter_size,
     )  # fmt: skip
 

@@ -25,6 +25,9 @@ class NoRecord:
     def iteration(self, *ignored):
         """See Record."""
 
+    def flush(self):
+        """See Record."""
+
     def snapshot(self, *ignored):
         """See Record."""
 
@@ -116,10 +119,14 @@ class Record:
         self.bar.refresh()
 
     @told
-    def snapshot(self, number, held_out):
-        """A snapshot of an iteration was written. held_out: TAR at FAR 1% on held-out identities, or None."""
+    def flush(self):
+        """Before a snapshot: what led to it is in the files."""
         self.log.flush()
         self.looks.flush()
+
+    @told
+    def snapshot(self, number, held_out):
+        """A snapshot of an iteration was written. held_out: TAR at FAR 1% on held-out identities, or None."""
         if held_out is not None:
             self.held_out.append((number, held_out))
             self._write_events(number, {"held_out_tar": held_out})
@@ -149,11 +156,13 @@ class _Table:
         """done: of a file that is there, the rows up to this iteration stay; 0: none."""
         self.header, self.rows, self.every = header, [], 1
         kept = list(_rows_until(path, header, done)) if done else []
-        self.file = open(path, "w", newline="", encoding="utf-8")  # closed by close()
+        self.file = open(f"{path}.part", "w", newline="", encoding="utf-8")  # closed by close()
         self.writer = csv.writer(self.file)
         self.writer.writerow(header)
         for row in kept:
             self.add(row)
+        self.flush()
+        os.replace(f"{path}.part", path)
 
     def add(self, row):
         """Write a row, its first cell the iteration."""

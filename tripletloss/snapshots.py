@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from tripletloss import nets
 from tripletloss.errors import InputError
+from tripletloss.files import write_whole
 
 ASIDE = ".snapshot"  # folder in the run's that Caffe believes it writes its files to
 
@@ -66,8 +67,8 @@ def write(solver, prefix, suffix, weights="", mined=""):
         about["files"][os.path.basename(path)] = hashlib.sha256(content).hexdigest()
     try:
         for path, content in zip(paths, contents, strict=True):
-            _replace(path, content)
-        _replace(f"{name}.json", json.dumps(about, indent=1).encode())
+            write_whole(path, content)
+        write_whole(f"{name}.json", json.dumps(about, indent=1).encode())
     except OSError as error:
         for path in paths:
             with contextlib.suppress(OSError):
@@ -110,33 +111,13 @@ def _without_path(state):
     return message.SerializeToString()
 
 
-def _replace(path, content):
-    """Write a file so that it is whole or not there at all, whenever the machine stops."""
-    part = f"{path}.part"
-    try:
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(part)
-        raise
-    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def note_score(prefix, snapshot, score):
     """Keep the held-out score of a snapshot with it; returns it with the score. Raises InputError."""
     path = f"{prefix}_iter_{snapshot.iteration}.json"
     try:
         with open(path, encoding="utf-8") as file:
             about = json.load(file)
-        _replace(path, json.dumps({**about, "held_out_tar": score}, indent=1).encode())
+        write_whole(path, json.dumps({**about, "held_out_tar": score}, indent=1).encode())
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}): make room, then go on with --resume") from None
     return snapshot._replace(score=score)
@@ -145,7 +126,10 @@ def note_score(prefix, snapshot, score):
 def _snapshot(prefix, about):
     """The Snapshot that the content of a .json describes; raises KeyError, TypeError or ValueError if it is none."""
     files = sorted(os.path.join(os.path.dirname(prefix), os.path.basename(name)) for name in about["files"])
-    kinds = {kind: [path for path in files if kind in path] for kind in (".caffemodel", ".solverstate", "_mined.npz")}
+    kinds = {
+        kind: [path for path in files if kind in os.path.basename(path)]
+        for kind in (".caffemodel", ".solverstate", "_mined.npz")
+    }
     [weights], [state] = kinds[".caffemodel"], kinds[".solverstate"]
     mined = kinds["_mined.npz"][0] if kinds["_mined.npz"] else ""
     return Snapshot(int(about["iteration"]), weights, state, mined, about["held_out_tar"])
@@ -189,17 +173,18 @@ def _damaged(prefix, snapshot):
     return ""
 
 
-def prune(prefix, keep):
-    """Remove all snapshots of a stage but the last `keep` and the one of the best score; keep: 0 for all."""
-    found = described(prefix)
+def prune(prefix, keep, iteration):
+    """Remove the snapshots of a stage up to an iteration, but for the last `keep` and the best; keep: 0 for all."""
+    found = [snapshot for snapshot in described(prefix) if snapshot.iteration <= iteration]
     scored = [snapshot for snapshot in found if snapshot.score is not None]
     best = max(scored, key=lambda snapshot: (snapshot.score, snapshot.iteration), default=None)
     for snapshot in found[:-keep] if keep else ():
         if snapshot is not best:
             # The description first: without it the rest is no snapshot.
-            for path in (f"{prefix}_iter_{snapshot.iteration}.json", snapshot.state, snapshot.mined, snapshot.weights):
+            description = f"{prefix}_iter_{snapshot.iteration}.json"
+            for path in filter(None, (description, snapshot.state, snapshot.mined, snapshot.weights)):
                 with contextlib.suppress(FileNotFoundError):
-                    os.remove(path or f"{prefix}.none")
+                    os.remove(path)
 
 
 def restore(solver, snapshot):

@@ -1,6 +1,7 @@
 """One stage of training: step, watch, report, snapshot, and measure."""
 
 import contextlib
+import functools
 import os
 import signal
 import tempfile
@@ -11,7 +12,7 @@ from caffe.proto import caffe_pb2
 
 from tripletloss import features, health, nets, sampling, snapshots
 from tripletloss.compare import compare
-from tripletloss.errors import InputError
+from tripletloss.errors import InputError, NotFiniteError
 from tripletloss.extract import extract_all
 from tripletloss.images import Augmentation
 from tripletloss.metrics import pairs_of, verification
@@ -90,13 +91,12 @@ def _start(plan, team):
 def cache_features(plan):
     """Compute the features of a plan that is cut, and resolve its net to train on them. Returns a sentence, or ''.
 
-    Nothing is done where training shows fewer images than there are to compute, and none are mined. Raises InputError
-    as features.compute.
+    Raises InputError as features.compute.
     """
     s = plan.settings
-    shown, rows = s["MAX_ITERS"] * s["BATCH_SIZE"], len(plan.images.names) * (1 + s["MIRROR"])
-    if not plan.cut or (shown <= rows and not s["MINED"]):
+    if not plan.cached:
         return ""
+    shown = s["MAX_ITERS"] * s["BATCH_SIZE"] * plan.iter_size
     cache = features.compute(plan.cut, plan.weights, plan.images, s, f"{plan.prefix}_caffe.log")
     path = f"{plan.prefix}_train.prototxt"
     whole = nets.read_net(path)
@@ -126,41 +126,44 @@ def train_stage(plan, team=OneProcess()):  # noqa: B008 (it holds nothing)
         record = Record(plan, net, solver.net.blobs, scalars, team.size) if writes else NoRecord()
         mine = s["MINED"] and s["MINE_ITERS"]
         miner = Miner(net, nets.features_of(net), plan.images.labels, plan.prefix) if mine and writes else None
-        if miner and last:
+        if mine and last:
             team.first(lambda: miner.put_back(last.mined))
         steps = team.steps(solver, *nets.changing_blobs(net, solver.net.params), scalars, caught)
         with contextlib.closing(record), contextlib.closing(steps):
             while solver.iter < s["MAX_ITERS"] and not steps.stop:
-                if mine and solver.iter % mine == 0:
-                    team.first(lambda: miner.mine(solver.net))
                 # Caffe keeps no state of its generator, so that of each iteration is made from its number.
                 stream = sampling.random_stream(s["SEED"], sampling.CAFFE, team.rank, solver.iter)
                 caffe.set_random_seed(int(stream.integers(2**31)))
                 rate, start = solver.lr, time.perf_counter()
-                steps.step()
+                try:
+                    if mine and solver.iter % mine == 0:
+                        team.first(lambda: miner.mine(solver.net))
+                    steps.step()
+                except NotFiniteError as error:
+                    team.first(functools.partial(health.stop, plan, net, solver, solver.iter + 1, str(error)))
                 record.iteration(solver.iter, rate, time.perf_counter() - start, steps.waiting, steps.values)
                 if not health.are_fine(net, scalars, steps.values):
-                    with team.together():
-                        health.stop_for_values(plan, net, solver, scalars, steps.values)
+                    team.first(lambda: health.stop_for_values(plan, net, solver, scalars, steps.values))
                 if solver.iter % s["SNAPSHOT_ITERS"] == 0 or solver.iter == s["MAX_ITERS"]:
+                    record.flush()
                     last = _snapshot(plan, net, solver, team)
                     if writes:
                         last = snapshots.note_score(plan.prefix, last, _score(plan, last.weights))
-                        snapshots.prune(plan.prefix, s["KEEP_SNAPSHOTS"])
+                        snapshots.prune(plan.prefix, s["KEEP_SNAPSHOTS"], solver.iter)
                         record.snapshot(solver.iter, last.score)
             steps.agree_to_stop()
             if steps.stop and (not last or last.iteration != solver.iter):
+                record.flush()
                 last = _snapshot(plan, net, solver, team)
-    last = team.first(lambda: last)
-    if steps.stop and last.iteration < s["MAX_ITERS"]:
+    if steps.stop:
         raise Stopped(steps.stop, last)
     return last.weights
 
 
 def _snapshot(plan, net, solver, team):
-    """Write a snapshot, once all processes are found to have the same weights, and finite ones. Raises InputError.
+    """Write a snapshot, once all processes are found to have the same weights, and finite ones; returns it to all.
 
-    Returns it to the first process, and nothing to the others.
+    Raises InputError.
     """
     team.check_equal(solver.net.params, solver.iter)
     return team.first(lambda: _write(plan, net, solver))
@@ -200,7 +203,9 @@ def _score(plan, weights):
         return None
     within = images.labels[:SCORED_IMAGES]
     some = images._replace(names=images.names[: len(within)], labels=within)
-    with _deploy_net(plan, weights) as (net, _):
+    with _deploy_net(plan, weights) as (net, made):
+        if feature not in made:
+            return None
         [rows] = extract_all(net, [feature], some, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"])
     try:
         return verification(rows, within).tar.get(1e-2)
