@@ -338,7 +338,7 @@ def test_momentum_of_another_stage_is_not_taken(whole):
 
 def test_an_explosion_of_the_triplet_stage_names_iteration_and_images(whole):
     write_config(whole, **{**SETTINGS, "STAGES": ["triplet"], "WEIGHTS": {"triplet": f"whole/softmax_iter_{ENDS['softmax']}.caffemodel"},
-                           "LEARNING_RATE": 1e38, "SELECTION": "semi-hard", "MINE_ITERS": 0})  # fmt: skip
+                           "LEARNING_RATE": 1e38, "SELECTION": "batch-hard", "MARGIN": 2.0, "MINE_ITERS": 0})  # fmt: skip
     result = run_train(whole)
     sentence = result.stderr.splitlines()[-1]
     assert result.returncode == 1 and "the triplet stage stops at iteration" in sentence, result.stderr
