@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+# Nets as small as those of tests are fastest with one thread, and two wait for each other where data workers are busy.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
 
 TINY_NET = """

@@ -112,6 +112,12 @@ def test_half_precision_takes_half_the_room_and_trains_alike(softmax):
     assert abs(np.mean(losses(half)) - np.mean(losses(single))) < 2e-3  # a triplet more or less here and there
 
 
+def noted(project):
+    """How many images are whole in the cache, by its note."""
+    notes = list((project / "cache").glob("*/done"))
+    return int(notes[0].read_text().split()[0]) if notes else 0
+
+
 def test_an_interrupted_cache_goes_on(softmax):
     names = (softmax / "list.txt").read_text().splitlines()
     many = []
@@ -129,12 +135,12 @@ def test_an_interrupted_cache_goes_on(softmax):
     process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), "--config", str(softmax / "config.py")],
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     deadline = time.monotonic() + 60
-    while not (notes := list((softmax / "cache").glob("*/done"))) and process.poll() is None:
+    while not noted(softmax) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = int(notes[0].read_text().split()[0])
+    done = noted(softmax)
     write_config(softmax, RUN_FOLDER="on", **settings)
     result = run_train(softmax)
     assert result.returncode == 0, result.stderr

@@ -19,10 +19,10 @@ from tripletloss import nets, snapshots
 from tripletloss.errors import InputError
 
 KILLS = int(os.environ.get("KILLS", "12"))  # of one run; KILLS=100 takes some minutes
-ENDS = {"softmax": 12 * KILLS, "triplet": 25 * KILLS}
+ENDS = {"softmax": 12 * KILLS, "triplet": 20 * KILLS}
 # Dropout, momentum, augmentation and workers, snapshots at other iterations than the end, features cached and mined.
 SETTINGS = {
-    "MIRROR": True, "CROP_JITTER": 0.2, "LIGHT_JITTER": 0.3, "GREY_SHARE": 0.3, "WORKERS": 2, "SNAPSHOT_ITERS": 7,
+    "MIRROR": True, "CROP_JITTER": 0.2, "LIGHT_JITTER": 0.3, "GREY_SHARE": 0.3, "WORKERS": 2, "SNAPSHOT_ITERS": 17,
     "MAX_ITERS": ENDS, "FEATURE_CACHE": "cache", "MINE_ITERS": 10, "KEEP_SNAPSHOTS": 2,
     "SELECTION": "distance-weighted",
 }  # fmt: skip
@@ -78,7 +78,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(whole):
     for _ in range(5 * KILLS):
         process = subprocess.Popen(command(whole, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
-            _, errors = process.communicate(timeout=rng.uniform(0.6, 3.0) if kills < KILLS else 120)
+            _, errors = process.communicate(timeout=rng.uniform(0.6, 2.4) if kills < KILLS else 120)
             assert process.returncode == 0, errors.decode()
             break
         except subprocess.TimeoutExpired:
@@ -111,11 +111,21 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_ends_with_the_same_bits(who
     assert final_weights(whole / "run") == final_weights(whole / "whole")
 
 
-def finished(project, **changes):
-    write_config(project, STAGES=["softmax"], MAX_ITERS=20, SNAPSHOT_ITERS=5, **changes)
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """The folder of a softmax stage of 20 iterations."""
+    project = make_project(tmp_path_factory.mktemp("ended"))
+    write_config(project, STAGES=["softmax"], MAX_ITERS=20, SNAPSHOT_ITERS=5)
     result = run_train(project)
     assert result.returncode == 0, result.stderr
     return project / "run"
+
+
+@pytest.fixture
+def finished(project, ended):
+    """A copy of that folder, in a project whose config.py made it."""
+    write_config(project, STAGES=["softmax"], MAX_ITERS=20, SNAPSHOT_ITERS=5)
+    return shutil.copytree(ended, project / "run")
 
 
 def cut_weights(run):
@@ -131,8 +141,8 @@ def flip_state(run):
 
 
 @pytest.mark.parametrize("harm", [cut_weights, flip_state, lambda run: (run / "softmax_iter_20.caffemodel").unlink()])
-def test_a_damaged_snapshot_is_passed_over_for_the_one_before(project, harm):
-    run = finished(project)
+def test_a_damaged_snapshot_is_passed_over_for_the_one_before(project, finished, harm):
+    run = finished
     before = (run / "softmax_iter_20.caffemodel").read_bytes()
     harm(run)
     result = run_train(project, "--resume")
@@ -142,15 +152,17 @@ def test_a_damaged_snapshot_is_passed_over_for_the_one_before(project, harm):
     assert (run / "softmax_iter_20.caffemodel").read_bytes() == before
 
 
-def test_weights_without_their_description_are_no_snapshot(project):
-    run = finished(project)
+def test_weights_without_their_description_are_no_snapshot(project, finished):
+    run = finished
     (run / "softmax_iter_20.json").unlink()
     (run / "softmax_iter_15.json").write_text("{")
     assert snapshots.last_whole(str(run / "softmax")).iteration == 10
 
 
 def test_only_the_last_snapshots_and_the_best_are_kept(project):
-    run = finished(project, KEEP_SNAPSHOTS=2)
+    write_config(project, STAGES=["softmax"], MAX_ITERS=20, SNAPSHOT_ITERS=5, KEEP_SNAPSHOTS=2)
+    assert run_train(project).returncode == 0
+    run = project / "run"
     assert [one.iteration for one in snapshots.described(str(run / "softmax"))] == [15, 20]
     assert sorted(path.name for path in run.glob("*.caffemodel")) == ["softmax_iter_15.caffemodel", "softmax_iter_20.caffemodel"]
     prefix = str(run / "softmax")
@@ -164,8 +176,7 @@ def test_only_the_last_snapshots_and_the_best_are_kept(project):
     assert [one.iteration for one in snapshots.described(prefix)] == [20]
 
 
-def test_training_longer_goes_on_from_the_end(project):
-    finished(project)
+def test_training_longer_goes_on_from_the_end(project, finished):
     write_config(project, STAGES=["softmax"], MAX_ITERS=30, SNAPSHOT_ITERS=5)
     result = run_train(project, "--resume")
     assert "goes on    from iteration 20" in result.stdout
@@ -186,8 +197,7 @@ def test_training_longer_goes_on_from_the_end(project):
         ({"TRAIN_LIST": "other.txt"}, "content of TRAIN_LIST changed"),
     ],
 )
-def test_a_run_does_not_go_on_with_other_inputs(project, change, name):
-    finished(project)
+def test_a_run_does_not_go_on_with_other_inputs(project, finished, change, name):
     (project / "other.prototxt").write_text((project / "net.prototxt").read_text() + "\n# another\n")
     (project / "other.txt").write_text("\n".join((project / "list.txt").read_text().splitlines()[::-1]))
     write_config(project, STAGES=["softmax"], MAX_ITERS=30, SNAPSHOT_ITERS=5, **change)
@@ -268,7 +278,9 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_leaves_earlier_snapshots(p
 
 
 def test_a_snapshot_without_room_leaves_nothing_of_itself(project):
-    run = finished(project)
+    write_config(project, STAGES=["softmax"], MAX_ITERS=20, SNAPSHOT_ITERS=20)
+    assert run_train(project).returncode == 0
+    run = project / "run"
     prefix = str(run / "softmax")
     solver = caffe.get_solver(str(run / "softmax_solver.prototxt"))
     snapshots.restore(solver, snapshots.last_whole(prefix))
@@ -283,8 +295,8 @@ def test_a_snapshot_without_room_leaves_nothing_of_itself(project):
 
 
 @pytest.mark.parametrize("harm", ["history", "iter", "learned_net", "shape"])
-def test_a_state_that_is_not_of_the_net_is_refused_before_caffe_ends_the_process(project, harm):
-    run = finished(project)
+def test_a_state_that_is_not_of_the_net_is_refused_before_caffe_ends_the_process(project, finished, harm):
+    run = finished
     prefix = str(run / "softmax")
     snapshot = snapshots.last_whole(prefix)
     state = nets.caffe_pb2.SolverState.FromString(open(snapshot.state, "rb").read())
@@ -366,8 +378,8 @@ def test_the_softmax_stage_does_not_grow_under_a_triplet_stage(whole):
     assert result.returncode == 1 and "MAX_ITERS grew from" in result.stderr.splitlines()[-1]
 
 
-def test_weights_that_are_not_described_are_not_overwritten(project):
-    run = finished(project)
+def test_weights_that_are_not_described_are_not_overwritten(project, finished):
+    run = finished
     for path in run.glob("*.json"):
         path.unlink()
     result = run_train(project)
