@@ -98,7 +98,7 @@ def test_shares_of_the_mini_batch_train_as_the_whole(project, processes):
     (project / "net.prototxt").write_text(plain_net())
     (project / "solver.prototxt").write_text('momentum: 0.9 weight_decay: 0.001 lr_policy: "fixed"\n')
     settings = {"MAX_ITERS": 20, "SNAPSHOT_ITERS": 1, "MIRROR": True, "CROP_JITTER": 0.2, "STAGES": ["softmax"],
-                "LEARNING_RATE": 3e-5}  # fmt: skip
+                "LEARNING_RATE": 3e-5, "KEEP_SNAPSHOTS": 0}  # fmt: skip
     write_config(project, RUN_FOLDER="whole", **settings)
     assert run_train(project).returncode == 0
     write_config(project, RUN_FOLDER="shares", **settings)
@@ -260,6 +260,22 @@ def test_a_signal_finishes_the_iteration_in_all_processes(project, number):
     snapshots = list((project / "run").glob("softmax_iter_*.caffemodel"))
     rows = list(csv.DictReader((project / "run" / "softmax_log.csv").open()))
     assert [path.name for path in snapshots] == [f"softmax_iter_{rows[-1]['iteration']}.caffemodel"]
+
+
+@needs_mpi
+def test_processes_go_on_and_mine_together_to_the_same_bits(project):
+    settings = {"SNAPSHOT_ITERS": 5, "MINE_ITERS": 4, "FEATURE_CACHE": "cache", "SELECTION": "batch-hard"}
+    write_config(project, RUN_FOLDER="once", MAX_ITERS={"softmax": 10, "triplet": 20}, **settings)
+    status, out, errors = mpi_train(project)
+    assert status == 0, errors
+    assert "around hard negatives" in out
+    for end, arguments in ((10, ()), (20, ("--resume",))):  # mined at 8, and then at 12
+        write_config(project, RUN_FOLDER="twice", MAX_ITERS={"softmax": 10, "triplet": end}, **settings)
+        status, out, errors = mpi_train(project, *arguments)
+        assert status == 0, errors
+    assert "goes on    from iteration 10" in out
+    once, twice = ((project / folder / "triplet_iter_20.caffemodel").read_bytes() for folder in ("once", "twice"))
+    assert once == twice
 
 
 @pytest.mark.parametrize(("rank", "said"), [("0", True), ("1", False)])
