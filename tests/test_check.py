@@ -120,8 +120,7 @@ def test_broken_images_are_an_error_at_the_start_or_are_counted(project):
     assert "2 images cannot be read and are skipped" in said
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("cache", ["", "cache"])
+@pytest.mark.parametrize(("workers", "cache"), [(0, "cache"), (2, "")])
 def test_skipped_images_are_replaced_listed_and_trained_without(project, workers, cache):
     path = project / "images" / "person2@1.jpg"
     path.write_bytes(path.read_bytes()[:300])

@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_array
-from sklearn.cluster import AgglomerativeClustering
-from sklearn.metrics import normalized_mutual_info_score
 
 from tripletloss.triplets import distance_blocks, squared_distances
 
@@ -334,6 +332,8 @@ def cluster(embeddings, threshold):
 
     embeddings: (N, D), N >= 1. Time and memory grow with N^2: 10,000 images need 1.6 GB.
     """
+    from sklearn.cluster import AgglomerativeClustering  # half a second that most commands need not wait
+
     if len(embeddings) == 1:
         return np.zeros(1, np.int64)
     distances = squared_distances(embeddings)
@@ -353,6 +353,8 @@ def by_size(clusters):
 
 def clustering(clusters, labels):
     """Clustering figures of cluster numbers (N,) against labels (N,)."""
+    from sklearn.metrics import normalized_mutual_info_score  # as above
+
     clusters = np.unique(clusters, return_inverse=True)[1]
     labels = np.unique(labels, return_inverse=True)[1]
     together = coo_array((np.ones(len(labels)), (clusters, labels))).tocsr()
