@@ -73,7 +73,6 @@ def images_advice(plan, look, held_out=None):
         raise InputError(f"{look.problems[0]}{more}, or set BROKEN_IMAGES to 'skip'")
     if look.problems:
         advice.append(f"{len(look.problems)} images cannot be read and are skipped: {look.problems[0]}")
-    side = s["CROP"] or s["IMAGE_SIZE"]
     tiny = look.numbers[(look.sides > 0) & (look.sides < s["IMAGE_SIZE"] / 2)]
     if len(tiny):
         advice.append(
@@ -82,7 +81,7 @@ def images_advice(plan, look, held_out=None):
         )
     small = look.numbers[(look.sides > 0) & (look.sides < s["CROP"])]
     if len(small):
-        advice.append(f"{len(small)} images are smaller than CROP {side}: {_some(images.names[n] for n in small)}")
+        advice.append(f"{len(small)} images are smaller than CROP {s['CROP']}: {_some(images.names[n] for n in small)}")
     within, across = _duplicates(images, look)
     if within:
         advice.append(f"{len(within)} images are byte for byte another one of their identity: {_some(within)}")

@@ -41,7 +41,7 @@ class Plan(NamedTuple):
     cut: nets.Cut | None  # where the net is cut, to be trained on features that are computed once
     snapshot: snapshots.Snapshot | None  # that the stage goes on from
     shapes: dict  # layer -> shapes of its parameters
-    cached: bool  # whether that is done
+    cached: bool  # whether it is cut there
     cut_size: int  # numbers of an image at the cut
     loss: str  # the blob
     suffix: str  # of snapshots: '' or '.h5'

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from tripletloss import nets
 from tripletloss.errors import InputError
+from tripletloss.extract import digest
 from tripletloss.files import write_whole
 
 ASIDE = ".snapshot"  # folder in the run's that Caffe believes it writes its files to
@@ -165,9 +166,8 @@ def _damaged(prefix, snapshot):
         digests = json.load(file)["files"]
     for path in filter(None, (snapshot.weights, snapshot.state, snapshot.mined)):
         try:
-            with open(path, "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != digests[os.path.basename(path)]:
-                    return path
+            if digest(path) != digests[os.path.basename(path)]:
+                return path
         except (OSError, KeyError):
             return path
     return ""
