@@ -189,6 +189,28 @@ def test_training_longer_goes_on_from_the_end(project, finished):
     assert once == twice
 
 
+def test_layers_that_share_parameters_go_on_to_the_same_bits(project):
+    net = (project / "net.prototxt").read_text()
+    layers, below = "", "fc7"
+    for name in ("twin1", "twin2"):
+        layers += (
+            f'layer {{ name: "{name}" type: "InnerProduct" bottom: "{below}" top: "{name}" param {{ name: "w" }} '
+            f'param {{ name: "b" }} inner_product_param {{ num_output: 16 weight_filler {{ type: "xavier" }} }} }}\n'
+        )
+        below = name
+    net = net.replace('layer {\n  name: "fc9" type: "InnerProduct" bottom: "fc7"', f'{layers}layer {{\n  name: "fc9" type: "InnerProduct" bottom: "twin2"')
+    assert "twin2" in net
+    (project / "net.prototxt").write_text(net)
+    for folder, ends in (("once", [10]), ("twice", [5, 10])):
+        for end in ends:
+            write_config(project, RUN_FOLDER=folder, STAGES=["softmax"], MAX_ITERS=end, SNAPSHOT_ITERS=5)
+            result = run_train(project, "--resume")
+            assert result.returncode == 0, result.stderr
+    assert "goes on    from iteration 5" in result.stdout
+    once, twice = ((project / folder / "softmax_iter_10.caffemodel").read_bytes() for folder in ("once", "twice"))
+    assert once == twice
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [
@@ -202,8 +224,10 @@ def test_a_run_does_not_go_on_with_other_inputs(project, finished, change, name)
     (project / "other.prototxt").write_text((project / "net.prototxt").read_text() + "\n# another\n")
     (project / "other.txt").write_text("\n".join((project / "list.txt").read_text().splitlines()[::-1]))
     write_config(project, STAGES=["softmax"], MAX_ITERS=30, SNAPSHOT_ITERS=5, **change)
+    before = {path: path.read_bytes() for path in (project / "run").glob("softmax_*") if path.is_file()}
     result = run_train(project, "--resume")
     assert result.returncode == 1 and name in result.stderr.splitlines()[-1]
+    assert {path: path.read_bytes() for path in (project / "run").glob("softmax_*") if path.is_file()} == before
     assert snapshots.last_whole(str(project / "run" / "softmax")).iteration == 20
 
 

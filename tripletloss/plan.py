@@ -124,18 +124,17 @@ def _inputs(settings, weights):
     return inputs
 
 
-def _begun(path):
-    """What settings.json says of how a stage began. Raises InputError where it says nothing."""
+def _begun(path, inputs):
+    """How a stage began that goes on: whether it is cached, and its MAX_ITERS, from its settings.json.
+
+    inputs: those of now. Raises InputError where they are not those it began with, or the file says nothing.
+    """
     try:
         with open(path, encoding="utf-8") as file:
-            before = json.load(file)
-        return before["inputs"], before["cached"], before["MAX_ITERS"]
+            about = json.load(file)
+        before, cached, end = about["inputs"], about["cached"], about["MAX_ITERS"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{path} is missing or damaged, so nothing says how the run began: start a new one") from None
-
-
-def _check_unchanged(before, inputs):
-    """Raise InputError where the inputs of a run that goes on are not those that it began with."""
     for name in sorted({*before, *inputs}):
         if before.get(name) != inputs.get(name):
             values = "" if name.startswith("content") else f" from {before.get(name)!r} to {inputs.get(name)!r}"
@@ -143,6 +142,7 @@ def _check_unchanged(before, inputs):
                 f"{name} changed{values} since the run began, so it cannot go on as it was: change it back, or start "
                 "another run, with WEIGHTS set to a snapshot of this one and a new RUN_FOLDER"
             )
+    return cached, end
 
 
 def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
@@ -176,12 +176,6 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
     decided = nets.fill_settings(net, settings, source)
     nets.size_classifier(net, settings["IDENTITIES"])
     settings.update({name: value for name, value, _ in decided})
-    solver, suffix = _resolve_solver(settings, prefix, gpu)
-    nets.write_prototxt(net, f"{prefix}_train.prototxt")
-    nets.write_prototxt(solver, f"{prefix}_solver.prototxt")
-    params, blobs = try_in_child(lambda: _build_solver(f"{prefix}_solver.prototxt"), source, limited=gpu is None)
-    _check_labels(net, blobs, images, source)
-
     weights = settings["WEIGHTS"]
     if stage == "triplet" and not weights:
         softmax = snapshots.last_whole(os.path.join(settings["RUN_FOLDER"], "softmax"), say)
@@ -191,6 +185,22 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
                 f"there are no softmax weights in {settings['RUN_FOLDER']} to start the triplet stage from: train the "
                 "softmax stage first, or set WEIGHTS"
             )
+    inputs = json.loads(json.dumps(_inputs(settings, weights)))
+    if snapshot:  # before any file of the run is written anew
+        was_cached, end = _begun(f"{prefix}_settings.json", inputs)
+        after = snapshots.described(os.path.join(settings["RUN_FOLDER"], "triplet")) if stage == "softmax" else []
+        if after and settings["MAX_ITERS"] > end:
+            raise InputError(
+                f"MAX_ITERS grew from {end} to {settings['MAX_ITERS']} in the softmax stage, from whose end the "
+                "triplet stage has begun: change it back, or start another run, with WEIGHTS set to a snapshot of this"
+            )
+
+    solver, suffix = _resolve_solver(settings, prefix, gpu)
+    nets.write_prototxt(net, f"{prefix}_train.prototxt")
+    nets.write_prototxt(solver, f"{prefix}_solver.prototxt")
+    params, blobs = try_in_child(lambda: _build_solver(f"{prefix}_solver.prototxt"), source, limited=gpu is None)
+    _check_labels(net, blobs, images, source)
+
     loaded, fresh = [], list(params)
     renamed = {}
     if weights:
@@ -230,19 +240,11 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
             lambda: nets.load_weights(caffe.get_solver(f"{prefix}_solver.prototxt").net, weights), source,
             limited=gpu is None,
         )  # fmt: skip
-    inputs = json.loads(json.dumps(_inputs(settings, weights)))
     # Features are worth it where training shows more images than there are to compute.
     shown, rows = settings["MAX_ITERS"] * settings["BATCH_SIZE"] * solver.iter_size, len(images.names)
     cached = cut is not None and (shown > rows * (1 + settings["MIRROR"]) or bool(settings["MINED"]))
     if snapshot:
-        before, cached, end = _begun(f"{prefix}_settings.json")
-        _check_unchanged(before, inputs)
-        after = snapshots.described(os.path.join(settings["RUN_FOLDER"], "triplet")) if stage == "softmax" else []
-        if after and settings["MAX_ITERS"] > end:
-            raise InputError(
-                f"MAX_ITERS grew from {end} to {settings['MAX_ITERS']} in the softmax stage, from whose end the "
-                "triplet stage has begun: change it back, or start another run, with WEIGHTS set to a snapshot of this"
-            )
+        cached = was_cached
     about = {**settings, "WEIGHTS": weights, "inputs": inputs, "cached": cached}
     write_whole(f"{prefix}_settings.json", json.dumps(about, indent=2).encode())
     return Plan(

@@ -16,7 +16,7 @@ from tripletloss.errors import InputError
 
 AVERAGED_ITERATIONS = 20  # the progress bar shows means over so many
 DIAGNOSED_ITERATIONS = 10  # between two looks at the embeddings
-MOST_ROWS = 20_000  # of a table that are kept in memory; the file has all
+MOST_ROWS = 4_000  # of a table that are kept in memory; the file has all
 
 
 class NoRecord:

@@ -200,7 +200,9 @@ def restore(solver, snapshot):
         found = [nets.shape_of(blob) for blob in state.history]
     except DecodeError:
         found = None
-    wanted = [shape for blobs in shapes.values() for shape in blobs]
+    # Parameters that layers share have one history.
+    own = {blob.data.ctypes.data: tuple(blob.shape) for blobs in solver.net.params.values() for blob in blobs}
+    wanted = list(own.values())
     # Adam and AdaDelta keep two numbers for each weight, one after the other.
     if found not in (wanted, wanted * 2) or state.iter != snapshot.iteration or state.HasField("learned_net"):
         raise InputError(f"{snapshot.state} is not of this stage's net: move it away, or start another run")
