@@ -51,6 +51,8 @@ IMAGES_PER_IDENTITY = 6             # images, in batches of identities
 # --- triplets ----------------------------------------------------------------------------------------------------
 # or 'batch-hard', 'batch-all', 'distance-weighted'; 'rank-paired' goes with BATCHES 'anchor'
 SELECTION = 'batch-hard'
+GATHER = True                       # with several processes: triplets are selected among the images of all of them;
+                                    # False: in each one's share of the mini-batch
 MARGIN = 0.8                        # of squared distances, between a negative and a positive
 MINE_ITERS = 0                      # with cached features: iterations between two searches of all images for negatives
                                     # that are hard, to build mini-batches around; 0: images as they come

@@ -30,7 +30,7 @@ def main():
     try:
         if arguments.check:
             return check_stages(arguments)
-        with parallel.join() as team:
+        with parallel.join("train.py") as team:
             return train(arguments, team)
     except InputError as error:
         complain(error)
@@ -55,7 +55,10 @@ def complain(sentence):
 def train(arguments, team):
     """Train the stages with all processes of a team. Returns the exit status; raises InputError."""
     locks = []
-    settings, stages, gpu = team.first(lambda: prepare(arguments, locks))
+    settings, stages = team.first(lambda: prepare(arguments, locks))
+    gpu, sentence = solver.choose_devices(settings["DEVICE"], team)
+    if team.rank == 0:
+        print(sentence)
     try:
         for stage in stages:
             run_stage(settings, stage, gpu, team, arguments.resume)
@@ -66,28 +69,27 @@ def train(arguments, team):
 
 
 def prepare(arguments, locks):
-    """What holds for the whole run: the config, the stages, the GPU's number or None. The folder's lock is added."""
+    """What holds for the whole run: the config and the stages. The folder's lock is added to locks."""
     settings = config.load(arguments.config)
     stages = [arguments.stage] if arguments.stage else settings["STAGES"]
     locks.append(plan.claim_folder(settings["RUN_FOLDER"], stages, arguments.resume))
-    gpu, sentence = solver.choose_device(settings["DEVICE"])
-    print(sentence)
-    return settings, stages, gpu
+    return settings, stages
 
 
 def run_stage(settings, stage, gpu, team, resume):
-    """One stage, from plan to measurement. The first process plans, measures and prints; all of them train."""
+    """One stage, from plan to measurement. All processes train and measure; the first one plans and prints."""
     planned = team.first(lambda: plan_stage(settings, stage, gpu, team.size, resume))
     solver.use_device(gpu)
-    team.first(lambda: cache_features(planned))
+    if said := solver.cache_features(planned, team):
+        print(said, flush=True)
     if planned.weights and stage == "softmax" and not planned.snapshot:
-        team.first(lambda: report("before", solver.measure(planned, planned.weights)))
-    weights = solver.train_stage(planned, team)
+        report("before", solver.measure(planned, planned.weights, team))
+    weights = solver.train_stage(planned, team, gpu)
     if team.rank == 0:
         print(f"weights    {weights}")
         if said := plan.skipped(planned):
             print(said)
-    team.first(lambda: report_end(planned, weights))
+    report_end(planned, weights, team)
     if team.rank == 0:
         print(flush=True)
 
@@ -114,20 +116,13 @@ def plan_stage(settings, stage, gpu, processes, resume):
     return planned
 
 
-def cache_features(planned):
-    """Compute what is frozen once, where that is worth it, and say so."""
-    said = solver.cache_features(planned)
-    if said:
-        print(said, flush=True)
-
-
-def report_end(planned, weights):
+def report_end(planned, weights, team):
     """Print how good the stage's weights are; after the triplet stage, also what it added."""
-    comparison = solver.compare_stages(planned, weights) if planned.stage == "triplet" else None
-    if comparison is None:
-        report("after", solver.measure(planned, weights))
-    else:
+    comparison = solver.compare_stages(planned, weights, team) if planned.stage == "triplet" else None
+    if comparison:
         print(f"\n{comparison.describe()}", flush=True)
+    if not team.first(lambda: comparison is not None):
+        report("after", solver.measure(planned, weights, team))
 
 
 def report(when, held_out):

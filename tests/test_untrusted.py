@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import TINY_CONFIG, TINY_NET, run_train, write_config
 from tests.test_train import refused, replace
-from tripletloss import config, images, layers, nets
+from tripletloss import config, images, layers, nets, process
 from tripletloss.dataset import read_list
 from tripletloss.errors import InputError
 from tripletloss.evaluate import read_pairs
@@ -121,6 +121,18 @@ def test_embeddings(tmp_path, data):
     path = tmp_path / "e.h5"
     path.write_bytes(data.draw(mutated(embeddings(path))))
     only_input_errors(load, str(path))
+
+
+def test_embeddings_that_hdf5_never_comes_to_the_end_of(tmp_path, monkeypatch):
+    """An object of the heap of strings whose size, rounded up and its header added, is 2^64, which is 0."""
+    monkeypatch.setattr(process, "LEAST_SECONDS", 1)
+    path = tmp_path / "e.h5"
+    content = bytearray(embeddings(path))
+    heap = content.index(b"GCOL")
+    content[heap + 24 : heap + 32] = (2**64 - 16).to_bytes(8, "little")
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"e\.h5 is damaged: reading it takes too long"):
+        load(str(path))
 
 
 GOOD_IMAGES = [cv2.imencode(kind, np.random.default_rng(0).integers(0, 255, (9, 9, 3), np.uint8))[1].tobytes()

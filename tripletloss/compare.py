@@ -7,7 +7,7 @@ from tabulate import tabulate
 
 from tripletloss import metrics
 from tripletloss.dataset import ImageList, read_list
-from tripletloss.extract import extract_all
+from tripletloss.extract import ALONE, extract_all
 from tripletloss.norm import l2_normalize
 
 FITTED_IMAGES = 2000  # of the training list, on which PCA is fitted
@@ -64,22 +64,24 @@ def _spread(interval, before="95% interval "):
     return f"{before}{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "too few identities"
 
 
-def compare(net, settings, softmax_feature, images, pairs, mirrored=False, show=False):
+def compare(net, settings, softmax_feature, images, pairs, mirrored=False, show=False, team=ALONE):
     """Compare a net's features of both stages, and projections of the softmax stage's, on pairs of images.
 
     net: of DEPLOY, with weights that make both features; settings: of the triplet stage; pairs: metrics.Pairs of the
     images. PCA is fitted on up to FITTED_IMAGES of TRAIN_LIST, not on the images that are measured. Returns
-    Comparison. Raises InputError for images that cannot be read.
+    Comparison; at other processes of a team than the first, None. Raises InputError for images that cannot be read.
     """
     s = settings
     blobs, how = [softmax_feature, s["FEATURE"]], (s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"])
     broken = {} if s["BROKEN_IMAGES"] == "skip" else None
-    softmax, triplet = extract_all(net, blobs, images, *how, mirrored, show)
+    softmax, triplet = extract_all(net, blobs, images, *how, mirrored, show, team=team)
     train = read_list(s["TRAIN_LIST"], s["IMAGEPATH"], must_exist=s["BROKEN_IMAGES"] == "stop")
     rng = np.random.default_rng(s["SEED"])
     chosen = np.sort(rng.permutation(len(train.names))[:FITTED_IMAGES])
     fitted_on = train._replace(names=[train.names[i] for i in chosen], labels=train.labels[chosen])
-    [fitted] = extract_all(net, [softmax_feature], fitted_on, *how, mirrored, show, broken)
+    [fitted] = extract_all(net, [softmax_feature], fitted_on, *how, mirrored, show, broken, team)
+    if team.rank > 0:
+        return None
     dimension = triplet.shape[1]
     embeddings = {softmax_feature: l2_normalize(softmax)[0]}
     least = min(dimension, softmax.shape[1], len(fitted))

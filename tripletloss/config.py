@@ -97,6 +97,7 @@ SCHEMA = {
     "COSINE_MARGIN": Setting(lambda v: _is_number(v) and 0 <= v <= 1, "a number from 0 to 1 (a cosine)", 0.15),
     "MARGIN": Setting(lambda v: _is_number(v) and v > 0, "a number above 0 (a squared distance)", 0.2),
     "SELECTION": _choice(tuple(STRATEGIES), "semi-hard"),
+    "GATHER": Setting(lambda value: isinstance(value, bool), "True or False", True),
     "MAX_ITERS": _integer(1, 20000, by_stage=True),
     "SNAPSHOT_ITERS": _integer(1, 2000, by_stage=True),
     "KEEP_SNAPSHOTS": _integer(0, 5),

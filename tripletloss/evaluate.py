@@ -14,6 +14,7 @@ from tripletloss.compare import compare
 from tripletloss.dataset import ImageList, leaves_folder, read_list, shared_identities
 from tripletloss.errors import InputError
 from tripletloss.extract import add_arguments, embed, images_of, is_embeddings, load, open_net, settings_of
+from tripletloss.parallel import join, launched
 
 MOST_CLUSTERED = 5000  # images; clustering takes memory by the square of their number
 
@@ -193,34 +194,49 @@ def main():
     if arguments.tsne and not arguments.out:
         parser.error("--tsne draws a picture: say where with --out")
     try:
-        print(run(arguments))
+        with join("tripletloss.evaluate") as team:
+            said = run(arguments, team)
     except InputError as error:
-        print(f"tripletloss.evaluate: {error}", file=sys.stderr)
+        if launched()[0] == 0:
+            print(f"tripletloss.evaluate: {error}", file=sys.stderr)
         return 1
+    if team.rank == 0:
+        print(said)
     return 0
 
 
-def run(arguments):
-    """What the arguments ask for, as text. Raises InputError."""
-    settings = settings_of(arguments)
-    file = None
-    if arguments.pairs:
-        file = read_pairs(arguments.pairs, arguments.images or settings["IMAGEPATH"])
+def run(arguments, team):
+    """What the arguments ask for, as text. All processes of a team divide the images. Raises InputError."""
+    made = not arguments.compare and is_embeddings(arguments.source)
+    with team.together():
+        settings = settings_of(arguments)
+        file = None
+        if arguments.pairs:
+            file = read_pairs(arguments.pairs, arguments.images or settings["IMAGEPATH"])
+        if made and file:
+            raise InputError("--pairs takes weights, not embeddings: the pairs name images")
+        images = file.images if file else None if made else images_of(arguments, settings)
     if arguments.compare:
-        images = file.images if file else images_of(arguments, settings)
+        comparison = _compare(arguments, settings, images, file, team)
+        return team.first(lambda: comparison.describe())
+    if made:
+        return team.first(lambda: report_of(arguments, settings, file, load(arguments.source)))
+    found = embed(arguments.source, settings, settings["FEATURE"], images, arguments.mirrored, team)
+    return team.first(lambda: report_of(arguments, settings, file, found))
+
+
+def _compare(arguments, settings, images, file, team):
+    with team.together():
         pairs = file.pairs if file else _pairs_of(images)
         softmax = config.load(arguments.config).stage("softmax")["FEATURE"]
         if softmax == settings["FEATURE"] or not softmax:
             raise InputError("there is nothing to compare: FEATURE must name a blob of DEPLOY for each of the stages")
         net = open_net(arguments.source, settings, [softmax, settings["FEATURE"]])
-        return compare(net, settings, softmax, images, pairs, arguments.mirrored, show=True).describe()
-    if is_embeddings(arguments.source):
-        found = load(arguments.source)
-        if file:
-            raise InputError("--pairs takes weights, not embeddings: the pairs name images")
-    else:
-        images = file.images if file else images_of(arguments, settings)
-        found = embed(arguments.source, settings, settings["FEATURE"], images, arguments.mirrored)
+    return compare(net, settings, softmax, images, pairs, arguments.mirrored, show=True, team=team)
+
+
+def report_of(arguments, settings, file, found):
+    """Measure Embeddings, write what the arguments ask for, and return the report as text. Raises InputError."""
     pairs = file.pairs if file else _pairs_of(found.images)
     figures = measure_pairs(file, found.rows) if file else measure_list(found.images.labels, found.rows)
     report = {

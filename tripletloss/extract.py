@@ -21,7 +21,8 @@ from tripletloss import config, nets
 from tripletloss.dataset import ImageList, list_folder, read_list
 from tripletloss.errors import InputError
 from tripletloss.images import read_or_next, to_blob
-from tripletloss.process import caffe_log, try_in_child
+from tripletloss.parallel import OneProcess, join, launched
+from tripletloss.process import caffe_log, read_hdf5, try_in_child
 
 BATCH_SIZE = 32
 SMALL_IMAGE = 128  # pixels, a side
@@ -39,7 +40,10 @@ class Embeddings(NamedTuple):
     mirrored: bool  # each row is the mean of an image's and its mirror image's
 
 
-def passes(net, blobs, images, crop, size, means, views=(False,), show="", first=0, broken=None):
+ALONE = OneProcess()
+
+
+def passes(net, blobs, images, crop, size, means, views=(False,), show="", first=0, broken=None, team=ALONE):
     """Rows of named blobs for all images of a list, batch by batch, in its order.
 
     net: a caffe.Net in TEST phase whose first input takes (N, 3, size, size); images: ImageList; crop: as in config.py;
@@ -47,8 +51,11 @@ def passes(net, blobs, images, crop, size, means, views=(False,), show="", first
     none; first: the image to begin with; broken: as in images.read_or_next. Yields (start, rows): rows[v][b] is
     (B, ...) float32 of view v and blob b. Memory holds two batches. Raises InputError for an image that cannot be
     decoded.
+
+    team: the processes that divide the images and all call this; the first one yields, and the others do their share
+    and yield nothing.
     """
-    data = net.inputs[0]
+    data, step = net.inputs[0], BATCH_SIZE * team.size
 
     def load(number):
         return to_blob(read_or_next(images, number, broken), crop, size, means)
@@ -56,27 +63,43 @@ def passes(net, blobs, images, crop, size, means, views=(False,), show="", first
     def load_batch(start):
         return [pool.submit(load, number) for number in range(start, min(start + BATCH_SIZE, len(images.names)))]
 
+    def rows_of(batch):
+        return [_forward(net, data, blobs, batch[..., ::-1] if mirrored else batch) for mirrored in views]
+
     # OpenBLAS's threads wait for each other and get in the decoders' way: on small images one is twice as fast as two.
     threads = threadpool_limits(1 if size <= SMALL_IMAGE else None, "blas")
     with threads, concurrent.futures.ThreadPoolExecutor(DECODERS) as pool, tqdm(
-        total=len(images.names), initial=first, desc=show, unit="image", disable=not show, mininterval=0.5
-    ) as bar:
-        coming = load_batch(first)
-        for start in range(first, len(images.names), BATCH_SIZE):
-            batch = np.stack([one.result() for one in coming])
-            coming = load_batch(start + BATCH_SIZE)
-            yield start, [_forward(net, data, blobs, batch[..., ::-1] if mirrored else batch) for mirrored in views]
-            bar.update(len(batch))
+        total=len(images.names), initial=first, desc=show, unit="image", mininterval=0.5,
+        disable=not show or team.rank > 0,
+    ) as bar:  # fmt: skip
+        own = first + BATCH_SIZE * team.rank
+        coming = load_batch(own)
+        for start in range(first, len(images.names), step):
+            error, rows = None, None
+            try:
+                batch = [one.result() for one in coming]
+                own += step
+                coming = load_batch(own)
+                rows = rows_of(np.stack(batch)) if batch else None
+            except InputError as problem:
+                error = problem
+            team.raise_first(error)
+            for number, (found, skipped) in enumerate(team.gather((rows, broken))):
+                if broken is not None:
+                    broken.update(skipped)
+                if found:
+                    yield start + number * BATCH_SIZE, found
+                    bar.update(len(found[0][0]))
 
 
-def extract(net, blobs, images, crop, size, means, mirrored=False, show=False, broken=None):
+def extract(net, blobs, images, crop, size, means, mirrored=False, show=False, broken=None, team=ALONE):
     """Embeddings: passes with rows flattened, and with their mean over the two views if mirrored.
 
     Yields (start, list of (B, D) float32, one a blob).
     """
     views = (False, True) if mirrored else (False,)
     for start, rows in passes(
-        net, blobs, images, crop, size, means, views, "embedding" if show else "", broken=broken
+        net, blobs, images, crop, size, means, views, "embedding" if show else "", broken=broken, team=team
     ):
         yield start, [np.mean(of_blob, axis=0).reshape(len(of_blob[0]), -1) for of_blob in zip(*rows, strict=True)]
 
@@ -89,10 +112,10 @@ def _forward(net, data, blobs, batch):
     return [net.blobs[blob].data.copy() for blob in blobs]
 
 
-def extract_all(net, blobs, images, crop, size, means, mirrored=False, show=False, broken=None):
-    """All rows of extract at once: a list of (M, D) float32, one a blob."""
-    parts = [rows for _, rows in extract(net, blobs, images, crop, size, means, mirrored, show, broken)]
-    return [np.concatenate(rows) for rows in zip(*parts, strict=True)]
+def extract_all(net, blobs, images, crop, size, means, mirrored=False, show=False, broken=None, team=ALONE):
+    """All rows of extract at once: a list of (M, D) float32, one a blob; at other processes than the first, Nones."""
+    parts = [rows for _, rows in extract(net, blobs, images, crop, size, means, mirrored, show, broken, team)]
+    return [np.concatenate(rows) for rows in zip(*parts, strict=True)] or [None] * len(blobs)
 
 
 def open_net(weights, settings, features):
@@ -127,11 +150,17 @@ def open_net(weights, settings, features):
     return net
 
 
-def embed(weights, settings, feature, images, mirrored):
-    """Embeddings of a list of images, with a stage's settings. Raises InputError for what does not fit."""
-    net = open_net(weights, settings, [feature])
+def embed(weights, settings, feature, images, mirrored, team=ALONE):
+    """Embeddings of a list of images, with a stage's settings. Raises InputError for what does not fit.
+
+    team: as in passes; all processes but the first have no rows.
+    """
+    with team.together():
+        net = open_net(weights, settings, [feature])
     s = settings
-    [rows] = extract_all(net, [feature], images, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"], mirrored, show=True)
+    [rows] = extract_all(
+        net, [feature], images, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"], mirrored, show=True, team=team
+    )
     return Embeddings(rows, images, feature, weights, digest(weights), mirrored)
 
 
@@ -144,15 +173,21 @@ def digest(path):
     return total.hexdigest()
 
 
-def save(path, net, settings, feature, images, weights, mirrored):
-    """Write embeddings to an HDF5 file, batch by batch; it gets its name when it is whole. Returns (N, D)."""
-    part = f"{path}.part"
+def save(path, net, settings, feature, images, weights, mirrored, team):
+    """Write embeddings to an HDF5 file, batch by batch; it gets its name when it is whole. Returns (N, D).
+
+    team: as in passes; the first process writes, and the others return None.
+    """
     s = settings
+    parts = extract(
+        net, [feature], images, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"], mirrored, show=True, team=team
+    )
+    if team.rank > 0:
+        return next(parts, None)  # which there is not: it does its share
+    part = f"{path}.part"
     try:
         with h5py.File(part, "w") as file:
-            for start, [rows] in extract(
-                net, [feature], images, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"], mirrored, show=True
-            ):
+            for start, [rows] in parts:
                 if start == 0:
                     shape = len(images.names), rows.shape[1]
                     file.create_dataset("embeddings", shape, np.float32)
@@ -173,15 +208,28 @@ def save(path, net, settings, feature, images, weights, mirrored):
 
 
 def is_embeddings(path):
-    """Whether a file is one of save()'s, and not weights in HDF5."""
+    """Whether a file is one of save()'s, and not weights in HDF5. Raises InputError for a damaged one."""
     if not (os.path.isfile(path) and h5py.is_hdf5(path)):
         return False
-    with h5py.File(path, "r") as file:
-        return "embeddings" in file
+
+    def has_embeddings():
+        try:
+            with h5py.File(path, "r") as file:
+                return "embeddings" in file
+        except (OSError, KeyError, RuntimeError):
+            return False
+
+    return read_hdf5(has_embeddings, path)
 
 
 def load(path):
     """Embeddings from a file of save(). Raises InputError if it is none."""
+    if os.path.isfile(path):
+        read_hdf5(lambda: bool(_load(path)), path)
+    return _load(path)
+
+
+def _load(path):
     try:
         with h5py.File(path, "r") as file:
             rows, labels = file["embeddings"][...], file["labels"][...]
@@ -243,16 +291,20 @@ def main():
     add_arguments(parser)
     arguments = parser.parse_args()
     try:
-        settings = settings_of(arguments)
-        images = images_of(arguments, settings)
-        net = open_net(arguments.weights, settings, [settings["FEATURE"]])
-        rows, columns = save(
-            arguments.out, net, settings, settings["FEATURE"], images, arguments.weights, arguments.mirrored
-        )
+        with join("tripletloss.extract") as team:
+            with team.together():
+                settings = settings_of(arguments)
+                images = images_of(arguments, settings)
+                net = open_net(arguments.weights, settings, [settings["FEATURE"]])
+            shape = save(
+                arguments.out, net, settings, settings["FEATURE"], images, arguments.weights, arguments.mirrored, team
+            )
     except InputError as error:
-        print(f"tripletloss.extract: {error}", file=sys.stderr)
+        if launched()[0] == 0:
+            print(f"tripletloss.extract: {error}", file=sys.stderr)
         return 1
-    print(f"{arguments.out}: {rows} embeddings of {columns} numbers, {settings['FEATURE']}")
+    if shape:
+        print(f"{arguments.out}: {shape[0]} embeddings of {shape[1]} numbers, {settings['FEATURE']}")
     return 0
 
 

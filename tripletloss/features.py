@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from tqdm import tqdm
 
 from tripletloss import nets
 from tripletloss.errors import InputError
-from tripletloss.extract import passes
+from tripletloss.extract import ALONE, passes
 from tripletloss.files import write_whole
 from tripletloss.process import caffe_log
 
@@ -80,33 +81,51 @@ def _add_file(total, file):
         total.update(block)
 
 
-def compute(cut, weights, images, settings, log):
+def compute(cut, weights, images, settings, log, team=ALONE):
     """The Cache of a Cut's blob for all images: taken from settings["FEATURE_CACHE"] as far as it is there.
 
-    log: file that Caffe's own words go to. Raises InputError for an image that cannot be decoded, or a folder that
-    cannot be written.
+    log: file that Caffe's own words go to; team: processes that divide the images and all call this. The first one
+    writes and gets the Cache; the others get None. Raises InputError for an image that cannot be decoded, or a folder
+    that cannot be written.
     """
-    folder = os.path.join(settings["FEATURE_CACHE"], cache_key(cut, weights, images, settings))
-    path, note = os.path.join(folder, "features.npy"), os.path.join(folder, "done")
     try:
-        os.makedirs(folder, exist_ok=True)
-        with _alone(folder):
-            done, pace = _read_note(note) if _fits(path, len(images.names)) else (0, 0.0)
+        with contextlib.ExitStack() as held:
+            folder, done, pace = team.first(lambda: _open(held, cut, weights, images, settings))
+            path = os.path.join(folder, "features.npy")
             if done == len(images.names):
-                cache = Cache(path, len(np.load(path, mmap_mode="r")), 0, 0.0, pace)
+                cache = Cache(path, len(np.load(path, mmap_mode="r")), 0, 0.0, pace) if team.rank == 0 else None
             else:
-                with caffe_log(log):
-                    cache = _compute(cut, weights, images, settings, path, note, done)
-            broken = _read_broken(folder)
+                with caffe_log(log if team.rank == 0 else os.devnull):
+                    cache = _compute(cut, weights, images, settings, path, done, team)
+            broken = _read_broken(folder) if cache else {}
             if broken:
                 with open(settings["BROKEN_LIST"], "w", encoding="utf-8") as file:
                     file.writelines(f"{images.names[int(n)]}\t{said}\n" for n, said in sorted(broken.items()))
             return cache
     except OSError as error:
-        raise InputError(
-            f"the features cannot be kept in {folder} ({error.strerror}): make room, set FEATURE_CACHE to another "
-            "folder, or to '' to do without"
-        ) from None
+        raise _cannot_keep(settings["FEATURE_CACHE"], error) from None
+
+
+def _cannot_keep(folder, error):
+    return InputError(
+        f"the features cannot be kept in {folder} ({error.strerror}): make room, set FEATURE_CACHE to another folder, "
+        "or to '' to do without"
+    )
+
+
+def _open(held, cut, weights, images, settings):
+    """The folder of a cache, how many of its images are whole, and the seconds that a row took.
+
+    held: the ExitStack that keeps the folder locked.
+    """
+    folder = os.path.join(settings["FEATURE_CACHE"], cache_key(cut, weights, images, settings))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        held.enter_context(_alone(folder))
+    except OSError as error:
+        raise _cannot_keep(folder, error) from None
+    fits = _fits(os.path.join(folder, "features.npy"), len(images.names))
+    return folder, *(_read_note(os.path.join(folder, "done")) if fits else (0, 0.0))
 
 
 @contextlib.contextmanager
@@ -121,32 +140,24 @@ def _alone(folder):
         yield
 
 
-def _compute(cut, weights, images, settings, path, note, done):
-    s, total = settings, len(images.names)
-    prototxt = f"{path}.prototxt"
-    nets.write_prototxt(frozen_net(cut, s), prototxt)
-    net = caffe.Net(prototxt, caffe.TEST)
-    nets.load_weights(net, weights)
+def _compute(cut, weights, images, settings, path, done, team):
+    s, total, folder = settings, len(images.names), os.path.dirname(path)
     views = [False, True] if s["MIRROR"] else [False]
-    shape = (len(views), total, *net.blobs[cut.blob].shape[1:])
-    if done:
-        file = np.lib.format.open_memmap(path, "r+")
-    else:
-        room, needed = shutil.disk_usage(os.path.dirname(path)).free, _bytes(shape, s["FEATURE_TYPE"])
-        if needed > room:
-            raise InputError(
-                f"the features need {needed / 1e9:.1f} GB in {os.path.dirname(path)}, which has {room / 1e9:.1f}: make "
-                "room, or set FEATURE_TYPE to 'float16' or FEATURE_CACHE to ''"
-            )
-        _write_note(note, 0, 0.0)  # that of a file which was here before does not hold for this one
-        file = np.lib.format.open_memmap(path, "w+", s["FEATURE_TYPE"], shape)
-        with open(path, "r+b") as reserved:
-            os.posix_fallocate(reserved.fileno(), 0, os.path.getsize(path))  # a full disk would end the process later
-    broken = _read_broken(os.path.dirname(path)) if s["BROKEN_IMAGES"] == "skip" else None
+    with team.together(), tempfile.TemporaryDirectory() as own:
+        prototxt = os.path.join(own, "frozen.prototxt")
+        nets.write_prototxt(frozen_net(cut, s), prototxt)
+        net = caffe.Net(prototxt, caffe.TEST)
+        nets.load_weights(net, weights)
+        shape = (len(views), total, *net.blobs[cut.blob].shape[1:])
+        file = _open_file(path, shape, s["FEATURE_TYPE"], done) if team.rank == 0 else None
+    broken = _read_broken(folder) if s["BROKEN_IMAGES"] == "skip" else None
     start, first = time.perf_counter(), done
-    with tqdm(total=total, initial=done, desc="features", unit="image", mininterval=0.5) as bar:
+    with tqdm(
+        total=total, initial=done, desc="features", unit="image", mininterval=0.5, disable=team.rank > 0
+    ) as bar:
         how = s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"]
-        for number, (_, rows) in enumerate(passes(net, [cut.blob], images, *how, views, "", first, broken), 1):
+        parts = passes(net, [cut.blob], images, *how, views, "", first, broken, team)
+        for number, (_, rows) in enumerate(parts, 1):
             count = len(rows[0][0])
             for view, [values] in enumerate(rows):
                 file[view, done : done + count] = values
@@ -156,13 +167,27 @@ def _compute(cut, weights, images, settings, path, note, done):
                 file.flush()
                 pace = (time.perf_counter() - start) / (done - first) / len(views)
                 if broken:
-                    write_whole(os.path.join(os.path.dirname(path), "broken.json"), json.dumps(broken).encode())
-                _write_note(note, done, pace)
-    return Cache(path, len(views), total - first, time.perf_counter() - start, pace)
+                    write_whole(os.path.join(folder, "broken.json"), json.dumps(broken).encode())
+                _write_note(os.path.join(folder, "done"), done, pace)
+    return Cache(path, len(views), total - first, time.perf_counter() - start, pace) if team.rank == 0 else None
 
 
-def _bytes(shape, kind):
-    return int(np.prod(shape)) * np.dtype(kind).itemsize
+def _open_file(path, shape, kind, done):
+    """The file of features, mapped into memory: that which is there, or, if none of it is done, a new one."""
+    if done:
+        return np.lib.format.open_memmap(path, "r+")
+    room, needed = shutil.disk_usage(os.path.dirname(path)).free, int(np.prod(shape)) * np.dtype(kind).itemsize
+    if needed > room:
+        raise InputError(
+            f"the features need {needed / 1e9:.1f} GB in {os.path.dirname(path)}, which has {room / 1e9:.1f}: make "
+            "room, or set FEATURE_TYPE to 'float16' or FEATURE_CACHE to ''"
+        )
+    # That of a file which was here before does not hold for this one.
+    _write_note(os.path.join(os.path.dirname(path), "done"), 0, 0.0)
+    file = np.lib.format.open_memmap(path, "w+", kind, shape)
+    with open(path, "r+b") as reserved:
+        os.posix_fallocate(reserved.fileno(), 0, os.path.getsize(path))  # a full disk would end the process later
+    return file
 
 
 def _fits(path, images):

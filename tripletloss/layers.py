@@ -12,7 +12,7 @@ import caffe
 import numpy as np
 import yaml
 
-from tripletloss import cosine, images, norm, sampling, triplets
+from tripletloss import cosine, images, norm, parallel, sampling, triplets
 from tripletloss.config import REQUIRED, SCHEMA, check_value, unknown_name
 from tripletloss.dataset import read_list
 from tripletloss.errors import InputError, NotFiniteError
@@ -245,22 +245,27 @@ def check_lengths(embeddings):
 
 
 class SelectingLayer(SettingsLayer):
-    """What the layers that select triplets have in common."""
+    """What the layers that select triplets have in common.
 
-    keys = ("selection", "margin", "seed", "first_iteration")
+    With several processes and `gather`, each selects the same triplets among the embeddings of all of them, and takes
+    its own rows of the gradient. The processes' gradients are averaged later, so these are multiplied by their number.
+    """
+
+    keys = ("selection", "margin", "seed", "first_iteration", "gather")
 
     def read_selection(self, **defaults):
         """Take the settings; raises InputError."""
         settings = self.read_settings(**defaults)
-        self.strategy, self.margin, self.seed, self.iteration = (settings[key] for key in self.keys)
+        self.strategy, self.margin, self.seed, self.iteration, gather = (settings[key] for key in self.keys)
+        self.team = parallel.team() if gather else parallel.OneProcess()
 
     def select(self, bottom):
         """Select from bottoms embeddings and, by choice, labels. Raises InputError for embeddings that are not finite.
 
-        Keeps distances and selection; returns the embeddings (N, D).
+        Keeps distances and selection; returns the embeddings (N, D) that were selected from.
         """
-        embeddings = rows_of(bottom[0].data)
-        labels = bottom[1].data.ravel() if len(bottom) == 2 else None
+        embeddings = self.team.gather_rows(rows_of(bottom[0].data))
+        labels = self.team.gather_rows(bottom[1].data.ravel()) if len(bottom) == 2 else None
         try:
             self.distances = triplets.squared_distances(embeddings, np.float32)
             if self.strategy == "distance-weighted":
@@ -278,6 +283,12 @@ class SelectingLayer(SettingsLayer):
         self.iteration += 1
         return embeddings
 
+    def pass_on(self, gradient, bottom):
+        """Assign the bottom's own rows of the gradient of all embeddings (N, D)."""
+        start = self.team.rank * len(bottom.data)
+        own = gradient[start : start + len(bottom.data)] * self.team.size
+        bottom.diff[...] = own.reshape(bottom.diff.shape)
+
     def write_statistics(self, tops):
         """The active share of the triplets, the mean d(a,p) and the mean d(a,n), into three tops."""
         chosen, d = self.selection, self.distances
@@ -292,8 +303,8 @@ class TripletSelectLayer(SelectingLayer):
     Bottoms: embeddings (N, ...), labels (N,). With embeddings alone, the selection is rank-paired.
     Tops: anchors, positives, negatives (T, D), T changing from iteration to iteration and sometimes 0; and, by
     choice, three numbers (1,): the active share of the triplets, the mean d(a,p) and the mean d(a,n).
-    param_str: selection (semi-hard | batch-hard | batch-all | distance-weighted | rank-paired), margin, seed. Example:
-    "{selection: semi-hard, margin: 0.2}"
+    param_str: selection (semi-hard | batch-hard | batch-all | distance-weighted | rank-paired), margin, seed, gather.
+    Example: "{selection: semi-hard, margin: 0.2}"
     """
 
     def setup(self, bottom, top):
@@ -326,10 +337,9 @@ class TripletSelectLayer(SelectingLayer):
     def backward(self, top, propagate_down, bottom):
         """Sum the triplets' gradients into the rows that they came from; every row is assigned."""
         if propagate_down[0]:
-            diff = triplets.scatter_gradients(
-                self.selection, top[0].diff, top[1].diff, top[2].diff, rows=len(bottom[0].data)
-            )
-            bottom[0].diff[...] = diff.reshape(bottom[0].diff.shape)
+            rows = len(bottom[0].data) * self.team.size
+            diffs = (top[i].diff for i in range(3))
+            self.pass_on(triplets.scatter_gradients(self.selection, *diffs, rows), bottom[0])
 
 
 class BatchTripletLossLayer(SelectingLayer):
@@ -361,7 +371,7 @@ class BatchTripletLossLayer(SelectingLayer):
     def backward(self, top, propagate_down, bottom):
         """The gradient, times the top diff."""
         if propagate_down[0]:
-            bottom[0].diff[...] = (self.gradient * top[0].diff[0]).reshape(bottom[0].diff.shape)
+            self.pass_on(self.gradient * top[0].diff[0], bottom[0])
 
 
 class TripletLossLayer(SettingsLayer):

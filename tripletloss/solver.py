@@ -13,11 +13,10 @@ from caffe.proto import caffe_pb2
 from tripletloss import features, health, nets, sampling, snapshots
 from tripletloss.compare import compare
 from tripletloss.errors import InputError, NotFiniteError
-from tripletloss.extract import extract_all
+from tripletloss.extract import ALONE, extract_all
 from tripletloss.images import Augmentation
 from tripletloss.metrics import pairs_of, verification
 from tripletloss.mining import Miner
-from tripletloss.parallel import OneProcess
 from tripletloss.process import caffe_log, try_in_child
 from tripletloss.record import NoRecord, Record
 
@@ -32,14 +31,15 @@ class Stopped(Exception):
         self.number = number
 
 
-def choose_device(wanted):
+def choose_device(wanted, local_rank=0):
     """Turn the DEVICE setting into a GPU number or None for the CPU, and a sentence that says which.
 
-    Raises InputError if a GPU is asked for and Caffe has none.
+    local_rank: of several processes on a machine, each takes the next GPU. Raises InputError if a GPU is asked for and
+    Caffe has none.
     """
     if wanted == "cpu":
         return None, "device     CPU"
-    gpu = 0 if wanted in ("auto", "gpu") else wanted
+    gpu = local_rank + (0 if wanted in ("auto", "gpu") else wanted)
 
     def use_it():
         caffe.set_device(gpu)
@@ -54,6 +54,17 @@ def choose_device(wanted):
     return gpu, f"device     GPU {gpu}"
 
 
+def choose_devices(wanted, team):
+    """choose_device for each process of a team: all learn on GPUs, a GPU each, or all on the CPU."""
+    with team.together():
+        gpu, sentence = choose_device(wanted, team.local_rank)
+    gpus = team.gather(gpu)
+    without = team.first(lambda: gpus.count(None))
+    if 0 < without < team.size:
+        return None, f"device     CPU ({without} of {team.size} processes have no GPU of their own)"
+    return gpu, sentence
+
+
 def use_device(gpu):
     """Tell Caffe in this process which device to use: a GPU number, or None for the CPU."""
     if gpu is None:
@@ -63,7 +74,7 @@ def use_device(gpu):
         caffe.set_mode_gpu()
 
 
-def _start(plan, team):
+def _start(plan, team, gpu):
     """This process's solver, ready for its next iteration, and its net's NetParameter. Raises InputError.
 
     All processes read the snapshot that the plan goes on from, as each has a momentum of its own, the same one.
@@ -77,6 +88,7 @@ def _start(plan, team):
         # What the run's folder holds, but for what is this process's own.
         params.net = os.path.join(folder, "train.prototxt")
         nets.for_process(net, team.rank, done * plan.iter_size)
+        params.device_id = gpu or 0
         nets.write_prototxt(net, params.net)
         nets.write_prototxt(params, os.path.join(folder, "solver.prototxt"))
         solver = caffe.get_solver(os.path.join(folder, "solver.prototxt"))
@@ -88,16 +100,18 @@ def _start(plan, team):
     return solver, net
 
 
-def cache_features(plan):
+def cache_features(plan, team=ALONE):
     """Compute the features of a plan that is cut, and resolve its net to train on them. Returns a sentence, or ''.
 
-    Raises InputError as features.compute.
+    team: its processes divide the images; the first has the sentence. Raises InputError as features.compute.
     """
     s = plan.settings
     if not plan.cached:
         return ""
     shown = s["MAX_ITERS"] * s["BATCH_SIZE"] * plan.iter_size
-    cache = features.compute(plan.cut, plan.weights, plan.images, s, f"{plan.prefix}_caffe.log")
+    cache = features.compute(plan.cut, plan.weights, plan.images, s, f"{plan.prefix}_caffe.log", team)
+    if cache is None:
+        return ""
     path = f"{plan.prefix}_train.prototxt"
     whole = nets.read_net(path)
     nets.write_prototxt(whole, f"{plan.prefix}_uncut.prototxt")
@@ -110,10 +124,11 @@ def cache_features(plan):
     )
 
 
-def train_stage(plan, team=OneProcess()):  # noqa: B008 (it holds nothing)
+def train_stage(plan, team=ALONE, gpu=None):
     """Train a planned stage to its last iteration; returns the path of the weights.
 
-    team: of parallel.join(): all its processes call this. The first one writes, shows and logs.
+    team: of parallel.join(): all its processes call this. The first one writes, shows and logs. gpu: the number of
+    this process's, or None for the CPU.
     Raises Stopped after SIGINT or SIGTERM, and InputError if the loss or the weights explode.
     """
     s, writes = plan.settings, team.rank == 0
@@ -121,14 +136,14 @@ def train_stage(plan, team=OneProcess()):  # noqa: B008 (it holds nothing)
     if last and last.iteration >= s["MAX_ITERS"]:
         return last.weights
     with caffe_log(f"{plan.prefix}_caffe.log" if writes else os.devnull), _signals(team.signals) as caught:
-        solver, net = _start(plan, team)
+        solver, net = _start(plan, team, gpu)
         scalars = [name for name in solver.net.outputs if solver.net.blobs[name].count == 1]
         record = Record(plan, net, solver.net.blobs, scalars, team.size) if writes else NoRecord()
         mine = s["MINED"] and s["MINE_ITERS"]
         miner = Miner(net, nets.features_of(net), plan.images.labels, plan.prefix) if mine and writes else None
         if mine and last:
             team.first(lambda: miner.put_back(last.mined))
-        steps = team.steps(solver, *nets.changing_blobs(net, solver.net.params), scalars, caught)
+        steps = team.steps(solver, *nets.changing_blobs(net, solver.net.params), scalars, caught, gpu is not None)
         with contextlib.closing(record), contextlib.closing(steps):
             while solver.iter < s["MAX_ITERS"] and not steps.stop:
                 # Caffe keeps no state of its generator, so that of each iteration is made from its number.
@@ -147,8 +162,9 @@ def train_stage(plan, team=OneProcess()):  # noqa: B008 (it holds nothing)
                 if solver.iter % s["SNAPSHOT_ITERS"] == 0 or solver.iter == s["MAX_ITERS"]:
                     record.flush()
                     last = _snapshot(plan, net, solver, team)
+                    score = _score(plan, last.weights, team)
                     if writes:
-                        last = snapshots.note_score(plan.prefix, last, _score(plan, last.weights))
+                        last = snapshots.note_score(plan.prefix, last, score)
                         snapshots.prune(plan.prefix, s["KEEP_SNAPSHOTS"], solver.iter)
                         record.snapshot(solver.iter, last.score)
             steps.agree_to_stop()
@@ -196,53 +212,56 @@ class _signals:
             signal.signal(number, handler)
 
 
-def _score(plan, weights):
+def _score(plan, weights, team):
     """TAR at FAR 1% of the stage's feature on some of the held-out images, or None where there is no way to tell."""
     s, feature, images = plan.settings, plan.settings["FEATURE"], plan.held_out
     if feature not in plan.measured:
         return None
     within = images.labels[:SCORED_IMAGES]
     some = images._replace(names=images.names[: len(within)], labels=within)
-    with _deploy_net(plan, weights) as (net, made):
+    with _deploy_net(plan, weights, team) as (net, made):
         if feature not in made:
             return None
-        [rows] = extract_all(net, [feature], some, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"])
+        [rows] = extract_all(net, [feature], some, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"], team=team)
     try:
-        return verification(rows, within).tar.get(1e-2)
+        return verification(rows, within).tar.get(1e-2) if team.rank == 0 else None
     except ValueError:
         return None  # one identity alone, or images of one each
 
 
-def measure(plan, weights):
+def measure(plan, weights, team=ALONE):
     """Verification on the held-out identities with weights: feature -> Verification.
 
     Measured are the features of both stages, as far as the weights have the layers that make them. {} if there is
-    nothing to measure with.
+    nothing to measure with, and at other processes than the first.
     """
     if not plan.measured:
         return {}
     s, held_out = plan.settings, plan.held_out
-    with _deploy_net(plan, weights) as (net, made):
-        rows = extract_all(net, made, held_out, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"]) if made else []
+    with _deploy_net(plan, weights, team) as (net, made):
+        how = s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"]
+        rows = extract_all(net, made, held_out, *how, team=team) if made else []
+        if team.rank > 0:
+            return {}
         return {name: verification(row, held_out.labels) for name, row in zip(made, rows, strict=True)}
 
 
-def compare_stages(plan, weights):
+def compare_stages(plan, weights, team=ALONE):
     """What the triplet stage added on the held-out identities: Comparison, or None if there are not two features."""
     if len(plan.measured) < 2:
         return None
-    with _deploy_net(plan, weights) as (net, made):
+    with _deploy_net(plan, weights, team) as (net, made):
         if made != plan.measured:
             return None
-        return compare(net, plan.settings, made[0], plan.held_out, pairs_of(plan.held_out.labels))
+        return compare(net, plan.settings, made[0], plan.held_out, pairs_of(plan.held_out.labels), team=team)
 
 
 @contextlib.contextmanager
-def _deploy_net(plan, weights):
+def _deploy_net(plan, weights, team):
     """The deploy net with weights, and those of the plan's features that they make."""
     source = plan.settings["DEPLOY"]
     deploy, have = nets.read_net(source), nets.weight_shapes(weights)
-    with caffe_log(f"{plan.prefix}_caffe.log"):
+    with caffe_log(f"{plan.prefix}_caffe.log" if team.rank == 0 else os.devnull):
         net = caffe.Net(source, caffe.TEST)
         nets.load_weights(net, weights)
         yield net, [name for name in plan.measured if nets.made_by(deploy, name).intersection(net.params) <= set(have)]
