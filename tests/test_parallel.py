@@ -9,19 +9,21 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.conftest import ROOT, TINY_NET, run_train, write_config
 from tests.test_train import replace, weights
+from tripletloss import extract
 from tripletloss.errors import InputError
 from tripletloss.sampling import make_batches
 
+# That of `pip install .[mpi]`, which stands beside Python.
+MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 MISSING = " and ".join(
-    name
-    for name, found in (("mpirun", shutil.which("mpirun")), ("mpi4py", importlib.util.find_spec("mpi4py")))
-    if not found
+    name for name, found in (("mpirun", MPIRUN), ("mpi4py", importlib.util.find_spec("mpi4py"))) if not found
 )
 needs_mpi = pytest.mark.skipif(bool(MISSING), reason=f"there is no {MISSING}")
 LABELS = np.repeat(np.arange(9), [1, 2, 4, 9, 13, 3, 3, 5, 8])
@@ -30,6 +32,7 @@ LABELS = np.repeat(np.arange(9), [1, 2, 4, 9, 13, 3, 3, 5, 8])
 MISCHIEF = """
 import os
 import caffe
+from tripletloss.errors import InputError
 
 class Mischief(caffe.Layer):
     def setup(self, bottom, top):
@@ -50,15 +53,15 @@ class Mischief(caffe.Layer):
 """
 
 
-def start(folder, *arguments, processes=2):
-    """mpirun train.py in a session of its own, one thread a process."""
-    command = ["mpirun", "--oversubscribe", "-np", str(processes), sys.executable, str(ROOT / "train.py")]
+def start(folder, *arguments, processes=2, program=(str(ROOT / "train.py"), "--allow-module", "mischief")):
+    """mpirun a program, train.py, in a session of its own, one thread a process."""
+    command = [MPIRUN, "--oversubscribe", "-np", str(processes), sys.executable, *program]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("GLOG_", "OMPI_COMM"))}
     environment.update(
         OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1", PYTHONPATH=str(folder)
     )
     return subprocess.Popen(
-        [*command, "--config", str(folder / "config.py"), "--allow-module", "mischief", *arguments],
+        [*command, "--config", str(folder / "config.py"), *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment, start_new_session=True,
     )  # fmt: skip
 
@@ -73,8 +76,8 @@ def finish(process, timeout=60):
     return process.returncode, out, errors
 
 
-def mpi_train(folder, *arguments, processes=2):
-    return finish(start(folder, *arguments, processes=processes))
+def mpi_train(folder, *arguments, processes=2, **how):
+    return finish(start(folder, *arguments, processes=processes, **how))
 
 
 def wait_for_iterations(process, folder):
@@ -118,6 +121,147 @@ def test_shares_of_the_mini_batch_train_as_the_whole(project, processes):
         a, b = ([float(row[column]) for row in csv.DictReader((project / folder / "softmax_log.csv").open())]
                 for folder in ("whole", "shares"))  # fmt: skip
         np.testing.assert_allclose(a, b, rtol=1e-4)
+
+
+def gathering_project(project, one_layer):
+    """The project with a net that is the same whole and divided, embeddings of length one, and all of it learning."""
+    net = plain_net()
+    net = net.replace('bottom: "fc9_1" bottom: "labels"', 'bottom: "embedding" bottom: "labels"')
+    net += """layer {
+  name: "embedding" type: "Python" bottom: "fc9_1" top: "embedding"
+  python_param { module: "tripletloss.layers" layer: "Norm2Layer" } include { stage: "triplet" }
+}
+"""
+    parts = net.split("layer {\n  name: ")
+    # Layers stand in the order in which they run.
+    embedding, order = parts.pop(), {part.split('"')[1]: number for number, part in enumerate(parts) if '"' in part}
+    parts.insert(order["triplet_select"], embedding)
+    if one_layer:
+        selecting = order["triplet_select"] + 1
+        parts[selecting : selecting + 2] = [
+            '"loss" type: "Python" bottom: "embedding" bottom: "labels" top: "loss" loss_weight: 1\n'
+            '  python_param { module: "tripletloss.layers" layer: "BatchTripletLossLayer" } include { stage: "triplet" }\n}\n'
+        ]
+    (project / "net.prototxt").write_text("layer {\n  name: ".join(parts))
+    (project / "solver.prototxt").write_text('momentum: 0.9 weight_decay: 0.001 lr_policy: "fixed"\n')
+
+
+GATHERED = {
+    "STAGES": ["triplet"], "FREEZE": "", "FEATURE_CACHE": "", "MAX_ITERS": 20, "SNAPSHOT_ITERS": 20,
+    "LEARNING_RATE": 0.01, "MARGIN": 0.5, "BATCH_SIZE": 18,
+}  # fmt: skip
+
+
+def differences(project, one, other, number=20):
+    """The largest difference between two runs' weights, of each layer, as a share of its largest weight."""
+    net = project / one / "triplet_train.prototxt"
+    a, b = (weights(project / run / f"triplet_iter_{number}.caffemodel", net) for run in (one, other))
+    return {name: max(np.abs(x - y).max() / np.abs(x).max() for x, y in zip(a[name], b[name], strict=True)) for name in a}
+
+
+@needs_mpi
+@pytest.mark.parametrize(
+    ("processes", "selection", "one_layer"),
+    [(2, "semi-hard", False), (3, "batch-hard", True), (2, "distance-weighted", True), (3, "batch-all", False)],
+)
+def test_negatives_from_everyone_train_as_one_process_with_the_whole_mini_batch(project, processes, selection, one_layer):
+    gathering_project(project, one_layer)
+    settings = {**GATHERED, "SELECTION": selection}
+    write_config(project, RUN_FOLDER="fresh", **{**settings, "LEARNING_RATE": 1e-9, "MAX_ITERS": 1})
+    assert run_train(project).returncode == 0
+    settings["WEIGHTS"] = "fresh/triplet_iter_1.caffemodel"
+    write_config(project, RUN_FOLDER="whole", **settings)
+    result = run_train(project)
+    assert result.returncode == 0, result.stderr
+    for folder, gather in (("gathered", True), ("apart", False)):
+        write_config(project, RUN_FOLDER=folder, GATHER=gather, **settings)
+        status, out, errors = mpi_train(project, processes=processes)
+        assert status == 0, errors
+        assert ("triplets among the images of all" in out) == gather
+    assert max(differences(project, "whole", "gathered").values()) < 1e-5
+    assert max(differences(project, "whole", "apart").values()) > 1e-3  # what a share selects alone is something else
+    logs = [list(csv.DictReader((project / run / "triplet_log.csv").open())) for run in ("whole", "gathered")]
+    for column in ("loss", "active_share", "d_ap", "d_an"):
+        a, b = ([float(row[column]) for row in log] for log in logs)
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@needs_mpi
+def test_a_run_goes_on_with_other_numbers_of_processes(project):
+    gathering_project(project, one_layer=True)
+    settings = {**GATHERED, "SELECTION": "batch-hard", "SNAPSHOT_ITERS": 5}
+    write_config(project, RUN_FOLDER="whole", **settings)
+    assert run_train(project).returncode == 0
+    for end, processes in ((5, 2), (10, 1), (20, 3)):
+        write_config(project, RUN_FOLDER="changing", **{**settings, "MAX_ITERS": end})
+        status, out, errors = mpi_train(project, "--resume", processes=processes)
+        assert status == 0, errors
+    assert "goes on    from iteration 10" in out
+    assert "processes  3 instead of 1 from now on" in out
+    assert max(differences(project, "whole", "changing").values()) < 1e-5
+
+
+@needs_mpi
+def test_features_and_embeddings_are_divided_and_the_same(project):
+    write_config(project, FEATURE_CACHE="cache1", BROKEN_IMAGES="skip")
+    (project / "images" / "person2@1.jpg").write_text("broken")
+    more = "".join(f"person{label}@{n % 4}.jpg {label}\n" for n in range(30) for label in range(6))  # several batches
+    (project / "list.txt").write_text(more)
+    settings = {"STAGES": ["triplet"], "BROKEN_IMAGES": "skip", "MAX_ITERS": 200, "SNAPSHOT_ITERS": 200,
+                "WEIGHTS": "start/softmax_iter_4.caffemodel", "IMAGES_PER_IDENTITY": 3, "BATCH_SIZE": 18}  # fmt: skip
+    write_config(project, RUN_FOLDER="start", STAGES=["softmax"], BROKEN_IMAGES="skip")
+    assert run_train(project).returncode == 0
+    for processes in (1, 2, 3):
+        write_config(project, RUN_FOLDER=f"run{processes}", FEATURE_CACHE=f"cache{processes}", **settings)
+        status, out, errors = mpi_train(project, processes=processes)
+        assert status == 0 and re.search(r"features   \S+ of 180 images x 2 views, 180 computed now", out), (out, errors)
+    [one], [two], [three] = (list((project / f"cache{n}").glob("*/features.npy")) for n in (1, 2, 3))
+    assert one.read_bytes() == two.read_bytes() == three.read_bytes()
+    one, three = ((project / f"run{n}" / "triplet_broken.txt").read_text() for n in (1, 3))
+    assert one == three and len(one.splitlines()) == 8
+
+
+@needs_mpi
+def test_extract_and_evaluate_divide_their_images(project, tmp_path):
+    arguments = [str(ROOT / "models" / "face997" / "face997.caffemodel"), "--list", str(ROOT / "data" / "held_out.txt"),
+                 "--images", str(ROOT / "data" / "images")]  # fmt: skip
+    shutil.copy(ROOT / "config.py", project / "config.py")
+    for name in ("deploy.prototxt", "train.prototxt", "solver.prototxt"):
+        shutil.copy(ROOT / name, project / name)
+    said = {}
+    for processes in (1, 3):
+        out = project / f"{processes}.h5"
+        status, _, errors = mpi_train(
+            project, *arguments, "--out", str(out), processes=processes, program=("-m", "tripletloss.extract")
+        )
+        assert status == 0, errors
+        status, said[processes], errors = mpi_train(
+            project, *arguments, processes=processes, program=("-m", "tripletloss.evaluate")
+        )
+        assert status == 0, errors
+    a, b = (extract.load(str(project / f"{processes}.h5")) for processes in (1, 3))
+    assert a.images.names == b.images.names
+    np.testing.assert_array_equal(a.rows, b.rows)
+    assert said[1] == said[3] and said[1].count("AUC") == 1
+
+
+@needs_mpi
+@pytest.mark.parametrize("program", ["extract", "evaluate"])
+def test_commands_of_several_processes_end_in_one_sentence(project, program):
+    more = ["--out", str(project / "x.h5")] if program == "extract" else []
+    status, _, errors = mpi_train(project, "nowhere.caffemodel", *more, program=("-m", f"tripletloss.{program}"))
+    assert status == 1 and errors.count(f"tripletloss.{program}: ") == 1 and "Traceback" not in errors, errors
+
+
+@needs_mpi
+@pytest.mark.parametrize(("deed", "word"), [("raise InputError('oddity')", "oddity"), ("os.kill(os.getpid(), 9)", "signal 9")])
+def test_a_process_that_fails_while_the_others_gather_ends_all(project, deed, word):
+    gathering_project(project, one_layer=False)
+    with_mischief(project, deed, below="conv1")
+    write_config(project, **GATHERED)
+    began = time.time()
+    status, _, errors = mpi_train(project)
+    assert status != 0 and word in errors and time.time() - began < 30
 
 
 @needs_mpi
@@ -217,15 +361,15 @@ def test_an_image_that_goes_away_while_one_process_wants_it_ends_all(project):
     assert time.time() - began < 30
 
 
-def with_mischief(project, deed):
+def with_mischief(project, deed, below="bn1"):
     (project / "mischief.py").write_text(MISCHIEF.format(deed=deed))
-    replace(project / "net.prototxt", 'layer { name: "relu1"', """layer {
-  name: "mischief" type: "Python" bottom: "bn1" top: "mischief" param { lr_mult: 0 }
-  python_param { module: "mischief" layer: "Mischief" }
-}
-layer { name: "relu1\"""")
-    replace(project / "net.prototxt", 'type: "ReLU" bottom: "bn1" top: "bn1"', 'type: "ReLU" bottom: "mischief" top: "bn2"')
-    replace(project / "net.prototxt", 'name: "fc7" type: "InnerProduct" bottom: "bn1"', 'name: "fc7" type: "InnerProduct" bottom: "bn2"')
+    replace(project / "net.prototxt", 'layer { name: "relu1"', f"""layer {{
+  name: "mischief" type: "Python" bottom: "{below}" top: "mischief" param {{ lr_mult: 0 }}
+  python_param {{ module: "mischief" layer: "Mischief" }}
+}}
+layer {{ name: "relu1\"""")
+    replace(project / "net.prototxt", f'type: "ReLU" bottom: "{below}" top: "{below}"', 'type: "ReLU" bottom: "mischief" top: "bn2"')
+    replace(project / "net.prototxt", f'name: "fc7" type: "InnerProduct" bottom: "{below}"', 'name: "fc7" type: "InnerProduct" bottom: "bn2"')
 
 
 @needs_mpi

@@ -127,14 +127,14 @@ def _inputs(settings, weights):
 
 
 def _begun(path, inputs):
-    """How a stage began that goes on: whether it is cached, and its MAX_ITERS, from its settings.json.
+    """How a stage began that goes on: whether it is cached, its MAX_ITERS and its processes, from its settings.json.
 
     inputs: those of now. Raises InputError where they are not those it began with, or the file says nothing.
     """
     try:
         with open(path, encoding="utf-8") as file:
             about = json.load(file)
-        before, cached, end = about["inputs"], about["cached"], about["MAX_ITERS"]
+        before, began = about["inputs"], (about["cached"], about["MAX_ITERS"], about["RANKS"])
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{path} is missing or damaged, so nothing says how the run began: start a new one") from None
     for name in sorted({*before, *inputs}):
@@ -144,7 +144,7 @@ def _begun(path, inputs):
                 f"{name} changed{values} since the run began, so it cannot go on as it was: change it back, or start "
                 "another run, with WEIGHTS set to a snapshot of this one and a new RUN_FOLDER"
             )
-    return cached, end
+    return began
 
 
 def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
@@ -189,7 +189,12 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
             )
     inputs = json.loads(json.dumps(_inputs(settings, weights)))
     if snapshot:  # before any file of the run is written anew
-        was_cached, end = _begun(f"{prefix}_settings.json", inputs)
+        was_cached, end, ranks = _begun(f"{prefix}_settings.json", inputs)
+        if ranks != processes:
+            say(
+                f"processes  {processes} instead of {ranks} from now on: the same weights but for rounding, unless "
+                "dropout, BatchNorm or, with GATHER False, the selection of triplets works on each one's share"
+            )
         after = snapshots.described(os.path.join(settings["RUN_FOLDER"], "triplet")) if stage == "softmax" else []
         if after and settings["MAX_ITERS"] > end:
             raise InputError(
