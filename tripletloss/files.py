@@ -1,6 +1,7 @@
-"""Files that are whole or not there, whenever the machine stops."""
+"""Files that are whole or not there, whenever the machine stops; and what tells one from another."""
 
 import contextlib
+import hashlib
 import os
 
 
@@ -22,3 +23,12 @@ def write_whole(path, content):
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def digest(path):
+    """The SHA-256 of a file, in hexadecimal digits: the identity of weights."""
+    total = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()

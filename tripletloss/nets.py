@@ -3,7 +3,6 @@
 import difflib
 import importlib
 import io
-import math
 import os
 from collections import Counter
 from typing import NamedTuple
@@ -14,8 +13,8 @@ import numpy as np
 import yaml
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
-from google.protobuf.message import DecodeError
 
+from tripletloss.caffemodel import made_by, read_prototxt, shape_of, told_damage
 from tripletloss.config import SCHEMA
 from tripletloss.errors import InputError
 from tripletloss.layers import (
@@ -37,26 +36,6 @@ SELECT_STATISTICS = ("active_share", "d_ap", "d_an")
 FILE_FIELDS = ("source", "root_folder", "mean_file", "file_name")  # of layers' parameters, that name files
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # that such files begin with
 DATA_SECONDS = "data_seconds"  # the top of a DataLayer that train.py adds: seconds waited
-
-
-def read_prototxt(path, message):
-    """Parse a prototxt into a message, an empty NetParameter or SolverParameter, and return it.
-
-    Raises InputError with line and column for a syntax error or an unknown field.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"the prototxt {path} cannot be read ({reason}): check the setting that names it") from None
-    try:
-        return text_format.Parse(text, message)
-    except text_format.ParseError as error:
-        line, column = error.GetLine(), error.GetColumn()
-        where = f", line {line}, column {column}" if line else ""
-        reason = str(error).removeprefix(f"{line}:{column} : ")
-        raise InputError(f"{path}{where}: {reason}") from None
 
 
 def read_net(path):
@@ -306,16 +285,6 @@ def rename_classifier(net, shapes, found):
     return new_names
 
 
-def made_by(net, blob):
-    """The names of the layers that a blob is made by, from the data on."""
-    wanted, makers = {blob}, set()
-    for layer in reversed(net.layer):
-        if wanted.intersection(layer.top):
-            wanted.update(layer.bottom)
-            makers.add(layer.name)
-    return makers
-
-
 def freeze(net, blob, blob_counts, source):
     """Set every rate to 0 in the layers that a blob is made by, from the data on.
 
@@ -471,7 +440,7 @@ def weight_shapes(path):
 
 
 def _weight_shapes(path):
-    try:
+    with told_damage(path):
         if h5py.is_hdf5(path):
             with h5py.File(path, "r") as file:
                 return {
@@ -482,23 +451,6 @@ def _weight_shapes(path):
         net = _read_weights(path)
         return {layer.name: [shape_of(blob) for blob in layer.blobs]
                 for layer in (net.layer or net.layers) if len(layer.blobs)}  # fmt: skip
-    except FileNotFoundError:
-        raise InputError(f"there are no weights {path}: check WEIGHTS, or train the stage before") from None
-    except OSError as error:
-        raise InputError(f"the weights {path} cannot be read ({error}): check WEIGHTS") from None
-    except (DecodeError, KeyError, AttributeError, TypeError, ValueError, RuntimeError):  # h5py raises most of them
-        raise InputError(f"{path} is not a caffemodel, or is cut off: fetch or train it again") from None
-
-
-def shape_of(blob):
-    """The shape of a BlobProto. Raises DecodeError if the numbers in it are not as many."""
-    if blob.HasField("shape"):
-        shape = tuple(blob.shape.dim)
-    else:
-        shape = (blob.num, blob.channels, blob.height, blob.width)
-    if min(shape, default=1) < 0 or math.prod(shape) != len(blob.double_data or blob.data):
-        raise DecodeError("a blob has another size than its shape")
-    return shape
 
 
 def load_weights(net, path):

@@ -15,8 +15,7 @@ from tripletloss import nets, snapshots
 from tripletloss.config import COUNTED, SCHEMA, STAGES
 from tripletloss.dataset import ImageList, read_list
 from tripletloss.errors import InputError
-from tripletloss.extract import digest
-from tripletloss.files import write_whole
+from tripletloss.files import digest, write_whole
 from tripletloss.process import try_in_child
 
 SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")

@@ -18,8 +18,7 @@ from google.protobuf.message import DecodeError
 
 from tripletloss import nets
 from tripletloss.errors import InputError
-from tripletloss.extract import digest
-from tripletloss.files import write_whole
+from tripletloss.files import digest, write_whole
 
 ASIDE = ".snapshot"  # folder in the run's that Caffe believes it writes its files to
 

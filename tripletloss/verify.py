@@ -1,0 +1,59 @@
+"""Two photos: the same person or not? python -m tripletloss.verify MODEL.onnx ONE.jpg OTHER.jpg.
+
+From a camera's photo to the answer, without Caffe: the largest face is found and cut out (detect.py), embedded by a
+model of tripletloss.export, and the squared distance compared with the model's threshold.
+"""
+
+import argparse
+import sys
+
+import numpy as np
+
+from tripletloss.detect import Detector, cut
+from tripletloss.errors import InputError
+from tripletloss.images import read_image
+from tripletloss.onnx_model import Model
+
+
+def distance(model, photos):
+    """The squared distance of the faces in two photos, by their paths. Raises InputError if one has no face."""
+    detector, faces = Detector(), []
+    for path in photos:
+        photo = read_image(path)
+        points = detector.find(photo)
+        if points is None:
+            raise InputError(f"no face found in {path}: show it larger, upright and from the front")
+        faces.append(cut(photo, points, model.size))
+    one, other = model.embed(np.stack(faces))
+    return float(np.sum((one - other) ** 2))
+
+
+def main():
+    """python -m tripletloss.verify. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tripletloss.verify",
+        description="Say whether the largest faces of two photos are of the same person. Needs no Caffe.",
+    )
+    parser.add_argument("model", help="an .onnx file of tripletloss.export")
+    parser.add_argument("photos", nargs=2, metavar="PHOTO")
+    parser.add_argument("--threshold", type=float, help="squared distance of the same person (default: the model's)")
+    arguments = parser.parse_args()
+    try:
+        model = Model(arguments.model)
+        threshold, known = arguments.threshold, "given"
+        if threshold is None:
+            if "threshold" not in model.about:
+                raise InputError(f"{arguments.model} tells no threshold: give one with --threshold")
+            threshold = float(model.about["threshold"])
+            known = f"FAR {model.about['threshold_far']} on {model.about['threshold_pairs']}"
+        found = distance(model, arguments.photos)
+    except InputError as error:
+        print(f"tripletloss.verify: {error}", file=sys.stderr)
+        return 1
+    answer = "the same person" if found <= threshold else "not the same person"
+    print(f"{answer}: squared distance {found:.3f}, threshold {threshold:.3f} ({known})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
