@@ -13,6 +13,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from google.protobuf.message import DecodeError
 
 from tripletloss.errors import InputError
+from tripletloss.process import read_hdf5
 
 ENGINE = "DEFAULT|CAFFE|CUDNN"
 # Message -> its fields, a line each: number, name, type (* for many), default. A type with | lists an enumeration's
@@ -134,25 +135,30 @@ def read_weights(path):
 
     Raises InputError if the file is missing, cut off, or holds no weights.
     """
+    if h5py.is_hdf5(path):
+        read_hdf5(lambda: bool(_read_weights(path)), path)
+    found = _read_weights(path)
+    if not found:
+        raise InputError(f"{path} holds no weights, so it is not a caffemodel: check WEIGHTS")
+    return found
+
+
+def _read_weights(path):
     with told_damage(path):
         if h5py.is_hdf5(path):
             with h5py.File(path, "r") as file:
-                found = {
+                return {
                     name: [np.asarray(layer[str(i)], np.float32) for i in range(len(layer))]
                     for name, layer in file["data"].items()
                     if len(layer)
                 }
-        else:
-            with open(path, "rb") as file:
-                net = NetParameter.FromString(file.read())
-            found = {
-                layer.name: [np.array(blob.double_data or blob.data, np.float32).reshape(shape_of(blob))
-                             for blob in layer.blobs]
-                for layer in (net.layer or net.layers) if len(layer.blobs)
-            }  # fmt: skip
-    if not found:
-        raise InputError(f"{path} holds no weights, so it is not a caffemodel: check WEIGHTS")
-    return found
+        with open(path, "rb") as file:
+            net = NetParameter.FromString(file.read())
+        return {
+            layer.name: [np.array(blob.double_data or blob.data, np.float32).reshape(shape_of(blob))
+                         for blob in layer.blobs]
+            for layer in (net.layer or net.layers) if len(layer.blobs)
+        }  # fmt: skip
 
 
 @contextlib.contextmanager
