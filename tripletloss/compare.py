@@ -74,8 +74,9 @@ def compare(net, settings, softmax_feature, images, pairs, mirrored=False, show=
     s = settings
     blobs, how = [softmax_feature, s["FEATURE"]], (s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"])
     broken = {} if s["BROKEN_IMAGES"] == "skip" else None
+    with team.together():
+        train = read_list(s["TRAIN_LIST"], s["IMAGEPATH"], must_exist=s["BROKEN_IMAGES"] == "stop")
     softmax, triplet = extract_all(net, blobs, images, *how, mirrored, show, team=team)
-    train = read_list(s["TRAIN_LIST"], s["IMAGEPATH"], must_exist=s["BROKEN_IMAGES"] == "stop")
     rng = np.random.default_rng(s["SEED"])
     chosen = np.sort(rng.permutation(len(train.names))[:FITTED_IMAGES])
     fitted_on = train._replace(names=[train.names[i] for i in chosen], labels=train.labels[chosen])

@@ -207,8 +207,8 @@ def main():
 
 def run(arguments, team):
     """What the arguments ask for, as text. All processes of a team divide the images. Raises InputError."""
-    made = not arguments.compare and is_embeddings(arguments.source)
     with team.together():
+        made = not arguments.compare and is_embeddings(arguments.source)
         settings = settings_of(arguments)
         file = None
         if arguments.pairs:

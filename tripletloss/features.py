@@ -95,7 +95,7 @@ def compute(cut, weights, images, settings, log, team=ALONE):
             if done == len(images.names):
                 cache = Cache(path, len(np.load(path, mmap_mode="r")), 0, 0.0, pace) if team.rank == 0 else None
             else:
-                with caffe_log(log if team.rank == 0 else os.devnull):
+                with caffe_log(log):
                     cache = _compute(cut, weights, images, settings, path, done, team)
             broken = _read_broken(folder) if cache else {}
             if broken:

@@ -7,6 +7,7 @@ fills in those that a prototxt leaves out.
 """
 
 import math
+import time
 
 import caffe
 import numpy as np
@@ -38,6 +39,7 @@ def parse_param_str(param_str, keys, where):
     return params
 
 
+LATEST_S = 60  # seconds, until a file is seen that another machine has written
 PROCESS_KEYS = ("rank", "ranks", "first_iteration")  # which train.py writes for each process that trains
 
 
@@ -154,14 +156,25 @@ class FeatureLayer(SettingsLayer):
         every = self.settings["mine_iters"]
         if every and (self.iteration % every == 0 or not self.mined):
             self.mined = True
-            with np.load(self.settings["mined"]) as mined:
-                self.batches.take(mined["embeddings"], mined["negatives"])
+            self._take_mined(self.iteration - self.iteration % every)
         batch = self.batches.batch(self.iteration)
         rng = sampling.random_stream(self.settings["seed"], sampling.AUGMENTATION, self.iteration)
         views = rng.integers(0, len(self.features), batch.draws.max() + 1)[batch.draws]
         top[0].data[...] = self.features[views, batch.images]
         top[1].data[...] = self.labels[batch.images]
         self.iteration += 1
+
+    def _take_mined(self, iteration):
+        """Read what was mined in an iteration, once it is there: other machines may see a file of NFS late."""
+        deadline = time.monotonic() + LATEST_S
+        while True:
+            with np.load(self.settings["mined"]) as mined:
+                if mined["iteration"] == iteration:
+                    self.batches.take(mined["embeddings"], mined["negatives"])
+                    return
+            if time.monotonic() > deadline:
+                raise InputError(f"{self.settings['mined']} is not that of iteration {iteration}: start with --resume")
+            time.sleep(0.1)
 
     def backward(self, top, propagate_down, bottom):
         """What is frozen has no gradient."""

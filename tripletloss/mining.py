@@ -33,8 +33,8 @@ class Miner:
         nets.write_prototxt(head, prototxt)
         self.head = caffe.Net(prototxt, caffe.TEST)
 
-    def mine(self, net):
-        """Write the embeddings of all images and their hardest negatives. net: the one that learns.
+    def mine(self, net, iteration):
+        """Write the embeddings of all images and their hardest negatives, and the iteration. net: the one that learns.
 
         Raises NotFiniteError for embeddings that are not.
         """
@@ -56,7 +56,7 @@ class Miner:
         except FloatingPointError as error:
             raise NotFiniteError(f"mining: {error}") from None
         content = io.BytesIO()
-        np.savez(content, embeddings=embeddings, negatives=negatives)
+        np.savez(content, iteration=iteration, embeddings=embeddings, negatives=negatives)
         write_whole(self.path, content.getvalue())
 
     def put_back(self, kept):

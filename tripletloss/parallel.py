@@ -98,6 +98,10 @@ class OneProcess:
     def __exit__(self, kind, error, trace):
         return None
 
+    def caffe_log(self, prefix):
+        """The file for Caffe's own words in this process. prefix: of the stage's files."""
+        return f"{prefix}_caffe{f'_{self.rank}' if self.rank else ''}.log"
+
     def first(self, function):
         """function() run by the first process; all processes get what it returns, or the InputError it raises."""
         return function()
@@ -179,6 +183,9 @@ class Processes(OneProcess):
             return
         if isinstance(error, InputError):
             print(f"{self.program}: {error}", file=sys.stderr, flush=True)
+        elif isinstance(error, OSError):
+            what = f"{error.filename or 'a file'} cannot be written or read ({error.strerror})"
+            print(f"{self.program}: process {self.rank}: {what}", file=sys.stderr, flush=True)
         elif not isinstance(error, KeyboardInterrupt):
             print(f"process {self.rank} of {self.size} fails:", file=sys.stderr)
             traceback.print_exception(kind, error, trace)
@@ -332,7 +339,7 @@ class SharedSteps(Steps):
 
     def close(self):
         """See Steps."""
-        self.solver, self.learning, self.averaged, self.message = None, [], [], None
+        self.solver, self.learning, self.averaged, self.message, self.nccl = None, [], [], None, None
 
     def _gradients_ready(self):
         message = self.message

@@ -323,6 +323,7 @@ def _resolve_solver(settings, prefix, gpu):
     suffix = ".h5" if solver.snapshot_format == caffe_pb2.SolverParameter.HDF5 else ""
     solver.snapshot_format = caffe_pb2.SolverParameter.BINARYPROTO  # which snapshots.write wants
     solver.snapshot = solver.display = 0  # train_stage does both
+    solver.layer_wise_reduce = False  # else NCCL would average layer by layer, when it is called for each
     solver.solver_mode = caffe_pb2.SolverParameter.CPU if gpu is None else caffe_pb2.SolverParameter.GPU
     solver.device_id = gpu or 0
     return solver, suffix

@@ -31,7 +31,7 @@ def caffe_log(path):
 def try_in_child(function, what, limited=False, seconds=0):
     """Run function() in a forked child and return what it returns (it must pickle).
 
-    limited: to the memory that the machine has, which a small file can ask many times; CUDA needs it unlimited.
+    limited: to as much more memory as the machine has, which a small file can ask many times; CUDA needs it unlimited.
     seconds: of processor time that it may take; 0: any.
 
     Caffe ends the process when one of its checks fails, so what may fail is tried where that does no harm.
@@ -67,7 +67,8 @@ def read_hdf5(function, path):
 def _child(function, sender, log, limited, seconds):
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if limited:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        with open("/proc/self/statm") as file:  # what the parent has mapped counts, too
+            memory = os.sysconf("SC_PAGE_SIZE") * (int(file.read().split()[0]) + os.sysconf("SC_PHYS_PAGES"))
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     if seconds:
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))

@@ -109,13 +109,14 @@ def cache_features(plan, team=ALONE):
     if not plan.cached:
         return ""
     shown = s["MAX_ITERS"] * s["BATCH_SIZE"] * plan.iter_size
-    cache = features.compute(plan.cut, plan.weights, plan.images, s, f"{plan.prefix}_caffe.log", team)
+    cache = features.compute(plan.cut, plan.weights, plan.images, s, team.caffe_log(plan.prefix), team)
     if cache is None:
         return ""
     path = f"{plan.prefix}_train.prototxt"
     whole = nets.read_net(path)
     nets.write_prototxt(whole, f"{plan.prefix}_uncut.prototxt")
-    nets.write_prototxt(nets.above_cut(whole, plan.cut, cache.path, s), path)
+    passes = {**s, "MINE_ITERS": s["MINE_ITERS"] * plan.iter_size}  # in which the layers count
+    nets.write_prototxt(nets.above_cut(whole, plan.cut, cache.path, passes), path)
     jitters = [field.upper() for field in Augmentation._fields if field != "mirror" and s[field.upper()]]
     return (
         f"features   {plan.cut.blob} of {len(plan.images.names)} images x {cache.views} views, {cache.computed} "
@@ -135,7 +136,7 @@ def train_stage(plan, team=ALONE, gpu=None):
     last = plan.snapshot
     if last and last.iteration >= s["MAX_ITERS"]:
         return last.weights
-    with caffe_log(f"{plan.prefix}_caffe.log" if writes else os.devnull), _signals(team.signals) as caught:
+    with caffe_log(team.caffe_log(plan.prefix)), _signals(team.signals) as caught:
         solver, net = _start(plan, team, gpu)
         scalars = [name for name in solver.net.outputs if solver.net.blobs[name].count == 1]
         record = Record(plan, net, solver.net.blobs, scalars, team.size) if writes else NoRecord()
@@ -152,7 +153,7 @@ def train_stage(plan, team=ALONE, gpu=None):
                 rate, start = solver.lr, time.perf_counter()
                 try:
                     if mine and solver.iter % mine == 0:
-                        team.first(lambda: miner.mine(solver.net))
+                        team.first(lambda: miner.mine(solver.net, solver.iter * plan.iter_size))
                     steps.step()
                 except NotFiniteError as error:
                     team.first(functools.partial(health.stop, plan, net, solver, solver.iter + 1, str(error)))
@@ -261,7 +262,7 @@ def _deploy_net(plan, weights, team):
     """The deploy net with weights, and those of the plan's features that they make."""
     source = plan.settings["DEPLOY"]
     deploy, have = nets.read_net(source), nets.weight_shapes(weights)
-    with caffe_log(f"{plan.prefix}_caffe.log" if team.rank == 0 else os.devnull):
+    with caffe_log(team.caffe_log(plan.prefix)):
         net = caffe.Net(source, caffe.TEST)
         nets.load_weights(net, weights)
         yield net, [name for name in plan.measured if nets.made_by(deploy, name).intersection(net.params) <= set(have)]
