@@ -1,5 +1,6 @@
 # What a person types. The work of getting Caffe is in tools/build_caffe.py, how it is built in Makefile.config.example.
 #
+#   GPU=1             build Caffe with CUDA, now and from then on: see Makefile.config, which it writes
 #   CAFFE_ROOT=/path  use the Caffe built there, and build none
 #   CACHE=0           neither take a finished Caffe from the cache that clones share nor put it there
 
@@ -7,11 +8,11 @@ SYSTEM_PYTHON := /usr/bin/python3
 PYTHON := .venv/bin/python
 BUILD := $(SYSTEM_PYTHON) tools/build_caffe.py
 
-export CAFFE_ROOT CACHE
+export GPU CAFFE_ROOT CACHE
 # With another Caffe on it, PYTHONPATH would come before .venv's.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help venv caffe caffe-test train test lint onnx clean distclean
+.PHONY: help venv caffe caffe-test bundle train test lint onnx clean distclean
 .NOTPARALLEL:
 
 help:
@@ -19,6 +20,7 @@ help:
 	@echo "make train       train the model, as config.py says"
 	@echo "make test        run all tests, Caffe's own too"
 	@echo "make caffe-test  run the tests of Caffe's Python interface"
+	@echo "make bundle      pack all of it for a machine without network: .build/tripletloss-bundle.tar.xz"
 	@echo "make lint        check the style of the code"
 	@echo "make onnx        make the shipped model usable without Caffe: models/face997/face997.onnx and .venv-onnx"
 	@echo "make venv        make .venv with everything but Caffe"
@@ -33,6 +35,9 @@ caffe: | $(SYSTEM_PYTHON)
 
 caffe-test: caffe
 	@$(BUILD) test
+
+bundle: caffe
+	$(PYTHON) tools/bundle.py
 
 train: caffe
 	$(PYTHON) train.py

@@ -51,8 +51,8 @@ def speed(processes, threads, batch):
         program = [sys.executable, os.path.join(ROOT, "train.py"), "--config", write_config(folder, BATCH_SIZE=batch)]
         mpirun = [os.path.join(os.path.dirname(sys.executable), "mpirun"), "--bind-to", "none", "-np", str(processes)]
         environment = {
-            **os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads), "OMPI_ALLOW_RUN_AS_ROOT": "1",
-            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+            **os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads),
+            "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
         }  # fmt: skip
         done = subprocess.run(
             [*mpirun, *program] if processes > 1 else program, env=environment, capture_output=True, text=True

@@ -4,6 +4,7 @@ import fcntl
 import importlib.util
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -63,7 +64,11 @@ def test_key_tells_builds_apart(monkeypatch, tmp_path):
     ]
     monkeypatch.setattr(build_caffe, "SOURCE_PIN", pin)
     others.append(build_caffe.build_key(config, switches, packages, "/usr/bin/python3.11"))
-    assert len({key, *others}) == 5
+    program(tmp_path / "bin" / "nvcc", "echo release 13.0")
+    for architectures in ("-arch=sm_80", "-arch=sm_90"):
+        cuda = build_caffe.Cuda(tmp_path, architectures, {"cublas": tmp_path / "libcublas.so"}, [])
+        others.append(build_caffe.build_key(config, switches, packages, "/usr/bin/python3.11", cuda))
+    assert len({key, *others}) == 7
 
 
 def test_own_config_comes_before_the_example(tmp_path):
@@ -76,6 +81,91 @@ def test_own_config_comes_before_the_example(tmp_path):
     assert (switches["CPU_ONLY"], switches["BLAS"], switches["CUDA_DIR"]) == ("0", "open", "/opt/cuda")
 
 
+def test_gpu_is_switched_on_once_and_stays(tmp_path):
+    shutil.copy(ROOT / "Makefile.config.example", tmp_path)
+    build_caffe.configure_gpu(tmp_path)
+    text, switches = build_caffe.read_config(tmp_path)
+    assert switches["CPU_ONLY"] == "0"
+    (tmp_path / "Makefile.config").write_text(text + "USE_NCCL := 1\n")
+    build_caffe.configure_gpu(tmp_path)  # an own file is left alone
+    assert (tmp_path / "Makefile.config").read_text() == text + "USE_NCCL := 1\n"
+    (tmp_path / "Makefile.config").write_text("CPU_ONLY := 1\n")
+    with refused("Makefile.config says CPU_ONLY := 1: set it to 0"):
+        build_caffe.configure_gpu(tmp_path)
+
+
+def program(path, text):
+    """A shell script in place of a program that this machine lacks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_architectures_are_those_of_the_gpus(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    program(tmp_path / "nvidia-smi", "echo 9.0; echo 8.6; echo 9.0")
+    two = "-gencode arch=compute_86,code=sm_86 -gencode arch=compute_90,code=[sm_90,compute_90]"
+    assert build_caffe.gpu_architectures() == two
+    program(tmp_path / "nvidia-smi", "echo NVIDIA-SMI has failed; exit 9")
+    assert build_caffe.gpu_architectures() == two.replace("86", "80")
+
+
+def toolkit(folder, release, *libraries):
+    """Something like a CUDA toolkit; returns the switches that name it."""
+    program(folder / "bin" / "nvcc", f"echo Cuda compilation tools, release {release}, V{release}.1")
+    (folder / "lib64").mkdir()
+    (folder / "include").mkdir()
+    (folder / "include" / "cuda_runtime.h").touch()
+    for name in libraries:
+        (folder / "lib64" / f"lib{name}.so").touch()
+    return dict.fromkeys(build_caffe.SWITCHES, "0") | {"CUDA_DIR": str(folder), "CUDA_ARCH": "-arch=sm_90"}
+
+
+@pytest.mark.parametrize(("release", "folder"), [("12.4", "cublas"), ("13.0", "cu13")])
+def test_what_the_toolkit_lacks_comes_from_wheels(tmp_path, monkeypatch, release, folder):
+    site = tmp_path / "site"
+    monkeypatch.setattr(build_caffe, "site_packages", lambda: site)
+    monkeypatch.setattr(build_caffe, "pip", lambda *arguments, what: pytest.fail(what))
+    (site / "nvidia" / folder / "lib").mkdir(parents=True)
+    (site / "nvidia" / folder / "lib" / "libcublas.so.13").touch()
+    (site / "nvidia" / folder / "include").mkdir()
+    (site / "nvidia" / folder / "include" / "cublas_v2.h").touch()
+    (site / "nvidia" / folder / "include" / "cuda_runtime.h").touch()
+    wheel = "nvidia_cublas" + ("_cu12" if release == "12.4" else "")
+    (site / f"{wheel}-{release}.dist-info").mkdir()
+    (site / f"{wheel}-{release}.dist-info" / "RECORD").touch()  # as pip leaves it
+    cuda = build_caffe.find_cuda(toolkit(tmp_path / "cuda", release, "cudart", "curand"))
+    assert cuda.libraries["cublas"] == site / "nvidia" / folder / "lib" / "libcublas.so.13"
+    assert cuda.libraries["curand"] == tmp_path / "cuda" / "lib64" / "libcurand.so"
+    assert [path.name for path in cuda.headers] == ["cublas_v2.h"]  # the toolkit has its own cuda_runtime.h
+    assert cuda.architectures == "-arch=sm_90"
+    assert build_caffe.cuda_rpaths(cuda) == [f"{tmp_path}/cuda/lib64", f"$$ORIGIN/../nvidia/{folder}/lib"]
+
+
+def test_cuda_without_wheels_is_one_sentence(tmp_path):
+    switches = toolkit(tmp_path / "cuda", "11.8", "cudart", "curand")
+    with refused(r"CUDA 11 is used, but its cublas is neither there nor among the wheels"):
+        build_caffe.find_cuda(switches)
+
+
+def test_every_wheel_is_pinned():
+    pins = build_caffe.WHEEL_PINS.read_text()
+    for release in ("12", "13"):
+        for name in ("cudart", "cublas", "curand", "nccl"):
+            assert f"\n## {release} {name} nvidia/" in pins
+    wheels = [line for line in pins.splitlines() if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"nvidia-[a-z0-9-]+==[0-9.]+ --hash=sha256:[0-9a-f]{64}", line) for line in wheels)
+
+
+@ours
+def test_changes_fit_the_source():
+    with tarfile.open(build_caffe.fetch_source()) as archive:
+        top = archive.getnames()[0].split("/")[0]
+        for name, changes in build_caffe.SOURCE_CHANGES.items():
+            text = archive.extractfile(f"{top}/{name}").read().decode()
+            assert [text.count(before) for before, _ in changes] == [1] * len(changes), name
+
+
 def test_packages_follow_the_config():
     switches = dict.fromkeys(build_caffe.SWITCHES, "0") | {"BLAS": "open"}
     names = build_caffe.needed_packages(switches)
@@ -85,20 +175,22 @@ def test_packages_follow_the_config():
 
 
 def test_half_made_source_tree_is_not_used(build_folder, tmp_path):
-    reader = tmp_path / "source" / "src" / "caffe" / "util" / "io.cpp"
-    reader.parent.mkdir(parents=True)
-    reader.write_text("SetTotalBytesLimit(536870912);\n")
+    for name, changes in build_caffe.SOURCE_CHANGES.items():
+        file = tmp_path / "source" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join(before for before, _ in changes))
     (tmp_path / "source" / "Makefile").write_text("all: ;\n")
     with tarfile.open(tmp_path / "source.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "source", "caffe-1.0")
     tree = build_caffe.unpack(tmp_path / "source.tar.gz", "key", "CPU_ONLY := 1\n")
-    assert sorted(path.name for path in tree.iterdir()) == ["Makefile", "Makefile.config", "src"]
-    assert (tree / reader.relative_to(tmp_path / "source")).read_text() == "SetTotalBytesLimit(kProtoReadBytesLimit);\n"
+    assert sorted(path.name for path in tree.iterdir()) == ["Makefile", "Makefile.config", "python", "src"]
+    for name, changes in build_caffe.SOURCE_CHANGES.items():
+        assert (tree / name).read_text() == "\n".join(after for _, after in changes)
     (tree / "object.o").touch()
     assert (build_caffe.unpack(tmp_path / "source.tar.gz", "key", "") / "object.o").exists()
     (tree / "running").touch()  # as a killed build leaves it
     tree = build_caffe.unpack(tmp_path / "source.tar.gz", "key", "")
-    assert sorted(path.name for path in tree.iterdir()) == ["Makefile", "Makefile.config", "src"]
+    assert sorted(path.name for path in tree.iterdir()) == ["Makefile", "Makefile.config", "python", "src"]
 
 
 def test_lock_outlives_a_killed_build(build_folder):

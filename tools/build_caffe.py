@@ -17,12 +17,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 BUILD = ROOT / ".build"
 SOURCE_PIN = ROOT / "tools" / "caffe_source.txt"
-SWITCHES = ("CPU_ONLY", "CUDA_DIR", "USE_LMDB", "USE_LEVELDB", "USE_OPENCV", "BLAS", "CUSTOM_CXX")
+WHEEL_PINS = ROOT / "tools" / "cuda_wheels.txt"
+SWITCHES = ("CPU_ONLY", "CUDA_DIR", "CUDA_ARCH", "USE_NCCL", "USE_LMDB", "USE_LEVELDB", "USE_OPENCV", "BLAS",
+            "CUSTOM_CXX")
 
 # What every build needs, by the names of Debian and Ubuntu; needed_packages adds what the configuration asks for.
 PACKAGES = (
@@ -30,6 +33,31 @@ PACKAGES = (
     "libboost-system-dev libboost-regex-dev libprotobuf-dev protobuf-compiler libhdf5-dev libgoogle-glog-dev "
     "libgflags-dev"
 ).split()
+
+ATTRIBUTE_OF = """static int attribute_of(int device, cudaDeviceAttr attribute) {
+  int value = 0;
+  CUDA_CHECK(cudaDeviceGetAttribute(&value, attribute, device));
+  return value;
+}
+"""
+
+# What is changed in Caffe's source: file, then pairs of what stands there once and what takes its place.
+DEVICE_QUERY = "void Caffe::DeviceQuery() {\n  cudaDeviceProp prop;"
+SOURCE_CHANGES = {
+    # This copy of BVLC's source reads weights of 512 MB at the most, BVLC's own 2 GB; VGG_FACE_16's are 553 MB.
+    "src/caffe/util/io.cpp": [("TotalBytesLimit(536870912)", "TotalBytesLimit(kProtoReadBytesLimit)")],
+    # CUDA 13 dropped these three fields of cudaDeviceProp. CUDA 12 and 13 both tell them one by one.
+    "src/caffe/common.cpp": [
+        (DEVICE_QUERY, f"{ATTRIBUTE_OF}\n{DEVICE_QUERY}"),
+        ("prop.clockRate", "attribute_of(device, cudaDevAttrClockRate)"),
+        ("prop.deviceOverlap", "attribute_of(device, cudaDevAttrGpuOverlap)"),
+        ("prop.kernelExecTimeoutEnabled", "attribute_of(device, cudaDevAttrKernelExecTimeout)"),
+    ],
+    # NCCL's unique id is 128 bytes, of which any may be zero, where a C string would end.
+    "python/caffe/_caffe.cpp": [
+        ("PyBytes_FromString(uid.c_str())", "PyBytes_FromStringAndSize(uid.data(), uid.size())"),
+    ],
+}
 
 # The Python that an old protoc writes is refused by a newer protobuf. What it writes about caffe.proto with
 # --descriptor_set_out is the same in all versions, and this makes the classes from that.
@@ -148,6 +176,17 @@ def put(source, target):
 
 
 # ------------------------------------------------------------------------------ 1. configuration, packages
+
+
+def configure_gpu(root=ROOT):
+    """Have a Makefile.config for a GPU build: where there is none, the example with CPU_ONLY off. It stays."""
+    path = root / "Makefile.config"
+    if not path.exists():
+        example = (root / "Makefile.config.example").read_text()
+        path.write_text(example.replace("\nCPU_ONLY := 1\n", "\nCPU_ONLY := 0\n"))
+        show("Makefile.config is written, with CPU_ONLY := 0: remove it to build for the CPU again")
+    elif read_config(root)[1]["CPU_ONLY"] == "1":
+        raise Refused("GPU=1 is given, but Makefile.config says CPU_ONLY := 1: set it to 0 there.")
 
 
 def read_config(root=ROOT):
@@ -275,15 +314,91 @@ def site_packages():
     return next(VENV.glob("lib/python3*/site-packages"))
 
 
-# ------------------------------------------------------------------------------ 3. what is there already
+# ------------------------------------------------------------------------------ 3. CUDA
 
 
-def build_key(config, switches, packages, interpreter):
+class Cuda(NamedTuple):
+    """What a GPU build is compiled and linked with."""
+
+    toolkit: Path  # the folder of bin/nvcc
+    architectures: str  # nvcc's options for them
+    libraries: dict  # name -> the file to link with
+    headers: list  # of those libraries that come from wheels
+
+    def library_folders(self):
+        """Return the folders that the libraries are in, each once."""
+        return list(dict.fromkeys(path.parent for path in self.libraries.values()))
+
+
+def find_cuda(switches):
+    """Return the Cuda of a configuration, or None without one: CUDA_DIR's toolkit, and wheels for what that lacks."""
+    if switches["CPU_ONLY"] == "1":
+        return None
+    toolkit = Path(switches["CUDA_DIR"])
+    if not (toolkit / "bin" / "nvcc").exists():
+        toolkit = cuda_wheel("13", "nvcc")
+    version = output_of([toolkit / "bin" / "nvcc", "--version"], env=clean_environment(), otherwise=(
+        f"{toolkit}/bin/nvcc cannot be run: set CUDA_DIR in Makefile.config to a CUDA of this machine's kind."))
+    release = re.search(r"release (\d+)", version)[1]
+    multiarch = output_of(["g++", "-print-multiarch"], env=clean_environment()).strip()
+    own, system = [toolkit / "lib64", toolkit / "lib"], [Path("/usr/lib") / multiarch, Path("/usr/local/lib")]
+    # Debian keeps CUDA's headers and libraries among the system's. Another toolkit must not be mixed with those.
+    mixed = not (toolkit / "include" / "cuda_runtime.h").exists()
+    libraries, headers = {}, []
+    for name in ["cudart", "cublas", "curand", *["nccl"] * (switches["USE_NCCL"] == "1")]:
+        folders = [*own, *system] if mixed or name == "nccl" else own
+        there = [folder / f"lib{name}.so" for folder in folders if (folder / f"lib{name}.so").exists()]
+        if not there:
+            folder = cuda_wheel(release, name)
+            there = sorted((folder / "lib").glob(f"lib{name}.so.*"))  # wheels have no link without the version
+            headers += (folder / "include").glob(f"{name}*.h")
+        libraries[name] = there[0]
+    return Cuda(toolkit, switches["CUDA_ARCH"] or gpu_architectures(), libraries, headers)
+
+
+def cuda_wheel(release, name):
+    """Return the folder that nvcc or a library is in by its wheels, which are installed into .venv if need be."""
+    pinned = re.search(rf"^## {release} {name} (\S+)\n((?:\S+==.*\n)+)", WHEEL_PINS.read_text(), re.M)
+    if not pinned:
+        raise Refused(f"CUDA {release} is used, but its {name} is neither there nor among the wheels in "
+                      f"tools/{WHEEL_PINS.name}: set CUDA_DIR in Makefile.config to a whole CUDA toolkit.")
+    wheels = {line.split("==")[0].replace("-", "_"): line for line in pinned[2].splitlines()}
+    # Another version, which another package wanted, is used as well. pip writes RECORD last.
+    missing = [line for wheel, line in wheels.items() if not list(site_packages().glob(f"{wheel}-*.dist-info/RECORD"))]
+    if missing:
+        show(f"Downloading CUDA {release}'s {name} from pip's index into .venv")
+        chosen = BUILD / "cuda_wheels.txt"
+        chosen.write_text("\n".join(missing))
+        pip("install", "--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", os.path.relpath(chosen, ROOT),
+            what=f"Installing CUDA {release}'s {name} with pip")
+    return site_packages() / pinned[1]
+
+
+def gpu_architectures():
+    """Return nvcc's options for the GPUs of this machine, or for A100 and H100 where there is none.
+
+    The newest one's intermediate code goes along, which the driver compiles for GPUs that are newer still.
+    """
+    listed = ""
+    if shutil.which("nvidia-smi"):
+        listed = subprocess.run(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"],
+                                capture_output=True, text=True).stdout
+    numbers = sorted({int(line.replace(".", "")) for line in listed.splitlines() if re.fullmatch(r"\d+\.\d", line)})
+    *older, newest = numbers or [80, 90]
+    return " ".join([*(f"-gencode arch=compute_{number},code=sm_{number}" for number in older),
+                     f"-gencode arch=compute_{newest},code=[sm_{newest},compute_{newest}]"])
+
+
+# ------------------------------------------------------------------------------ 4. what is there already
+
+
+def build_key(config, switches, packages, interpreter, cuda=None):
     """Return the hash of all that a build comes from: what was built under the same key can be used again."""
     compilers = [switches["CUSTOM_CXX"] or "g++"]
-    if switches["CPU_ONLY"] != "1":
-        compilers.append(switches["CUDA_DIR"] + "/bin/nvcc")
     parts = [SOURCE_PIN.read_text(), Path(__file__).read_text(), config, platform.machine(), interpreter]
+    if cuda:
+        compilers.append(f"{cuda.toolkit}/bin/nvcc")
+        parts += [cuda.architectures, *cuda.libraries, *cuda_rpaths(cuda)]
     parts += [f"{name} {version}" for name, version in sorted(packages.items())]
     for compiler in compilers:
         parts.append(output_of([*compiler.split(), "--version"], env=clean_environment(), otherwise=(
@@ -324,7 +439,7 @@ def keep(made):
             show(f"{made.name} is not kept in the cache: {error}")
 
 
-# ------------------------------------------------------------------------------ 4. source
+# ------------------------------------------------------------------------------ 5. source
 
 
 def fetch_source():
@@ -366,18 +481,20 @@ def unpack(archive, key, config):
     part = BUILD / "caffe-part"
     part.mkdir()
     run_logged(["tar", "-xzf", archive, "-C", part, "--strip-components=1", "--no-same-owner"], "Unpacking the source")
-    # This copy of BVLC's source reads weights of 512 MB at the most, BVLC's own 2 GB; VGG_FACE_16's are 553 MB.
-    reader = part / "src" / "caffe" / "util" / "io.cpp"
-    reader.write_text(reader.read_text().replace("TotalBytesLimit(536870912)", "TotalBytesLimit(kProtoReadBytesLimit)"))
+    for name, changes in SOURCE_CHANGES.items():
+        text = (part / name).read_text()
+        for before, after in changes:
+            text = text.replace(before, after)
+        (part / name).write_text(text)
     (part / "Makefile.config").write_text(config)
     part.rename(tree)
     return tree
 
 
-# ------------------------------------------------------------------------------ 5. compile, install
+# ------------------------------------------------------------------------------ 6. compile, install
 
 
-def compile_caffe(tree):
+def compile_caffe(tree, cuda):
     """Compile libcaffe.so and _caffe.so in the source tree; raise Refused with the compiler's first error."""
     from tqdm import tqdm  # .venv's: run() has put it on the path
 
@@ -385,12 +502,18 @@ def compile_caffe(tree):
     remove(tree / "numpy-include")
     (tree / "numpy-include").symlink_to(next(site_packages().glob("numpy/*core/include")))
     # A library path of the old kind comes before LD_LIBRARY_PATH, in which another Caffe may lie.
+    rpaths = ["$$ORIGIN", *(cuda_rpaths(cuda) if cuda else [])]
     env = clean_environment(PYTHON_VERSION=site_packages().parent.name.removeprefix("python"),
-                            NUMPY_INCLUDE="numpy-include", LDFLAGS="-Wl,--disable-new-dtags,-rpath,'$$ORIGIN'")
+                            NUMPY_INCLUDE="numpy-include",
+                            LDFLAGS=f"-Wl,--disable-new-dtags,-rpath,'{':'.join(rpaths)}'")
     for path in tree.glob(".*_release/**/*.d"):
         path.unlink()  # may be cut off, and the headers that it names do not change here
     jobs = len(os.sched_getaffinity(0))
     make = ["make", f"-j{jobs}", "--output-sync=target"]  # says what it does when it is done, not before
+    if cuda:
+        link_cuda(tree, cuda)
+        env["CUDA_ARCH"] = cuda.architectures
+        make.append("CUDA_DIR=cuda/toolkit")
     # Every source needs the header that protoc writes, which this Makefile does not say: that one goes first.
     targets = ("proto", "python/caffe/_caffe.so")
     step = re.compile(r"^(?:echo )?(?:PROTOC|CXX|NVCC|LD|CXX/LD) (?:\S+ )*(\S+)$")
@@ -414,6 +537,24 @@ def compile_caffe(tree):
         (tree / "running").unlink()  # make itself has ended
 
 
+def cuda_rpaths(cuda):
+    """Return where libcaffe.so, in site-packages/caffe, finds CUDA: the wheels' folders relative to its own."""
+    return [f"$$ORIGIN/../{folder.relative_to(site_packages())}" if folder.is_relative_to(site_packages())
+            else str(folder) for folder in cuda.library_folders()]
+
+
+def link_cuda(tree, cuda):
+    """Make the folder `cuda` of the source tree: links to what is there under names that Caffe's Makefile knows."""
+    remove(tree / "cuda")
+    for folder in ("include", "lib"):
+        (tree / "cuda" / folder).mkdir(parents=True)
+    (tree / "cuda" / "toolkit").symlink_to(cuda.toolkit.resolve())
+    for name, path in cuda.libraries.items():
+        (tree / "cuda" / "lib" / f"lib{name}.so").symlink_to(path)
+    for path in cuda.headers:
+        (tree / "cuda" / "include" / path.name).symlink_to(path)
+
+
 def assemble(tree, key):
     """Put the package `caffe` together from the source tree, and return the folder that it is in."""
     folder = tree / f"caffe-{key}"
@@ -429,24 +570,26 @@ def assemble(tree, key):
     return folder
 
 
-def check_import(folder):
+def check_import(folder, cuda=None):
     """Import the caffe of a folder in another process; raise Refused if that fails or it has no Python layers."""
+    env = clean_environment(PYTHONPATH=str(folder), GLOG_minloglevel="2")
+    if cuda:  # the wheels' libraries are beside the place where it goes, not where it is
+        env["LD_LIBRARY_PATH"] = ":".join(map(str, cuda.library_folders()))
     code = "import caffe; assert 'Python' in caffe.layer_type_list(), 'it was built without WITH_PYTHON_LAYER := 1'"
-    child = subprocess.run([VENV / "bin" / "python", "-c", code], capture_output=True, text=True, cwd="/",
-                           env=clean_environment(PYTHONPATH=str(folder), GLOG_minloglevel="2"))
+    child = subprocess.run([VENV / "bin" / "python", "-c", code], capture_output=True, text=True, cwd="/", env=env)
     if child.returncode:
         said = child.stderr.splitlines() or [f"it ends with status {child.returncode}"]
         reason = ([line for line in said if re.match(r"[\w.]+(Error|Exception)\b", line)] or said)[-1]
         raise Refused(f"The Caffe in {folder} cannot be used: {reason}")
 
 
-def install(folder):
+def install(folder, cuda):
     """Put the package of a folder into .venv in place of what is there, once it is seen to import."""
-    check_import(folder)
+    check_import(folder, cuda)
     put(folder / "caffe", site_packages() / "caffe")
 
 
-def get_caffe(key, config):
+def get_caffe(key, config, cuda):
     """Have the Caffe of this key in .venv: because it is there, because it is in the cache, or by a build."""
     if is_whole(site_packages() / "caffe", key):
         show("Caffe is in .venv already")
@@ -454,15 +597,15 @@ def get_caffe(key, config):
     cached = cache_folder() and cache_folder() / f"caffe-{key}"
     if cached and is_whole(cached / "caffe", key):
         try:
-            install(cached)
+            install(cached, cuda)
             show(f"Caffe is in .venv, as it was built before (CACHE=0 builds it anew): {cached}")
             return
         except Refused as error:
             show(f"{error}; it is built anew.")
     tree = unpack(fetch_source(), key, config)
-    compile_caffe(tree)
+    compile_caffe(tree, cuda)
     folder = assemble(tree, key)
-    install(folder)
+    install(folder, cuda)
     keep(folder)
     show("Caffe is built and in .venv")
 
@@ -502,6 +645,8 @@ def run(command):
         if command == "caffe":
             use_caffe_root(caffe_root)
         return
+    if os.environ.get("GPU") == "1":
+        configure_gpu()
     config, switches = read_config()
     names = needed_packages(switches)
     installed = installed_packages(names)
@@ -513,7 +658,8 @@ def run(command):
     remove(site_packages() / "caffe_root.pth")
     if command == "caffe":
         sys.path.append(str(site_packages()))
-        get_caffe(build_key(config, switches, installed, interpreter), config)
+        cuda = find_cuda(switches)
+        get_caffe(build_key(config, switches, installed, interpreter, cuda), config, cuda)
 
 
 if __name__ == "__main__":

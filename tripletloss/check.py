@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import caffe
 import numpy as np
+from caffe.proto import caffe_pb2
 from tqdm import tqdm
 
 from tripletloss import nets, snapshots
@@ -23,6 +24,7 @@ from tripletloss.errors import InputError
 from tripletloss.images import decode, read_bytes
 from tripletloss.layers import Norm2Layer, SelectingLayer
 from tripletloss.process import try_in_child
+from tripletloss.solver import use_device
 
 SAMPLED_IMAGES = 400  # that are read before every run, spread over the list
 TRIED_ITERATIONS = 3
@@ -217,6 +219,8 @@ def try_stage(plan, net, snapshot):
     """Train a few iterations in a process of its own, which writes a snapshot where asked. Returns a Trial."""
 
     def run():
+        params = nets.read_prototxt(f"{plan.prefix}_solver.prototxt", caffe_pb2.SolverParameter())
+        use_device(params.device_id if params.solver_mode == params.GPU else None)
         solver = caffe.get_solver(f"{plan.prefix}_solver.prototxt")
         if plan.weights:
             nets.load_weights(solver.net, plan.weights)

@@ -4,6 +4,7 @@ import fcntl
 import glob
 import json
 import os
+import tempfile
 from typing import NamedTuple
 
 import caffe
@@ -243,7 +244,7 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
         )
     if weights:
         try_in_child(
-            lambda: nets.load_weights(caffe.get_solver(f"{prefix}_solver.prototxt").net, weights), source,
+            lambda: nets.load_weights(_unseeded_solver(f"{prefix}_solver.prototxt").net, weights), source,
             limited=gpu is None,
         )  # fmt: skip
     # Features are worth it where training shows more images than there are to compute.
@@ -329,9 +330,18 @@ def _resolve_solver(settings, prefix, gpu):
     return solver, suffix
 
 
+def _unseeded_solver(path):
+    """The solver of a file without its seed: in a child, the generator of a GPU that its parent uses is out of reach."""
+    params = nets.read_prototxt(path, caffe_pb2.SolverParameter())
+    params.ClearField("random_seed")
+    with tempfile.TemporaryDirectory() as folder:
+        nets.write_prototxt(params, os.path.join(folder, "solver.prototxt"))
+        return caffe.get_solver(os.path.join(folder, "solver.prototxt"))
+
+
 def _build_solver(path):
     """Build a solver and its net, as training will; returns the shapes of its parameters and of its blobs."""
-    solver = caffe.get_solver(path)
+    solver = _unseeded_solver(path)
     _ = solver.lr  # Caffe looks at lr_policy only when it is first used
     params = {name: [tuple(blob.shape) for blob in blobs] for name, blobs in solver.net.params.items()}
     return params, {name: tuple(blob.shape) for name, blob in solver.net.blobs.items()}

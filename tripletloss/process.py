@@ -34,10 +34,10 @@ def try_in_child(function, what, limited=False, seconds=0):
     limited: to as much more memory as the machine has, which a small file can ask many times; CUDA needs it unlimited.
     seconds: of processor time that it may take; 0: any.
 
-    Caffe ends the process when one of its checks fails, so what may fail is tried where that does no harm.
+    Caffe ends the process when one of its checks fails, so what may fail is tried where that does no harm. The child
+    begins on the CPU: it cannot use a GPU that its parent uses, only one that no process before it has used.
     Raises InputError: the child's own, or one that begins with `what` and quotes Caffe's failed check.
     """
-    # The caller's own Caffe must still be untouched by CUDA here: a forked child cannot use its parent's GPU.
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     with tempfile.TemporaryFile() as log:
@@ -73,6 +73,8 @@ def _child(function, sender, log, limited, seconds):
     if seconds:
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     os.dup2(log, 2)
+    if "caffe" in sys.modules:  # who has no Caffe reads files in a child, too
+        sys.modules["caffe"].set_mode_cpu()
     try:
         answer = (function(),)
     except InputError as error:

@@ -20,6 +20,12 @@ from tripletloss.mining import Miner
 from tripletloss.process import caffe_log, try_in_child
 from tripletloss.record import NoRecord, Record
 
+# A matrix product and a kernel of Caffe's own.
+GPU_TRIAL = """
+layer { name: "x" type: "DummyData" top: "x" dummy_data_param { shape { dim: 1 dim: 1 } } }
+layer { name: "y" type: "InnerProduct" bottom: "x" top: "y" inner_product_param { num_output: 1 } }
+layer { name: "relu" type: "ReLU" bottom: "y" top: "y" }
+"""
 SCORED_IMAGES = 600  # of the held-out ones, after each snapshot: the first so many
 
 
@@ -34,24 +40,30 @@ class Stopped(Exception):
 def choose_device(wanted, local_rank=0):
     """Turn the DEVICE setting into a GPU number or None for the CPU, and a sentence that says which.
 
-    local_rank: of several processes on a machine, each takes the next GPU. Raises InputError if a GPU is asked for and
-    Caffe has none.
+    local_rank: of several processes on a machine, each takes the next GPU. A child process computes something on it, as
+    Caffe ends the process where it has no GPU, the driver is missing or too old, or Caffe was compiled for other GPUs.
+    Raises InputError if a GPU is asked for and cannot be used.
     """
     if wanted == "cpu":
         return None, "device     CPU"
     gpu = local_rank + (0 if wanted in ("auto", "gpu") else wanted)
-
-    def use_it():
-        caffe.set_device(gpu)
-        caffe.set_mode_gpu()
-
     try:
-        try_in_child(use_it, f"DEVICE asks for GPU {gpu}")
+        try_in_child(lambda: _try_gpu(gpu), "no GPU" if wanted == "auto" else f"DEVICE asks for GPU {gpu}")
     except InputError as error:
         if wanted == "auto":
-            return None, "device     CPU (Caffe has no GPU here)"
+            return None, f"device     CPU ({error})"
         raise InputError(f"{error}: set DEVICE to 'cpu' or 'auto', or build Caffe for the GPU") from None
     return gpu, f"device     GPU {gpu}"
+
+
+def _try_gpu(gpu):
+    use_device(gpu)
+    with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
+        file.write(GPU_TRIAL)
+        file.flush()
+        net = caffe.Net(file.name, caffe.TEST)
+    net.forward()
+    return float(net.blobs["y"].data[0, 0])  # what went wrong on the GPU comes out when a result is fetched
 
 
 def choose_devices(wanted, team):
@@ -68,7 +80,8 @@ def choose_devices(wanted, team):
 def use_device(gpu):
     """Tell Caffe in this process which device to use: a GPU number, or None for the CPU."""
     if gpu is None:
-        caffe.set_mode_cpu()
+        with caffe_log(os.devnull):  # built for GPUs, it looks for one all the same, and complains where it has none
+            caffe.set_mode_cpu()
     else:
         caffe.set_device(gpu)
         caffe.set_mode_gpu()
