@@ -11,13 +11,16 @@ import sys
 import time
 from pathlib import Path
 
+import caffe
 import numpy as np
 import pytest
 
 from tests.conftest import ROOT, TINY_NET, run_train, write_config
 from tests.test_train import replace, weights
 from tripletloss import extract
+from tripletloss.dataset import read_list
 from tripletloss.errors import InputError
+from tripletloss.parallel import OneProcess
 from tripletloss.sampling import make_batches
 
 # That of `pip install .[mpi]`, which stands beside Python.
@@ -245,6 +248,23 @@ def test_extract_and_evaluate_divide_their_images(project, tmp_path):
     assert said[1] == said[3] and said[1].count("AUC") == 1
 
 
+class Second(OneProcess):
+    """The second of three processes, as far as dividing goes; the others are not there."""
+
+    rank, size = 1, 3
+
+
+def test_a_process_embeds_its_own_batches_only():
+    net = caffe.Net(str(ROOT / "deploy.prototxt"), str(ROOT / "models" / "face997" / "face997.caffemodel"), caffe.TEST)
+    images = read_list(str(ROOT / "data" / "held_out.txt"), str(ROOT / "data" / "images"))
+    many = images._replace(names=images.names[:130], labels=images.labels[:130])
+    whole = [rows for _, rows in extract.extract(net, ["norm2"], many, 0, 64, [0, 0, 0])]
+    own = list(extract.extract(net, ["norm2"], many, 0, 64, [0, 0, 0], team=Second()))
+    assert len(whole) == 5 and len(own) == 2  # batches of 32: numbers 0 to 4, of which it has 1 and 4
+    for (_, rows), expected in zip(own, (whole[1], whole[4]), strict=True):
+        np.testing.assert_array_equal(rows[0], expected[0])
+
+
 @needs_mpi
 @pytest.mark.parametrize("program", ["extract", "evaluate"])
 def test_commands_of_several_processes_end_in_one_sentence(project, program):
@@ -273,7 +293,7 @@ def test_both_stages_end_to_end_and_again_with_the_same_weights(project):
     assert out.count("stage      softmax") == out.count("stage      triplet") == 1
     assert out.count("processes  2, each with 6 images of a mini-batch") == 2
     assert re.search(r"active_share=.*images/s=\d+, comm=\d+%", errors)
-    kinds = ("caffe.log", "curves.png", "embeddings.csv", "iter_2.caffemodel", "iter_2.json", "iter_2.solverstate",
+    kinds = ("caffe.log", "caffe_1.log", "curves.png", "embeddings.csv", "iter_2.caffemodel", "iter_2.json", "iter_2.solverstate",
              "iter_4.caffemodel", "iter_4.json", "iter_4.solverstate", "log.csv", "settings.json", "solver.prototxt",
              "train.prototxt")  # fmt: skip
     files = [f"{stage}_{kind}" for stage in ("softmax", "triplet") for kind in kinds]
@@ -386,6 +406,22 @@ def test_a_process_that_fails_or_is_killed_takes_the_others_with_it(project, dee
     began = time.time()
     status, _, errors = mpi_train(project, "--stage", "softmax")
     assert status != 0 and word in errors and time.time() - began < 30
+
+
+@needs_mpi
+def test_what_caffe_says_as_it_ends_a_process_is_kept(project):
+    with_mischief(project, "top[0].reshape(-1)")
+    status, _, errors = mpi_train(project, "--stage", "softmax")
+    assert status != 0 and "signal 6" in errors
+    assert "Check failed" in (project / "run" / "softmax_caffe_1.log").read_text()
+
+
+@needs_mpi
+def test_a_file_that_cannot_be_written_is_one_sentence(project):
+    (project / "run" / "softmax_caffe_1.log").mkdir(parents=True)
+    status, _, errors = mpi_train(project, "--stage", "softmax")
+    assert status == 1 and "Traceback" not in errors
+    assert errors.count("train.py: process 1: ") == 1 and "softmax_caffe_1.log cannot be written" in errors
 
 
 @needs_mpi

@@ -331,7 +331,7 @@ def _resolve_solver(settings, prefix, gpu):
 
 
 def _unseeded_solver(path):
-    """The solver of a file without its seed: in a child, the generator of a GPU that its parent uses is out of reach."""
+    """The solver of a file without its seed: a child cannot reach the generator of a GPU that its parent uses."""
     params = nets.read_prototxt(path, caffe_pb2.SolverParameter())
     params.ClearField("random_seed")
     with tempfile.TemporaryDirectory() as folder:
