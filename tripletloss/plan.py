@@ -122,8 +122,11 @@ def _inputs(settings, weights):
     inputs["FEATURE_CACHE"] = bool(settings["FEATURE_CACHE"])
     for name, path in {**settings, "WEIGHTS": weights}.items():
         if name in ("NET", "SOLVER", "TRAIN_LIST", "WEIGHTS") and path:
-            inputs[f"content of {name}"] = digest(path)
-    return inputs
+            try:
+                inputs[f"content of {name}"] = digest(path)
+            except OSError as error:
+                raise InputError(f"{path} cannot be read ({error.strerror}): the run began with this {name}") from None
+    return json.loads(json.dumps(inputs))  # as it is read again
 
 
 def _begun(path, inputs):
@@ -182,14 +185,8 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
     if stage == "triplet" and not weights:
         softmax = snapshots.last_whole(os.path.join(settings["RUN_FOLDER"], "softmax"), say)
         weights = softmax.weights if softmax else ""
-        if not weights and "softmax" in config["STAGES"]:
-            raise InputError(
-                f"there are no softmax weights in {settings['RUN_FOLDER']} to start the triplet stage from: train the "
-                "softmax stage first, or set WEIGHTS"
-            )
-    inputs = json.loads(json.dumps(_inputs(settings, weights)))
     if snapshot:  # before any file of the run is written anew
-        was_cached, end, ranks = _begun(f"{prefix}_settings.json", inputs)
+        was_cached, end, ranks = _begun(f"{prefix}_settings.json", _inputs(settings, weights))
         if ranks != processes:
             say(
                 f"processes  {processes} instead of {ranks} from now on: the same weights but for rounding, unless "
@@ -208,6 +205,11 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
     params, blobs = try_in_child(lambda: _build_solver(f"{prefix}_solver.prototxt"), source, limited=gpu is None)
     _check_labels(net, blobs, images, source)
 
+    if stage == "triplet" and not weights and "softmax" in config["STAGES"]:
+        raise InputError(
+            f"there are no softmax weights in {settings['RUN_FOLDER']} to start the triplet stage from: train the "
+            "softmax stage first, or set WEIGHTS"
+        )
     loaded, fresh = [], list(params)
     renamed = {}
     if weights:
@@ -252,7 +254,7 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
     cached = cut is not None and (shown > rows * (1 + settings["MIRROR"]) or bool(settings["MINED"]))
     if snapshot:
         cached = was_cached
-    about = {**settings, "WEIGHTS": weights, "inputs": inputs, "cached": cached}
+    about = {**settings, "WEIGHTS": weights, "inputs": _inputs(settings, weights), "cached": cached}
     write_whole(f"{prefix}_settings.json", json.dumps(about, indent=2).encode())
     return Plan(
         stage, settings, prefix, images, held_out, weights, measured, loaded, fresh, frozen, renamed, decided, total,
