@@ -43,7 +43,7 @@ train: caffe
 	$(PYTHON) train.py
 
 test: caffe-test
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile
 	$(PYTHON) -m ruff check .
 
 lint: venv
