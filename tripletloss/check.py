@@ -24,6 +24,7 @@ from tripletloss.errors import InputError
 from tripletloss.images import decode, read_bytes
 from tripletloss.layers import Norm2Layer, SelectingLayer
 from tripletloss.process import try_in_child
+from tripletloss.record import clock
 from tripletloss.solver import use_device
 
 SAMPLED_IMAGES = 400  # that are read before every run, spread over the list
@@ -260,18 +261,12 @@ def trial_advice(plan, trial):
         rows = len(plan.images.names) * (1 + s["MIRROR"])
         seconds = rows / s["BATCH_SIZE"] * trial.forward
         once = ", for frozen features, once; what learns takes little on top"
-    lines = [f"time       about {_clock(seconds)}, from {TRIED_ITERATIONS} iterations of {trial.seconds:.2g} s{once}"]
+    lines = [f"time       about {clock(seconds)}, from {TRIED_ITERATIONS} iterations of {trial.seconds:.2g} s{once}"]
     advice = []
     if trial.idle and trial.loss:
         cause = f": {trial.stops} passes none on" if trial.stops else ""
         advice.append(f"no gradient reaches {_some(trial.idle)}, which should learn{cause}")
     return lines, advice
-
-
-def _clock(seconds):
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def look_before(plan):

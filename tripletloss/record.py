@@ -19,6 +19,13 @@ DIAGNOSED_ITERATIONS = 10  # between two looks at the embeddings
 MOST_ROWS = 4_000  # of a table that are kept in memory; the file has all
 
 
+def clock(seconds):
+    """A time to read: in seconds, minutes or hours."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 class NoRecord:
     """That of a process that is not the first: it keeps and shows nothing."""
 
@@ -70,7 +77,7 @@ class Record:
             (one.iteration, one.score) for one in snapshots.described(plan.prefix)
             if one.score is not None and one.iteration <= done
         ]  # fmt: skip
-        self.said = None
+        self.said, self.time_said = None, False
         self.events = _events(plan.prefix, done)
         self.bar = tqdm(total=plan.settings["MAX_ITERS"], initial=done, desc=plan.stage, unit="it",
                         mininterval=0.2 if sys.stderr.isatty() else 15)  # fmt: skip
@@ -90,6 +97,10 @@ class Record:
             shown["comm"] = f"{mean_waiting / mean_seconds:.0%}"
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update()
+        left = self.plan.settings["MAX_ITERS"] - number
+        if len(self.recent) == AVERAGED_ITERATIONS and not self.time_said:
+            self.time_said = True
+            self.say(f"time       about {clock(left * mean_seconds)} for the {left} iterations that are left")
         if number % DIAGNOSED_ITERATIONS == 0 and self.source and np.isfinite(values).all():
             self._look(number, dict(zip(self.scalars, means, strict=True)))
             self._write_events(number, {**dict(zip(self.scalars, values, strict=True)), "learning_rate": rate})
