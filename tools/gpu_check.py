@@ -231,20 +231,16 @@ def run_nccl(device, net, batch):
     with tempfile.TemporaryDirectory() as folder:
         build = plan_solver(Path(folder), net, device, "softmax", batch)
         caffe = start_caffe(device)
+        from tripletloss.parallel import nccl_of
+
         if not caffe.has_nccl():
             sys.exit("this Caffe was built without NCCL: set USE_NCCL := 1 in Makefile.config")
         losses, seconds = [], []
         for with_nccl in (False, True):
             solver = build()
             if with_nccl:
-                caffe.set_solver_count(1)
-                caffe.set_solver_rank(0)
-                caffe.set_multiprocess(True)
-                nccl = caffe.NCCL(solver, caffe.NCCL.new_uid())
-                nccl.bcast()
+                nccl = nccl_of(solver, caffe.NCCL.new_uid(), 0, 1)
                 solver.add_callback(nccl)
-                if solver.param.layer_wise_reduce:
-                    solver.net.after_backward(nccl)
             start, values = time.perf_counter(), []
             for number in range(10):
                 caffe.set_random_seed(number)

@@ -85,6 +85,17 @@ def _share_cores():
         threadpool_limits(max(1, len(os.sched_getaffinity(0)) // local))
 
 
+def nccl_of(solver, uid, rank, size):
+    """Caffe's NCCL between the GPUs of `size` processes, each with a solver: a callback that averages its gradients.
+
+    uid: caffe.NCCL.new_uid() of the first process. The solver's weights must be in place, and its parameters have
+    layer_wise_reduce off.
+    """
+    caffe.set_solver_count(size)
+    caffe.set_solver_rank(rank)
+    return caffe.NCCL(solver, uid)
+
+
 class OneProcess:
     """A run without mpirun, and what solver.py may ask of any run."""
 
@@ -273,15 +284,12 @@ class Processes(OneProcess):
         with self._counted():
             self.comm.Allreduce(self.mpi.IN_PLACE, array)
 
-    def nccl(self, solver):
-        """Caffe's NCCL between the GPUs of all processes, for a solver: averages its gradients before each update."""
-        caffe.set_solver_count(self.size)
-        caffe.set_solver_rank(self.rank)
-        return caffe.NCCL(solver, self.comm.bcast(caffe.NCCL.new_uid() if self.rank == 0 else None))
-
     def steps(self, solver, learning, averaged, scalars, caught, on_gpu):
         """See OneProcess."""
-        nccl = self.nccl(solver) if on_gpu and caffe.has_nccl() else None
+        nccl = None
+        if on_gpu and caffe.has_nccl():
+            uid = self.comm.bcast(caffe.NCCL.new_uid() if self.rank == 0 else None)
+            nccl = nccl_of(solver, uid, self.rank, self.size)
         return SharedSteps(self, solver, [] if nccl else learning, averaged, scalars, caught, nccl)
 
 
