@@ -15,7 +15,7 @@ from google.protobuf import text_format
 
 from tests.conftest import ROOT, TINY_NET, run_train, write_config
 from tests.test_train import weights
-from tripletloss import nets
+from tripletloss import caffemodel, nets
 
 ITERATIONS = {"softmax": 4, "triplet": 30}
 
@@ -209,7 +209,7 @@ def test_a_net_is_not_cut_where_its_snapshots_could_not_be_completed(softmax):
     (softmax / "solver.prototxt").write_text('momentum: 0.9 lr_policy: "fixed" snapshot_format: HDF5\n')
     said, folder = triplet(softmax, "mixed")
     assert "features " not in said
-    assert "conv1" in nets.weight_shapes(str(folder / "triplet_iter_30.caffemodel.h5"))
+    assert "conv1" in caffemodel.weight_shapes(str(folder / "triplet_iter_30.caffemodel.h5"))
 
 
 def test_hdf5_weights_are_whole_too(softmax):
@@ -219,7 +219,7 @@ def test_hdf5_weights_are_whole_too(softmax):
     write_config(softmax, RUN_FOLDER="h5", STAGES=["triplet"], MAX_ITERS=30, SNAPSHOT_ITERS=30, FEATURE_CACHE="cache")
     result = run_train(softmax)
     assert result.returncode == 0 and "24 images x 2 views" in result.stdout, result.stderr
-    assert set(nets.weight_shapes(str(softmax / "h5" / "triplet_iter_30.caffemodel.h5"))) == {"conv1", "bn1", "fc7", "fc9", "fc9_1"}
+    assert set(caffemodel.weight_shapes(str(softmax / "h5" / "triplet_iter_30.caffemodel.h5"))) == {"conv1", "bn1", "fc7", "fc9", "fc9_1"}
 
 
 

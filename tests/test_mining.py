@@ -105,6 +105,13 @@ def test_training_mines_again_with_what_was_learnt(softmax):  # noqa: F811
         assert not np.allclose(early["embeddings"], late)
 
 
+def test_mining_counts_iterations_of_several_passes(softmax):  # noqa: F811
+    (softmax / "solver.prototxt").write_text('momentum: 0.9 lr_policy: "fixed" iter_size: 2\n')
+    _, folder = triplet(softmax, "passes", MINE_ITERS=10)
+    with np.load(folder / "triplet_mined.npz") as last:
+        assert last["iteration"] == 40  # the last of 0, 10 and 20 iterations of two passes
+
+
 @pytest.mark.parametrize("change", [{"FEATURE_CACHE": ""}, {"BATCHES": "anchor"}])
 def test_mining_without_cached_features_of_identities_is_refused(softmax, change):  # noqa: F811
     write_config(softmax, STAGES=["triplet"], RUN_FOLDER="new", WEIGHTS="run/softmax_iter_4.caffemodel", MINE_ITERS=5,

@@ -9,7 +9,7 @@ import pytest
 
 from faces.dataset import render_dataset
 from tests.conftest import ROOT
-from tripletloss import config, evaluate, extract, metrics, nets, suspects
+from tripletloss import caffemodel, config, evaluate, extract, metrics, nets, suspects
 from tripletloss.dataset import read_list, shared_identities
 
 MODEL = ROOT / "models" / "face997"
@@ -30,7 +30,7 @@ def held_out(settings):
 
 def test_the_weights_fit_the_nets_and_are_small():
     assert WEIGHTS.stat().st_size < 20e6
-    found = nets.weight_shapes(str(WEIGHTS))
+    found = caffemodel.weight_shapes(str(WEIGHTS))
     for path, stage in ((ROOT / "deploy.prototxt", ""), (ROOT / "train.prototxt", "triplet")):
         net = nets.for_stage(nets.read_net(str(path)), caffe.TEST, stage)
         kinds = ("Convolution", "BatchNorm", "Scale", "InnerProduct")

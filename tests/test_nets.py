@@ -7,7 +7,7 @@ from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 
 from tests.conftest import ROOT, TINY_NET
-from tripletloss import config, nets
+from tripletloss import caffemodel, config, nets
 from tripletloss.errors import InputError
 from tripletloss.process import try_in_child
 
@@ -96,7 +96,7 @@ def test_weights_of_both_formats_tell_their_shapes(tmp_path):
     net.save(str(tmp_path / "w.caffemodel"))
     net.save_hdf5(str(tmp_path / "w.caffemodel.h5"))
     for name in ("w.caffemodel", "w.caffemodel.h5"):
-        assert nets.weight_shapes(str(tmp_path / name)) == {"ip": [(2, 3), (2,)]}
+        assert caffemodel.weight_shapes(str(tmp_path / name)) == {"ip": [(2, 3), (2,)]}
         again = caffe.Net(str(path), caffe.TEST)
         nets.load_weights(again, str(tmp_path / name))
         assert (again.params["ip"][0].data == 7).all()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, TINY_NET, run_train, write_config
-from tripletloss import nets
+from tripletloss import caffemodel
 
 
 def replace(path, old, new):
@@ -102,7 +102,7 @@ def test_finetuning_on_other_identities_starts_the_classifier_fresh_and_counts_i
     result = run_train(project)
     assert result.returncode == 0, result.stderr
     assert "loaded   conv1, bn1, fc7\n  fresh    fc9_5\n  renamed  fc9 to fc9_5" in result.stdout
-    assert nets.weight_shapes(str(project / "again" / "softmax_iter_4.caffemodel"))["fc9_5"][0] == (5, 16)
+    assert caffemodel.weight_shapes(str(project / "again" / "softmax_iter_4.caffemodel"))["fc9_5"][0] == (5, 16)
 
 
 def test_a_cosine_classifier_learns(project):
@@ -117,7 +117,7 @@ def test_a_cosine_classifier_learns(project):
     assert result.returncode == 0, result.stderr
     losses = [float(row["loss"]) for row in csv.DictReader((project / "run" / "softmax_log.csv").open())]
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
-    assert nets.weight_shapes(str(project / "run" / "softmax_iter_60.caffemodel"))["fc9"] == [(6, 16)]
+    assert caffemodel.weight_shapes(str(project / "run" / "softmax_iter_60.caffemodel"))["fc9"] == [(6, 16)]
 
 
 def test_hdf5_snapshots_start_the_next_stage(project):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import TINY_CONFIG, TINY_NET, run_train, write_config
 from tests.test_train import refused, replace
-from tripletloss import config, images, layers, nets, process
+from tripletloss import caffemodel, config, images, layers, nets, process
 from tripletloss.dataset import read_list
 from tripletloss.errors import InputError
 from tripletloss.evaluate import read_pairs
@@ -96,7 +96,7 @@ def weights():
 def test_weights(tmp_path, content):
     path = tmp_path / "w.caffemodel"
     path.write_bytes(content)
-    only_input_errors(nets.weight_shapes, str(path))
+    only_input_errors(caffemodel.weight_shapes, str(path))
 
 
 @MANY
@@ -104,7 +104,7 @@ def test_weights(tmp_path, content):
 def test_weights_in_hdf5(tmp_path, content):
     path = tmp_path / "w.caffemodel.h5"
     path.write_bytes(content)
-    only_input_errors(nets.weight_shapes, str(path))
+    only_input_errors(caffemodel.weight_shapes, str(path))
 
 
 def embeddings(path):

@@ -16,7 +16,7 @@ import warnings
 import atheris
 
 with atheris.instrument_imports(include=["tripletloss"]):
-    from tripletloss import config, dataset, extract, images, layers, nets, snapshots
+    from tripletloss import caffemodel, config, dataset, extract, images, layers, nets, snapshots
     from tripletloss.errors import InputError
 
 import caffe
@@ -111,7 +111,7 @@ class Kinds:
             nets.size_classifier(net, 3)
         elif kind in ("caffemodel", "weights_h5"):
             shapes = {name: [tuple(b.shape) for b in blobs] for name, blobs in self.solver.net.params.items()}
-            nets.match_weights(shapes, nets.weight_shapes(self.path), self.path, "net")
+            nets.match_weights(shapes, caffemodel.weight_shapes(self.path), self.path, "net")
             try_in_child(lambda: nets.load_weights(self.solver.net, self.path), "net")  # as train.py does
         elif kind == "solverstate":
             snapshots.restore(self.solver, self.snapshot._replace(state=self.path))

@@ -4,7 +4,6 @@ The part of Caffe's format that is written down here is what a net of layers tha
 numbers, types and defaults are those of src/caffe/proto/caffe.proto (BVLC Caffe, master at 9b89154).
 """
 
-import contextlib
 import math
 
 import h5py
@@ -133,39 +132,49 @@ def made_by(net, blob):
 def read_weights(path):
     """Layer name -> list of its parameters (float32 arrays), in a .caffemodel or .caffemodel.h5 file.
 
-    Raises InputError if the file is missing, cut off, or holds no weights.
+    Raises InputError as read_layers.
+    """
+    return read_layers(
+        path, lambda dataset: np.asarray(dataset, np.float32),
+        lambda blob: np.array(blob.double_data or blob.data, np.float32).reshape(shape_of(blob)),
+    )  # fmt: skip
+
+
+def weight_shapes(path):
+    """Layer name -> shapes of its parameters, as read_weights."""
+    return read_layers(path, lambda dataset: tuple(dataset.shape), shape_of)
+
+
+def read_layers(path, of_dataset, of_blob):
+    """Layer name -> what a function makes of each of its parameters, of all layers in a file that have some.
+
+    of_dataset, of_blob: the functions, for a .caffemodel.h5 and a .caffemodel. Raises InputError if the file is
+    missing, cut off, or holds no weights.
     """
     if h5py.is_hdf5(path):
-        read_hdf5(lambda: bool(_read_weights(path)), path)
-    found = _read_weights(path)
+        read_hdf5(lambda: bool(_read_layers(path, of_dataset, of_blob)), path)
+    found = _read_layers(path, of_dataset, of_blob)
     if not found:
         raise InputError(f"{path} holds no weights, so it is not a caffemodel: check WEIGHTS")
     return found
 
 
-def _read_weights(path):
-    with told_damage(path):
+def _read_layers(path, of_dataset, of_blob):
+    try:
         if h5py.is_hdf5(path):
             with h5py.File(path, "r") as file:
                 return {
-                    name: [np.asarray(layer[str(i)], np.float32) for i in range(len(layer))]
+                    name: [of_dataset(layer[str(i)]) for i in range(len(layer))]
                     for name, layer in file["data"].items()
                     if len(layer)
                 }
         with open(path, "rb") as file:
             net = NetParameter.FromString(file.read())
         return {
-            layer.name: [np.array(blob.double_data or blob.data, np.float32).reshape(shape_of(blob))
-                         for blob in layer.blobs]
-            for layer in (net.layer or net.layers) if len(layer.blobs)
-        }  # fmt: skip
-
-
-@contextlib.contextmanager
-def told_damage(path):
-    """Raise InputError for what goes wrong inside while weights are read."""
-    try:
-        yield
+            layer.name: [of_blob(blob) for blob in layer.blobs]
+            for layer in (net.layer or net.layers)
+            if len(layer.blobs)
+        }
     except FileNotFoundError:
         raise InputError(f"there are no weights {path}: check WEIGHTS, or train the stage before") from None
     except OSError as error:

@@ -16,7 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from tripletloss import config, nets
+from tripletloss import caffemodel, config, nets
 from tripletloss.dataset import ImageList, list_folder, read_list
 from tripletloss.errors import InputError
 from tripletloss.files import digest
@@ -134,7 +134,7 @@ def open_net(weights, settings, features):
         return {name: [tuple(blob.shape) for blob in blobs] for name, blobs in net.params.items()}, list(net.blobs)
 
     params, blobs = try_in_child(shapes, deploy)
-    _, fresh = nets.match_weights(params, nets.weight_shapes(weights), weights, deploy)
+    _, fresh = nets.match_weights(params, caffemodel.weight_shapes(weights), weights, deploy)
     for feature in features:
         if feature not in blobs:
             raise InputError(f"{deploy} has no blob {feature!r}: --feature must be one of {', '.join(blobs)}")

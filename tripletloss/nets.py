@@ -14,7 +14,7 @@ import yaml
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 
-from tripletloss.caffemodel import made_by, read_prototxt, shape_of, told_damage
+from tripletloss.caffemodel import made_by, read_prototxt, shape_of
 from tripletloss.config import SCHEMA
 from tripletloss.errors import InputError
 from tripletloss.layers import (
@@ -28,7 +28,6 @@ from tripletloss.layers import (
     TripletSelectLayer,
     parse_param_str,
 )
-from tripletloss.process import read_hdf5
 
 # A prototxt runs no other code than this; add() here what its user trusts.
 ALLOWED_MODULES = {"tripletloss.layers", "datalayer", "norm2layer", "tripletselectlayer", "tripletlosslayer"}
@@ -426,31 +425,6 @@ def _what_it_does(layer):
                 if filler in value.DESCRIPTOR.fields_by_name:
                     getattr(kept, field.name).ClearField(filler)
     return " ".join(text_format.MessageToString(kept, as_one_line=True).split())
-
-
-def weight_shapes(path):
-    """Layer name -> shapes of its parameter blobs, in a .caffemodel or .caffemodel.h5 file.
-
-    Raises InputError if the file is missing, cut off, or holds no weights.
-    """
-    found = read_hdf5(lambda: _weight_shapes(path), path) if h5py.is_hdf5(path) else _weight_shapes(path)
-    if not found:
-        raise InputError(f"{path} holds no weights, so it is not a caffemodel: check WEIGHTS")
-    return found
-
-
-def _weight_shapes(path):
-    with told_damage(path):
-        if h5py.is_hdf5(path):
-            with h5py.File(path, "r") as file:
-                return {
-                    name: [tuple(layer[str(i)].shape) for i in range(len(layer))]
-                    for name, layer in file["data"].items()
-                    if len(layer)
-                }
-        net = _read_weights(path)
-        return {layer.name: [shape_of(blob) for blob in layer.blobs]
-                for layer in (net.layer or net.layers) if len(layer.blobs)}  # fmt: skip
 
 
 def load_weights(net, path):

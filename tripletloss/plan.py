@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from caffe.proto import caffe_pb2
 
-from tripletloss import nets, snapshots
+from tripletloss import caffemodel, nets, snapshots
 from tripletloss.config import COUNTED, SCHEMA, STAGES
 from tripletloss.dataset import ImageList, read_list
 from tripletloss.errors import InputError
@@ -213,7 +213,7 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
     loaded, fresh = [], list(params)
     renamed = {}
     if weights:
-        found = nets.weight_shapes(weights)
+        found = caffemodel.weight_shapes(weights)
         renamed = nets.rename_classifier(net, params, found)
         params = {renamed.get(name, name): shapes for name, shapes in params.items()}
         loaded, fresh = nets.match_weights(params, found, weights, source)

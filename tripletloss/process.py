@@ -85,7 +85,7 @@ def _child(function, sender, log, limited, seconds):
 def _last_words(lines, exitcode):
     """The failed check and the layer it failed in, out of Caffe's log."""
     if exitcode in (-signal.SIGXCPU, -signal.SIGKILL):
-        return "reading it takes too long"
+        return "reading it takes too long; fetch or make it again"
     layer = ""
     for line in lines:
         creating = re.search(r"\] Creating Layer (.*)", line)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from caffe.proto import caffe_pb2
 from google.protobuf.message import DecodeError
 
-from tripletloss import nets
+from tripletloss import caffemodel, nets
 from tripletloss.errors import InputError
 from tripletloss.files import digest, write_whole
 
@@ -192,7 +192,7 @@ def restore(solver, snapshot):
     Raises InputError where the files, whole as they are, are not those of such a net: Caffe would end the process.
     """
     shapes = {name: [tuple(blob.shape) for blob in blobs] for name, blobs in solver.net.params.items()}
-    nets.match_weights(shapes, nets.weight_shapes(snapshot.weights), snapshot.weights, "the net")
+    nets.match_weights(shapes, caffemodel.weight_shapes(snapshot.weights), snapshot.weights, "the net")
     try:
         with open(snapshot.state, "rb") as file:
             state = caffe_pb2.SolverState.FromString(file.read())

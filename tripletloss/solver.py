@@ -10,7 +10,7 @@ import time
 import caffe
 from caffe.proto import caffe_pb2
 
-from tripletloss import features, health, nets, sampling, snapshots
+from tripletloss import caffemodel, features, health, nets, sampling, snapshots
 from tripletloss.compare import compare
 from tripletloss.errors import InputError, NotFiniteError
 from tripletloss.extract import ALONE, extract_all
@@ -274,7 +274,7 @@ def compare_stages(plan, weights, team=ALONE):
 def _deploy_net(plan, weights, team):
     """The deploy net with weights, and those of the plan's features that they make."""
     source = plan.settings["DEPLOY"]
-    deploy, have = nets.read_net(source), nets.weight_shapes(weights)
+    deploy, have = nets.read_net(source), caffemodel.weight_shapes(weights)
     with caffe_log(team.caffe_log(plan.prefix)):
         net = caffe.Net(source, caffe.TEST)
         nets.load_weights(net, weights)
