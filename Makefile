@@ -1,31 +1,31 @@
-# What a person types. The work of getting Caffe is in tools/build_caffe.py, how it is built in Makefile.config.example.
+# How Caffe is obtained is in tools/build_caffe.py; how it is built is in Makefile.config.example.
 #
-#   GPU=1             build Caffe with CUDA, now and from then on: see Makefile.config, which it writes
-#   CAFFE_ROOT=/path  use the Caffe built there, and build none
-#   CACHE=0           neither take a finished Caffe from the cache that clones share nor put it there
+#   GPU=1             build Caffe with CUDA, now and in future: this writes a Makefile.config that says so
+#   CAFFE_ROOT=/path  use the Caffe that is built there, and build none
+#   CACHE=0           build Caffe even if the cache that clones share has it, and leave that cache as it is
 
 SYSTEM_PYTHON := /usr/bin/python3
 PYTHON := .venv/bin/python
 BUILD := $(SYSTEM_PYTHON) tools/build_caffe.py
 
 export GPU CAFFE_ROOT CACHE
-# With another Caffe on it, PYTHONPATH would come before .venv's.
+# PYTHONPATH takes precedence over .venv, so another Caffe on it would be used instead.
 unexport PYTHONPATH PYTHONHOME
 
 .PHONY: help venv caffe caffe-test bundle train test lint onnx clean distclean
 .NOTPARALLEL:
 
 help:
-	@echo "make caffe       get Caffe: installs what it needs, builds it into .venv (3 to 5 minutes, once)"
-	@echo "make train       train the model, as config.py says"
-	@echo "make test        run all tests, Caffe's own too"
-	@echo "make caffe-test  run the tests of Caffe's Python interface"
-	@echo "make bundle      pack all of it for a machine without network: .build/tripletloss-bundle.tar.xz"
-	@echo "make lint        check the style of the code"
+	@echo "make train       train the model as config.py says"
+	@echo "make test        run all tests, including Caffe's own, and check the style"
+	@echo "make caffe       build Caffe into .venv and install what it needs (3 to 5 minutes, once)"
 	@echo "make onnx        make the shipped model usable without Caffe: models/face997/face997.onnx and .venv-onnx"
-	@echo "make venv        make .venv with everything but Caffe"
-	@echo "make clean       remove .build, in which Caffe is compiled"
-	@echo "make distclean   remove .venv too"
+	@echo "make caffe-test  run the tests of Caffe's Python interface"
+	@echo "make lint        check the style of the code"
+	@echo "make bundle      pack everything for a machine without a network: .build/tripletloss-bundle.tar.xz"
+	@echo "make venv        make .venv with everything except Caffe"
+	@echo "make clean       remove .build, where Caffe is compiled"
+	@echo "make distclean   remove .build, .venv and .venv-onnx"
 
 venv: | $(SYSTEM_PYTHON)
 	@$(BUILD) venv
@@ -49,7 +49,7 @@ test: caffe-test
 lint: venv
 	$(PYTHON) -m ruff check .
 
-# For whoever has no Caffe, on any system with a python3: .venv-onnx has what pip brings, and no Caffe.
+# Needs no Caffe: works on any system with python3. Everything in .venv-onnx comes from pip.
 onnx: .venv-onnx/whole
 	.venv-onnx/bin/python -m tripletloss.export models/face997/face997.caffemodel \
 		--out models/face997/face997.onnx --pixels bgr --licence MIT
@@ -65,6 +65,6 @@ clean:
 distclean: clean
 	rm -rf .venv .venv-onnx compat/*.egg-info
 
-# The smallest systems have no python3.
+# The smallest systems come without python3.
 $(SYSTEM_PYTHON):
 	@sh tools/bootstrap.sh

@@ -1,69 +1,75 @@
-"""What to train, on what, and how: everything a person edits.
+"""Everything a person edits: what to train, on what, and how.
 
-This file is read, not run: one plain value a name. Paths are relative to this file. A value that differs between the
-stages is a dictionary by stage.
+This file is read, not run: each line gives one name one plain value. Paths are relative to this file. A setting that
+differs between the stages is a dictionary with a value per stage.
 """
 
 # --- what to train -----------------------------------------------------------------------------------------------
-STAGES = ['softmax', 'triplet']     # run in this order; `python train.py --stage triplet` runs one alone
-RUN_FOLDER = 'runs/sample'          # weights, resolved prototxts, settings and logs go here; must be new
-NET = 'train.prototxt'              # its sections are chosen by stage; without stage rules it is trained as it stands
-SOLVER = 'solver.prototxt'          # momentum, weight decay, how the learning rate falls
-DEPLOY = 'deploy.prototxt'          # image -> embedding, to measure with; '' measures nothing
+STAGES = ['softmax', 'triplet']     # trained in this order; `python train.py --stage triplet` trains only that one
+RUN_FOLDER = 'runs/sample'          # gets weights, logs, settings and the nets as trained; one folder per run
+NET = 'train.prototxt'              # stage rules select its sections; a net without them is trained as it stands
+SOLVER = 'solver.prototxt'          # momentum, weight decay, learning rate policy
+DEPLOY = 'deploy.prototxt'          # image -> embedding, used to measure; '': nothing is measured
 
-# Weights (.caffemodel) to start a stage from. '' starts fresh; for the triplet stage, from the softmax stage's last.
+# Weights (.caffemodel) that a stage starts from. '' starts fresh; in the triplet stage, it takes the softmax stage's.
 WEIGHTS = {'softmax': 'models/face997/face997.caffemodel', 'triplet': ''}
-FREEZE = {'softmax': '', 'triplet': 'fc7'}              # everything up to this blob keeps its weights; '': all learns
-FEATURE = {'softmax': 'norm2', 'triplet': 'embedding'}  # the blob of DEPLOY that is measured after a stage
+FREEZE = {'softmax': '', 'triplet': 'fc7'}              # layers up to this blob keep their weights; '': all learn
+FEATURE = {'softmax': 'norm2', 'triplet': 'embedding'}  # blob of DEPLOY that is measured after a stage
 
 # --- images ------------------------------------------------------------------------------------------------------
-IMAGEPATH = 'data/images/'          # the folder that the names in the lists are relative to
-TRAIN_LIST = 'data/train.txt'       # lines `person@file.jpg LABEL`, labels from 0
-HELD_OUT_LIST = 'data/held_out.txt' # identities that are never trained on, to measure with; '': none
-CROP = 0                            # pixels: of an image, the central square of this side is taken; 0: all of it
-IMAGE_SIZE = 64                     # pixels: images are stretched to a square of this side
+IMAGEPATH = 'data/images/'          # folder of the images that the lists name
+TRAIN_LIST = 'data/train.txt'       # lines `person@file.jpg LABEL`, labels counted from 0
+HELD_OUT_LIST = 'data/held_out.txt' # identities to measure on, which are never trained on; '': none
+CROP = 0                            # pixels; use only the central square with this side; 0: use the whole image
+IMAGE_SIZE = 64                     # pixels; images are resized to a square with this side
 PIXEL_MEANS = [102.9801, 115.9465, 122.7717]    # subtracted from B, G, R (0 to 255)
-MIRROR = True                       # show every second image, at random, from left to right
-CROP_JITTER = 0.05                  # shift images at random, by up to this share of their side each way
-ZOOM_JITTER = 0.0                   # enlarge or shrink them at random, by a factor of up to exp(this)
-LIGHT_JITTER = 0.0                  # change contrast and brightness at random, by up to this share each way
-GREY_SHARE = 0.0                    # share of the images that are shown in grey
-ROTATION_JITTER = 0.0               # turn images at random, by up to so many degrees each way
-COLOUR_JITTER = 0.0                 # change each of B, G, R at random, by up to this share each way
-COARSE_SHARE = 0.0                  # share of the images that are shown with fewer pixels, as few as a quarter of
-                                    # IMAGE_SIZE a side, enlarged again
 
-BROKEN_IMAGES = 'stop'              # at an image that cannot be read; 'skip': another of its identity stands in for it,
-                                    # and it is listed in RUN_FOLDER
+# Augmentation: how much the training images vary at random.
+MIRROR = True                       # flip half of the images horizontally
+CROP_JITTER = 0.05                  # shift by up to this share of the side, in each direction
+ZOOM_JITTER = 0.0                   # enlarge or shrink by a factor of up to exp(this)
+LIGHT_JITTER = 0.0                  # change contrast and brightness by up to this share, up or down
+GREY_SHARE = 0.0                    # share of the images converted to grey
+ROTATION_JITTER = 0.0               # rotate by up to this many degrees, in either direction
+COLOUR_JITTER = 0.0                 # change each of B, G, R by up to this share, up or down
+COARSE_SHARE = 0.0                  # share of the images that lose resolution: shrunk, to no less than a quarter of
+                                    # IMAGE_SIZE, and enlarged again
 
-# Where nothing learns below a blob (FREEZE), its values are computed once, of each image and with MIRROR of its mirror
-# image, and trained on from there. The jitters and shares above are left out then.
-FEATURE_CACHE = 'runs/features'     # folder to keep them in, for other runs too; '': the whole net, every iteration
-FEATURE_TYPE = 'float32'            # or 'float16', in half the room
+BROKEN_IMAGES = 'stop'              # what an unreadable image does: 'stop' ends the run; 'skip' uses another image of
+                                    # the same identity instead, and lists the broken one in RUN_FOLDER
+
+# If nothing below a blob learns (FREEZE), the blob is computed once per image, and once per mirror image with MIRROR.
+# Training continues from these features, without the other augmentations.
+FEATURE_CACHE = 'runs/features'     # folder for the features, shared by runs; '': run the whole net in every iteration
+FEATURE_TYPE = 'float32'            # or 'float16', which takes half the space
 
 # --- mini-batches ------------------------------------------------------------------------------------------------
-# 'shuffled': single images; 'identities': BATCH_SIZE / IMAGES_PER_IDENTITY identities with so many images each;
+# 'shuffled': single images; 'identities': BATCH_SIZE / IMAGES_PER_IDENTITY identities with that many images each;
 # 'anchor': one third copies of an anchor, one third its positives, one third negatives.
 BATCHES = {'softmax': 'shuffled', 'triplet': 'identities'}
 BATCH_SIZE = {'softmax': 64, 'triplet': 96}     # images
-IMAGES_PER_IDENTITY = 6             # images, in batches of identities
+IMAGES_PER_IDENTITY = 6             # images, if BATCHES is 'identities'
+
+# --- the softmax stage's classifier ------------------------------------------------------------------------------
+COSINE_SCALE = 24.0                 # cosines are multiplied by this before the softmax
+COSINE_MARGIN = 0.15                # a cosine, subtracted for an image's own identity, so that it must win by this much
 
 # --- triplets ----------------------------------------------------------------------------------------------------
-# or 'batch-hard', 'batch-all', 'distance-weighted'; 'rank-paired' goes with BATCHES 'anchor'
+# Or 'semi-hard', 'batch-all', 'distance-weighted'; 'rank-paired' needs BATCHES = 'anchor'.
 SELECTION = 'batch-hard'
-GATHER = True                       # with several processes: triplets are selected among the images of all of them;
-                                    # False: in each one's share of the mini-batch
-MARGIN = 0.8                        # of squared distances, between a negative and a positive
-MINE_ITERS = 0                      # with cached features: iterations between two searches of all images for negatives
-                                    # that are hard, to build mini-batches around; 0: images as they come
-POSITIVE_CAP = 0.0                  # an image brings no image of its identity that is farther (squared distance),
-                                    # as it may be mislabelled; 0: no cap. Only with MINE_ITERS
+GATHER = True                       # with several processes: select among the images of all of them; False: each
+                                    # process selects within its own share of the mini-batch
+MARGIN = 0.8                        # a squared distance: how much farther a negative must be than a positive
+MINE_ITERS = 0                      # iterations between searches for negatives that are hard among all images, around
+                                    # which mini-batches are built; needs cached features; 0: no mining
+POSITIVE_CAP = 0.0                  # with MINE_ITERS: ignore positives farther than this (a squared distance), which
+                                    # may be mislabelled; 0: no cap
 
 # --- training ----------------------------------------------------------------------------------------------------
 MAX_ITERS = {'softmax': 150, 'triplet': 150}            # iterations
-SNAPSHOT_ITERS = 100                # iterations between snapshots; one is written at the end as well
-KEEP_SNAPSHOTS = 5                  # of each stage: the last so many are kept, and the best by HELD_OUT_LIST; 0: all
-LEARNING_RATE = {'softmax': 0.001, 'triplet': 0.02}     # at the start; SOLVER says how it goes on
-WORKERS = 2                         # processes that read images ahead, for each that trains; 0: none
-DEVICE = 'auto'                     # 'auto': the first GPU if Caffe has one, else the CPU; 'cpu'; 'gpu'; a GPU's number
+SNAPSHOT_ITERS = 100                # iterations between snapshots; there is always one at the end
+KEEP_SNAPSHOTS = 5                  # snapshots kept per stage: this many of the latest, and the best; 0: all
+LEARNING_RATE = {'softmax': 0.001, 'triplet': 0.02}     # at the start; SOLVER determines how it changes
+WORKERS = 2                         # processes that read images ahead, for each process that trains; 0: none
+DEVICE = 'auto'                     # 'auto': the first GPU if it works, otherwise the CPU; 'cpu'; 'gpu'; a GPU's number
 SEED = 1                            # of every random draw
