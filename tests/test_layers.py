@@ -52,7 +52,7 @@ def run(net, x, labels=None):
         net.blobs["labels"].data[...] = labels
     net.forward()
     net.backward()
-    return float(net.blobs["loss"].data.flat[0]), net.blobs["x"].diff.copy()
+    return float(net.blobs["loss"].data), net.blobs["x"].diff.copy()
 
 
 def picked(net):
@@ -72,7 +72,7 @@ def differences(net, x, labels=None, step=1e-3):
             net.blobs["x"].data[...] = moved
             if labels is not None:
                 net.blobs["labels"].data[...] = labels
-            sides.append((float(net.forward()["loss"].flat[0]), picked(net)))
+            sides.append((float(net.forward()["loss"]), picked(net)))
         (up, taken), (down, also_taken) = sides
         gradient[index] = (up - down) / (2 * step) if taken == also_taken else np.nan
     return gradient
@@ -134,9 +134,16 @@ def test_the_loss_of_a_whole_batch_is_that_of_selection_and_loss(tmp_path, selec
         assert loss > 0 and mine == pytest.approx(loss, rel=1e-5)
         np.testing.assert_allclose(gradient, diff, atol=1e-6)
         for name in ("share", "d_ap", "d_an"):
-            assert float(one.blobs[name].data[0]) == pytest.approx(float(both.blobs[name].data[0]), rel=1e-5)
+            assert float(one.blobs[name].data) == pytest.approx(float(both.blobs[name].data), rel=1e-5)
     loss, diff = run(one, spread(), np.arange(ROWS))
     assert loss == 0 and not diff.any()
+
+
+def test_a_mini_batch_that_rank_paired_cannot_divide_is_refused(tmp_path):
+    net = make_net(tmp_path, chain("rank-paired", labels=False).replace(f"dim: {ROWS}", f"dim: {ROWS + 1}"))
+    with pytest.raises(InputError) as refusal:
+        net.forward()
+    assert str(refusal.value) == "TripletSelectLayer: rank-paired needs a mini-batch in three equal parts, not 13 rows"
 
 
 def test_rank_paired_chain_learns_from_learning_triplets_only(tmp_path):
@@ -173,8 +180,35 @@ def test_statistics_tops_tell_the_active_share_and_mean_distances(tmp_path):
     run(net, spread(), LABELS)
     a, p, n = (net.blobs[name].data for name in "apn")
     d_ap, d_an = ((a - p) ** 2).sum(axis=1), ((a - n) ** 2).sum(axis=1)
-    got = [float(net.blobs[name].data[0]) for name in tops[3:]]
+    got = [float(net.blobs[name].data) for name in tops[3:]]
     np.testing.assert_allclose(got, [np.mean(d_ap + 0.4 > d_an), d_ap.mean(), d_an.mean()], rtol=1e-5)
+
+
+@pytest.mark.parametrize("layer", ["TripletLossLayer", "BatchTripletLossLayer", "SoftmaxWithLoss"])
+def test_losses_and_statistics_have_the_shape_of_caffes_own_losses(tmp_path, layer):
+    """A loss is one number: float(net.blobs["loss"].data) works, and the net's loss is the sum of such numbers."""
+    more = "loss_weight: 0.5" + " loss_weight: 0" * 3
+    text = {
+        "TripletLossLayer": chain("batch-all", weight=0.5, tops=("a", "p", "n", "share", "d_ap", "d_an")),
+        "BatchTripletLossLayer": inputs(("x", (ROWS, SIZE)), ("labels", (ROWS,)))
+        + python("loss", layer, ["x", "labels"], ["loss", "share", "d_ap", "d_an"], "{selection: batch-all}", more=more),
+        "SoftmaxWithLoss": inputs(("x", (ROWS, SIZE)), ("labels", (ROWS,)))
+        + 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "x" bottom: "labels" top: "loss" loss_weight: 0.5 }',
+    }[layer]
+    net = make_net(tmp_path, text)
+    for _ in range(3):  # reshaped before each pass, the top keeps the weight in its diff
+        loss, diff = run(net, spread(), LABELS)
+        assert loss > 0 and np.abs(diff).max() > 0
+        assert net.blobs["loss"].diff == 0.5
+    for name in {"loss", "share", "d_ap", "d_an"} & set(net.blobs):
+        assert net.blobs[name].data.shape == ()
+
+
+def test_a_data_layers_seconds_are_one_number(project):
+    text = data_layer(project).replace('top: "labels"', 'top: "labels" top: "seconds"')
+    net = make_net(project, text)
+    net.forward()
+    assert net.blobs["seconds"].data.shape == () and 0 < float(net.blobs["seconds"].data) < 60
 
 
 def test_embeddings_that_are_not_numbers_stop_with_a_sentence(tmp_path):
@@ -235,7 +269,7 @@ def test_cosine_layer_has_the_gradients_of_finite_differences_in_two_iterations(
             for step in (1e-2, -1e-2):
                 weights.data[...] = start
                 weights.data[index] += step
-                losses.append(float(net.forward()["loss"].flat[0]))
+                losses.append(float(net.forward()["loss"]))
             assert got[index] == pytest.approx((losses[0] - losses[1]) / 2e-2, abs=2e-3)
         weights.data[...] = start
         run(net, x, LABELS)  # a second backward adds to the parameter's gradient, which Caffe clears
@@ -323,6 +357,11 @@ def test_data_layer_makes_anchor_batches_whose_copies_are_equal(project):
         (python("l", "TripletLossLayer", ["x", "x", "labels"], ["l"]), "differ in shape"),
         (python("l", "TripletSelectLayer", ["x"], ["a", "p", "n"], "{selection: semi-hard}"), "needs the labels"),
         (python("l", "TripletSelectLayer", ["x", "labels"], ["a"]), "takes embeddings and labels"),
+        (python("l", "TripletSelectLayer", ["labels", "x"], ["a", "p", "n"]), r"TripletSelectLayer: bottom 0 must be the embeddings, .* shape \(12,\): the order is `bottom: \"embeddings\" bottom: \"labels\"`"),
+        (python("l", "TripletSelectLayer", ["x", "x"], ["a", "p", "n"]), r"bottom 1 must be one label for each of the 12 embeddings, but it has the shape \(12, 4\)"),
+        (python("l", "TripletSelectLayer", ["labels"], ["a", "p", "n"]), "bottom 0 must be the embeddings"),
+        (python("l", "BatchTripletLossLayer", ["labels", "x"], ["l"]), "BatchTripletLossLayer: bottom 0 must be the embeddings"),
+        (python("l", "CosineLayer", ["labels", "x"], ["l"], "{identities: 3}"), "CosineLayer: bottom 0 must be the features"),
         (python("l", "Norm2Layer", ["x", "x"], ["y"]), "takes one bottom and one top"),
         (python("l", "DataLayer", [], ["data", "l2"]), "param_str lacks train_list"),
         (python("l", "DataLayer", [], ["data"]), "takes no bottom and two tops"),

@@ -103,7 +103,7 @@ def measure_caffe(device, net, stage, batch):
             solver.step(1)
             if number >= WARM_UP:
                 seconds.append(time.perf_counter() - start)
-                waited += float(solver.net.blobs[nets.DATA_SECONDS].data[0])
+                waited += float(solver.net.blobs[nets.DATA_SECONDS].data)
         used = memory_used() - before
         by_layer, copies = time_layers(solver.net, cuda)
         seeded = []
@@ -245,7 +245,7 @@ def run_nccl(device, net, batch):
             for number in range(10):
                 caffe.set_random_seed(number)
                 solver.step(1)
-                values.append(float(solver.net.blobs["loss"].data.flat[0]))
+                values.append(float(solver.net.blobs["loss"].data))
             losses.append(values)
             seconds.append((time.perf_counter() - start) / 10)
     print(json.dumps({"difference": greatest_difference(*losses), "seconds": seconds}))

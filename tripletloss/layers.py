@@ -68,6 +68,21 @@ class SettingsLayer(caffe.Layer):
             raise InputError(f"{type(self).__name__} takes {means}, not {len(bottom)} bottoms and {len(top)} tops")
 
 
+def check_labelled(layer, rows, bottom):
+    """Raise InputError unless bottom 0 holds rows of numbers (N, ...) and bottom 1, if there is one, a label for each.
+
+    layer: its name; rows: what the rows are called.
+    """
+    shapes = [tuple(bottom[i].shape) for i in range(len(bottom))]
+    if len(shapes[0]) < 2:
+        said = f"bottom 0 must be the {rows}, one row per image, but it has the shape {shapes[0]}"
+    elif len(bottom) == 2 and bottom[1].count != shapes[0][0]:
+        said = f"bottom 1 must be one label for each of the {shapes[0][0]} {rows}, but it has the shape {shapes[1]}"
+    else:
+        return
+    raise InputError(f"{layer}: {said}: the order is `bottom: \"{rows}\" bottom: \"labels\"`")
+
+
 def rows_of(array):
     """The array as a matrix with a row an item: (N, D), also where N is 0."""
     return array.reshape(len(array), math.prod(array.shape[1:]))
@@ -76,7 +91,7 @@ def rows_of(array):
 class DataLayer(SettingsLayer):
     """Images and labels, batch by batch, from a list file and an image folder.
 
-    Tops: data (N, 3, S, S) float32, BGR minus pixel_means; labels (N,); by choice the seconds waited for them (1,).
+    Tops: data (N, 3, S, S) float32, BGR minus pixel_means; labels (N,); by choice the seconds waited for them, ().
     param_str: train_list, imagepath, batches (shuffled | identities | anchor), batch_size, images_per_identity, crop,
     image_size, pixel_means, mirror, crop_jitter, zoom_jitter, light_jitter, grey_share, rotation_jitter, colour_jitter,
     coarse_share, seed, workers, broken_images; as in config.py. broken_list: the file that skipped images are added to.
@@ -102,13 +117,13 @@ class DataLayer(SettingsLayer):
         top[0].reshape(*self.loader.shape)
         top[1].reshape(self.loader.shape[0])
         if len(top) == 3:
-            top[2].reshape(1)
+            top[2].reshape()
 
     def forward(self, bottom, top):
         """The next mini-batch. Raises InputError for an image that cannot be decoded."""
         top[0].data[...], top[1].data[...], waited = self.loader.next()
         if len(top) == 3:
-            top[2].data[0] = waited
+            top[2].data[...] = waited
 
     def backward(self, top, propagate_down, bottom):
         """Images have no gradient."""
@@ -225,7 +240,8 @@ class CosineLayer(SettingsLayer):
             self.blobs[0].data[...] = rng.standard_normal(shape, np.float32) / math.sqrt(shape[1])
 
     def reshape(self, bottom, top):
-        """A row an image, a column an identity."""
+        """One row per image, one column per identity. Raises InputError for other bottoms."""
+        check_labelled("CosineLayer", "features", bottom)
         top[0].reshape(bottom[0].shape[0], self.settings["identities"])
 
     def forward(self, bottom, top):
@@ -247,12 +263,12 @@ class CosineLayer(SettingsLayer):
             bottom[0].diff[...] = features.reshape(bottom[0].diff.shape)
 
 
-def check_lengths(embeddings):
+def check_lengths(embeddings, layer):
     """Raise InputError unless all rows (N, D) have length one, which distance-weighted selection is made for."""
     lengths = np.linalg.norm(embeddings, axis=1)
     if np.abs(lengths - 1).max() > 1e-3:
         raise InputError(
-            f"TripletSelectLayer: distance-weighted selection needs embeddings of length one, but one has "
+            f"{layer}: distance-weighted selection needs embeddings of length one, but one has "
             f"{lengths[np.abs(lengths - 1).argmax()]:.3g}: let Norm2Layer come last, fc7, fc9_1, norm2"
         )
 
@@ -273,26 +289,27 @@ class SelectingLayer(SettingsLayer):
         self.team = parallel.team() if gather else parallel.OneProcess()
 
     def select(self, bottom):
-        """Select from bottoms embeddings and, by choice, labels. Raises InputError for embeddings that are not finite.
+        """Select from bottoms embeddings and, by choice, labels. Keeps distances and selection.
 
-        Keeps distances and selection; returns the embeddings (N, D) that were selected from.
+        Returns the embeddings (N, D) that were selected from. Raises NotFiniteError for embeddings that are not finite,
+        and InputError for a mini-batch that the selection is not made for.
         """
         embeddings = self.team.gather_rows(rows_of(bottom[0].data))
         labels = self.team.gather_rows(bottom[1].data.ravel()) if len(bottom) == 2 else None
+        name = type(self).__name__
         try:
             self.distances = triplets.squared_distances(embeddings, np.float32)
-            if self.strategy == "distance-weighted":
-                check_lengths(embeddings)
-            rng = sampling.random_stream(self.seed, sampling.NEGATIVES, self.iteration)
+        except FloatingPointError as error:
+            raise NotFiniteError(f"{name}: {error}") from None
+        if self.strategy == "distance-weighted":
+            check_lengths(embeddings, name)
+        rng = sampling.random_stream(self.seed, sampling.NEGATIVES, self.iteration)
+        try:
             self.selection = triplets.select(
                 self.strategy, self.distances, labels, self.margin, embeddings.shape[1], rng
             )
-        except FloatingPointError as error:
-            raise NotFiniteError(f"{type(self).__name__}: {error}") from None
         except ValueError as error:
-            raise InputError(
-                f"{type(self).__name__}: {error}: lower LEARNING_RATE, or look at the batch"
-            ) from None
+            raise InputError(f"{name}: {error}") from None
         self.iteration += 1
         return embeddings
 
@@ -305,9 +322,9 @@ class SelectingLayer(SettingsLayer):
     def write_statistics(self, tops):
         """The active share of the triplets, the mean d(a,p) and the mean d(a,n), into three tops."""
         chosen, d = self.selection, self.distances
-        tops[0].data[0] = triplets.active_share(chosen, d, self.margin)
+        tops[0].data[...] = triplets.active_share(chosen, d, self.margin)
         for top, others in ((tops[1], chosen.positives), (tops[2], chosen.negatives)):
-            top.data[0] = d[chosen.anchors, others].mean() if len(others) else 0
+            top.data[...] = d[chosen.anchors, others].mean() if len(others) else 0
 
 
 class TripletSelectLayer(SelectingLayer):
@@ -315,7 +332,7 @@ class TripletSelectLayer(SelectingLayer):
 
     Bottoms: embeddings (N, ...), labels (N,). With embeddings alone, the selection is rank-paired.
     Tops: anchors, positives, negatives (T, D), T changing from iteration to iteration and sometimes 0; and, by
-    choice, three numbers (1,): the active share of the triplets, the mean d(a,p) and the mean d(a,n).
+    choice, three numbers (): the active share of the triplets, the mean d(a,p) and the mean d(a,n).
     param_str: selection (semi-hard | batch-hard | batch-all | distance-weighted | rank-paired), margin, seed, gather.
     Example: "{selection: semi-hard, margin: 0.2}"
     """
@@ -332,11 +349,12 @@ class TripletSelectLayer(SelectingLayer):
             )
 
     def reshape(self, bottom, top):
-        """One row a top until forward knows how many triplets there are."""
+        """One row a top until forward knows how many triplets there are. Raises InputError for other bottoms."""
+        check_labelled(type(self).__name__, "embeddings", bottom)
         for i in range(3):
             top[i].reshape(1, math.prod(bottom[0].shape[1:]))
         for i in range(3, len(top)):
-            top[i].reshape(1)
+            top[i].reshape()
 
     def forward(self, bottom, top):
         """Select, and gather the rows. Raises InputError for embeddings that are not finite."""
@@ -358,7 +376,7 @@ class TripletSelectLayer(SelectingLayer):
 class BatchTripletLossLayer(SelectingLayer):
     """TripletSelectLayer and TripletLossLayer in one, for large mini-batches: rows are not copied for each triplet.
 
-    Bottoms: embeddings (N, ...), labels (N,). Tops: the loss (1,); and, by choice, TripletSelectLayer's three numbers.
+    Bottoms: embeddings (N, ...), labels (N,). Tops: the loss, (); and, by choice, TripletSelectLayer's three numbers.
     param_str: as TripletSelectLayer's. Give the layer `loss_weight: 1`.
     """
 
@@ -368,14 +386,15 @@ class BatchTripletLossLayer(SelectingLayer):
         self.read_selection()
 
     def reshape(self, bottom, top):
-        """Numbers."""
+        """Every top is one number, of shape () as the losses of Caffe's own layers. Raises InputError."""
+        check_labelled(type(self).__name__, "embeddings", bottom)
         for i in range(len(top)):
-            top[i].reshape(1)
+            top[i].reshape()
 
     def forward(self, bottom, top):
         """triplets.selected_loss; its gradient is kept. Raises InputError for embeddings that are not finite."""
         embeddings = self.select(bottom)
-        top[0].data[0], self.gradient = triplets.selected_loss(
+        top[0].data[...], self.gradient = triplets.selected_loss(
             embeddings, self.distances, self.selection, self.margin
         )
         if len(top) == 4:
@@ -384,13 +403,13 @@ class BatchTripletLossLayer(SelectingLayer):
     def backward(self, top, propagate_down, bottom):
         """The gradient, times the top diff."""
         if propagate_down[0]:
-            self.pass_on(self.gradient * top[0].diff[0], bottom[0])
+            self.pass_on(self.gradient * top[0].diff, bottom[0])
 
 
 class TripletLossLayer(SettingsLayer):
     """FaceNet's triplet loss, see triplets.triplet_loss. Give the layer `loss_weight: 1`: Caffe sets none by itself.
 
-    Bottoms: anchors, positives, negatives (T, ...), T may be 0. Top: the loss (1,).
+    Bottoms: anchors, positives, negatives (T, ...), T may be 0. Top: the loss, (), as Caffe's own losses are.
     param_str: margin, a squared distance. Example: "{margin: 0.2}"
     """
 
@@ -406,16 +425,16 @@ class TripletLossLayer(SettingsLayer):
         shapes = [tuple(bottom[i].shape) for i in range(3)]
         if len(set(shapes)) > 1:
             raise InputError(f"TripletLossLayer: anchors, positives and negatives differ in shape: {shapes}")
-        top[0].reshape(1)
+        top[0].reshape()
 
     def forward(self, bottom, top):
         """triplets.triplet_loss."""
         self.rows = [rows_of(bottom[i].data) for i in range(3)]
-        top[0].data[0], self.active = triplets.triplet_loss(*self.rows, self.margin)
+        top[0].data[...], self.active = triplets.triplet_loss(*self.rows, self.margin)
 
     def backward(self, top, propagate_down, bottom):
         """triplets.triplet_loss_gradients, times the top diff."""
-        diffs = triplets.triplet_loss_gradients(*self.rows, self.active, top[0].diff[0])
+        diffs = triplets.triplet_loss_gradients(*self.rows, self.active, top[0].diff)
         for i in range(3):
             if propagate_down[i]:
                 bottom[i].diff[...] = diffs[i].reshape(bottom[i].diff.shape)

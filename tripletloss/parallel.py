@@ -171,7 +171,7 @@ class Steps:
         """After the last step: let go of the net."""
 
     def _own_values(self):
-        return [float(self.solver.net.blobs[name].data.flat[0]) for name in self.scalars]
+        return [float(self.solver.net.blobs[name].data) for name in self.scalars]
 
 
 class Processes(OneProcess):
