@@ -375,7 +375,7 @@ def test_wrong_use_of_a_layer_is_told(tmp_path, text, sentence):
 def test_deploy_norm_equals_norm2_layer(tmp_path):
     """The native layers of deploy.prototxt compute what Norm2Layer does, rows of zeros included."""
     text = (ROOT / "deploy.prototxt").read_text()
-    start = text.index("# norm2:")
+    start = text.index('layer {\n  name: "norm2_sumsq"')
     native = text[start : text.index('layer {\n  name: "fc9_1"')]
     net = make_net(
         tmp_path,
