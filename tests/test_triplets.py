@@ -133,21 +133,57 @@ def test_distance_weighted_draws_by_the_density_of_distances_on_a_sphere(dimensi
         for n in range(9):
             length = max(np.sqrt(d[a, n]), 0.5)
             density = length ** (dimension - 2) * (1 - length**2 / 4) ** ((dimension - 3) / 2)
-            weights.append(0 if labels[n] == labels[a] else 1 / density)
+            weights.append(0 if labels[n] == labels[a] or d[a, n] >= 1.4**2 else 1 / density)
+        assert sum(weights) > 0
         np.testing.assert_allclose(drawn[a] / drawn[a].sum(), np.array(weights) / sum(weights), atol=0.03)
 
 
-def test_distances_drawn_by_their_weights_are_spread_evenly():
-    """What the weights are for: from points all over a sphere, near negatives come as often as far ones."""
-    x, _ = norm.l2_normalize(np.random.default_rng(1).normal(size=(1500, 8)))
-    labels = np.arange(1500) // 2
+def test_the_histogram_of_drawn_distances_is_that_of_the_exact_weights_from_0_to_2():
+    """Points all over a sphere of four dimensions, so that negatives of every distance are there."""
+    x, _ = norm.l2_normalize(np.random.default_rng(1).normal(size=(600, 4)))
+    labels = np.arange(600) // 2
+    lengths = pairwise_distances(x)
+    bins = np.linspace(0, 2, 11)  # 0.5 is inside one, 1.4 between two
+    expected, there = np.zeros(10), np.zeros(10)
+    for a in range(600):
+        others = lengths[a, labels != labels[a]]
+        density = np.maximum(others, 0.5) ** 2 * np.sqrt(1 - np.maximum(others, 0.5) ** 2 / 4)
+        weights = np.where(others < 1.4, 1 / density, 0)
+        expected += np.histogram(others, bins, weights=weights / weights.sum())[0]
+        there += np.histogram(others, bins)[0]
+    assert there.min() > 100
+    drawn = np.zeros(10)
+    for seed in range(100):
+        chosen = triplets.distance_weighted(lengths**2, labels, 4, np.random.default_rng(seed))
+        assert len(chosen.anchors) == chosen.considered == 600
+        drawn += np.histogram(lengths[chosen.anchors, chosen.negatives], bins)[0]
+    assert not expected[7:].any() and not drawn[7:].any()
+    near = slice(7)
+    spread = np.sqrt(100 * expected[near])
+    assert (np.abs(drawn[near] - 100 * expected[near]) < 4.5 * spread).all()
+    # What the weights are for: beyond the clipped distances, near negatives come as often as far ones.
+    assert drawn[3:7].max() < 1.1 * drawn[3:7].min()
+
+
+def test_no_distance_weighted_negative_lies_beyond_the_cut_off_where_most_random_points_do():
+    x, _ = norm.l2_normalize(np.random.default_rng(0).normal(size=(120, 256)).astype(np.float32))
+    d = triplets.squared_distances(x, np.float32)
+    chosen = triplets.distance_weighted(d, np.arange(120) // 4, 256, np.random.default_rng(0))
+    assert np.mean(d > 1.4**2) > 0.6
+    assert len(chosen.anchors) == 120 * 3 and d[chosen.anchors, chosen.negatives].max() < 1.4**2
+
+
+def test_an_anchor_whose_negatives_all_lie_beyond_the_cut_off_gives_no_distance_weighted_triplet():
+    x = np.array([[1, 0], [1, 0], [0.6, 0.8], [0.6, 0.8], [-1, 0], [-1, 0]])
+    labels = np.array([0, 0, 1, 1, 2, 2])  # identity 2 is 1.79 from its nearest negative, and 2 from the other
     d = triplets.squared_distances(x)
-    lengths = np.concatenate([
-        np.sqrt(d[s.anchors, s.negatives])
-        for s in (triplets.distance_weighted(d, labels, 8, np.random.default_rng(seed)) for seed in range(4))
-    ])  # fmt: skip
-    counts, _ = np.histogram(lengths, np.linspace(0.7, 1.7, 6))
-    assert counts.max() < 1.35 * counts.min()
+    for seed in range(20):
+        chosen = triplets.distance_weighted(d, labels, 2, np.random.default_rng(seed))
+        assert list(zip(chosen.anchors, chosen.positives, strict=True)) == [(0, 1), (1, 0), (2, 3), (3, 2)]
+        assert set(chosen.negatives[:2]) <= {2, 3} and set(chosen.negatives[2:]) <= {0, 1}
+        assert chosen.considered == 6
+    far = triplets.distance_weighted(d[[0, 1, 4, 5]][:, [0, 1, 4, 5]], labels[[0, 1, 4, 5]], 2, np.random.default_rng(0))
+    assert len(far.anchors) == 0 and far.considered == 4
 
 
 @pytest.mark.parametrize("name", ["semi-hard", "batch-hard", "batch-all", "distance-weighted"])

@@ -17,7 +17,9 @@ BLOCK_ENTRIES = 4_000_000
 COLUMN = 0xFFFFFFFF  # the bits of a key that hold a column
 NO_KEY = np.iinfo(np.int64).max
 
-CLIPPED_DISTANCE = 0.5  # not squared; Wu et al.'s own
+# Of distance-weighted selection, not squared; Wu et al.'s own values.
+CLIPPED_DISTANCE = 0.5
+CUT_OFF_DISTANCE = 1.4
 
 
 class Selection(NamedTuple):
@@ -27,7 +29,7 @@ class Selection(NamedTuple):
     positives: np.ndarray  # (T,) int
     negatives: np.ndarray  # (T,) int
     learns: np.ndarray  # (T,) bool; False: the triplet is passed on, but gets no gradient
-    considered: int  # how many triplets (semi-hard: anchor-positive pairs) the strategy looked at
+    considered: int  # how many triplets it looked at; semi-hard and distance-weighted: how many anchor-positive pairs
 
 
 def squared_distances(x, dtype=np.float64):
@@ -248,20 +250,25 @@ def rank_paired(distances, labels, margin):
 
 
 def distance_weighted(distances, labels, dimension, rng):
-    """For every (a, p), an n drawn so that all distances are as likely (Wu et al. 2017, arXiv 1706.07567, section 4.2).
+    """For every (a, p), an n drawn so that all distances are equally likely (Wu et al. 2017, arXiv 1706.07567, sec. 4.2).
 
-    n gets the weight 1 / q(d), q the density of the distance d (not squared) between random points of the unit sphere:
-    q(d) ~ d^(D-2) (1 - d^2 / 4)^((D-3) / 2). Distances below CLIPPED_DISTANCE weigh as that one, so that the few
-    nearest, which are the noisiest, are not drawn all the time.
+    n has the weight 1 / q(d), where q is the density of the distance d (not squared) between random points of the unit
+    sphere: q(d) ~ d^(D-2) (1 - d^2 / 4)^((D-3) / 2). Distances below CLIPPED_DISTANCE have its weight, so that the few
+    nearest negatives, which are the noisiest, are not drawn all the time. Negatives at CUT_OFF_DISTANCE or beyond are
+    never drawn: 1 / q grows without bound towards d = 2, and a negative so far away seldom has a loss. An anchor without a
+    nearer negative gives no triplet; `considered` counts its pairs all the same.
     distances: (N, N), squared, of embeddings of length one; dimension: D, 2 or more; rng: numpy Generator.
     """
     same, other = same_and_other(labels)
-    anchors, positives = np.nonzero(same & other.any(axis=1)[:, None])  # (T,) each
-    d = np.sqrt(np.clip(distances, CLIPPED_DISTANCE**2, 3.999))  # (N, N)
+    anchors, positives = np.nonzero(same & other.any(axis=1)[:, None])  # (A,) each
+    allowed = other & (distances < CUT_OFF_DISTANCE**2)  # (N, N)
+    d = np.sqrt(np.clip(distances, CLIPPED_DISTANCE**2, CUT_OFF_DISTANCE**2))  # (N, N)
     log_weights = (2 - dimension) * np.log(d) + (3 - dimension) / 2 * np.log(1 - d * d / 4)
-    log_weights[~other] = -np.inf
+    log_weights[~allowed] = -np.inf
     highest = log_weights.max(axis=1, keepdims=True)
     weights = np.exp(log_weights - np.where(np.isfinite(highest), highest, 0))  # the largest of each row is 1
+    considered, able = len(anchors), allowed.any(axis=1)[anchors]
+    anchors, positives = anchors[able], positives[able]  # (T,) each
     # One running sum through all rows: a draw of row a lies between its sum before and after that row.
     sums = np.cumsum(weights.ravel())  # (N * N,)
     after = sums[len(labels) - 1 :: len(labels)]  # (N,)
@@ -269,7 +276,7 @@ def distance_weighted(distances, labels, dimension, rng):
     drawn = before[anchors] + (1 - rng.random(len(anchors))) * (after - before)[anchors]  # above before, up to after
     place = np.searchsorted(sums, drawn)
     negatives = place - anchors * len(labels)
-    return Selection(anchors, positives, negatives, np.ones(len(anchors), bool), len(anchors))
+    return Selection(anchors, positives, negatives, np.ones(len(anchors), bool), considered)
 
 
 STRATEGIES = {
