@@ -116,7 +116,7 @@ def test_distance_weighted_selection_draws_anew_each_iteration_and_the_same_in_e
         runs.append([run(net, x, LABELS)[1] for _ in range(3)])
     np.testing.assert_array_equal(runs[0], runs[1])
     assert not np.array_equal(runs[0][0], runs[0][1]) and np.abs(runs[0][0]).max() > 0
-    with pytest.raises(InputError, match=r"embeddings of length one, but one has 2"):
+    with pytest.raises(InputError, match=r"embeddings of length one, but one has 2: let Norm2Layer come last.*norm2$"):
         run(net, 2 * x, LABELS)
 
 

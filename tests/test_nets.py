@@ -3,6 +3,7 @@
 import caffe
 import numpy as np
 import pytest
+import yaml
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 
@@ -61,10 +62,57 @@ def test_settings_fill_what_the_prototxt_leaves_out(project):
     settings = config.load(str(project / "config.py")).stage("triplet")
     decided = nets.fill_settings(net, settings, "net")
     assert decided == [("MARGIN", 0.7, "tripletloss")]
-    assert nets.parse_param_str(net.layer[-1].python_param.param_str, ("margin",), "") == {"margin": 0.7}
+    assert margins(net) == {"triplet_select": 0.7, "tripletloss": 0.7}
     assert list(net.layer[-2].top[3:]) == list(nets.SELECT_STATISTICS)
     filled = nets.parse_param_str(net.layer[0].python_param.param_str, nets.python_layer(net.layer[0], "").keys, "")
     assert filled["batch_size"] == 12 and filled["train_list"] == str(project / "list.txt")
+
+
+def margins(net):
+    """Layer's name -> its margin, in a net whose settings are filled in."""
+    found = {layer.name: yaml.safe_load(layer.python_param.param_str) for layer in net.layer if layer.type == "Python"}
+    return {name: params["margin"] for name, params in found.items() if params and "margin" in params}
+
+
+def with_margins(selecting, loss):
+    """TINY_NET's triplet stage, whose last two layers have these margins of their own, if any."""
+    net = nets.for_stage(parse(TINY_NET), caffe.TRAIN, "triplet")
+    for layer, margin in zip(net.layer[-2:], (selecting, loss), strict=True):
+        layer.python_param.param_str = f"{{margin: {margin}}}" if margin else ""
+    return net
+
+
+@pytest.mark.parametrize(
+    ("selecting", "loss", "both"), [(None, None, 0.2), (None, 0.7, 0.7), (0.7, None, 0.7), (0.7, 0.7, 0.7)]
+)
+def test_triplets_are_selected_with_the_margin_of_their_loss(project, selecting, loss, both):
+    net = with_margins(selecting, loss)
+    settings = config.load(str(project / "config.py")).stage("triplet")
+    decided = nets.fill_settings(net, settings, "net")
+    assert margins(net) == {"triplet_select": both, "tripletloss": both}
+    assert [name for _, _, name in decided] == [
+        name for name, given in (("triplet_select", selecting), ("tripletloss", loss)) if given
+    ]
+    assert nets.margin_of(net) == both
+
+
+def test_two_margins_of_one_loss_are_refused_and_two_losses_may_have_two(project):
+    settings = config.load(str(project / "config.py")).stage("triplet")
+    with pytest.raises(InputError, match=r"'triplet_select' has the margin 0\.3 and layer 'tripletloss' has the margin 0\.7"):
+        nets.fill_settings(with_margins(0.3, 0.7), settings, "net")
+    net = with_margins(None, 0.7)
+    for layer in list(net.layer[-2:]):
+        other = net.layer.add()
+        other.CopyFrom(layer)
+        other.name = f"other_{layer.name}"
+        for names in (other.bottom, other.top):
+            names[:] = [f"other_{name}" if name in ("anchor", "positive", "negative", "loss") else name for name in names]
+    net.layer[-1].python_param.param_str = ""
+    net.layer[-2].python_param.param_str = "{margin: 0.4}"
+    nets.fill_settings(net, settings, "net")
+    assert margins(net) == {
+        "triplet_select": 0.7, "tripletloss": 0.7, "other_triplet_select": 0.4, "other_tripletloss": 0.4,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("written", "outputs"), [("", 9), ("num_output: 6", 6)])

@@ -216,6 +216,11 @@ def in_net(old, new):
     return lambda p: replace(p / "net.prototxt", old, new)
 
 
+def margins_that_differ(p):
+    for layer, margin in (("TripletSelectLayer", 0.3), ("TripletLossLayer", 0.2)):
+        replace(p / "net.prototxt", f'layer: "{layer}"', f'layer: "{layer}" param_str: "{{margin: {margin}}}"')
+
+
 def in_config(**changes):
     return lambda p: write_config(p, **changes)
 
@@ -272,6 +277,7 @@ def test_bad_input_ends_in_one_sentence_and_status_1(project, change, sentence):
         (one_identity, "one identity only"),
         (in_config(BATCH_SIZE=24), "a mini-batch of 24 holds 8 identities x 3 images, but the list has 6 identities: set BATCH_SIZE to at most 18"),
         (in_config(SELECTION="rank-paired"), "set BATCHES to 'anchor'"),
+        (margins_that_differ, "layer 'triplet_select' has the margin 0.3 and layer 'tripletloss' has the margin 0.2: give both"),
         (in_net("top: \"loss\" loss_weight: 1", "top: \"loss\""), "no layer has a loss: give the loss layer `loss_weight: 1`"),
         (in_config(FREEZE="fc9_1", STAGES=["triplet"]), "every layer is frozen"),
         (in_config(FREEZE="fc99", STAGES=["triplet"]), "FREEZE names the blob 'fc99'"),

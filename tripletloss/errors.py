@@ -1,8 +1,11 @@
 """The one exception that a person is meant to read."""
 
 
-class InputError(ValueError):
-    """A file, a line or a setting that cannot be used; the message says what, where and what to do."""
+class InputError(Exception):
+    """A file, a line or a setting that cannot be used; the message says what, where and what to do.
+
+    It is no ValueError, so that code which catches those of a library never catches this one by accident.
+    """
 
 
 class NotFiniteError(InputError):

@@ -155,11 +155,13 @@ def fill_settings(net, settings, source):
     """Write settings into the param_str of this package's layers, where the prototxt leaves them out.
 
     net: NetParameter, changed in place; settings: a stage's settings by name. A selection layer gets the tops of
-    its statistics as well, a DataLayer that of the seconds waited. Returns a list of (setting, value, layer's name),
-    one a setting that the prototxt decides otherwise.
-    Raises InputError for a wrong param_str, and for a rank-paired selection from other than anchor batches.
+    its statistics as well, a DataLayer that of the seconds waited. A triplet loss and the layers that select for it
+    get one margin, also where the prototxt gives it to one of them only. Returns a list of (setting, value, layer's
+    name), one for each setting that the prototxt decides otherwise.
+    Raises InputError for a wrong param_str, for two margins of one triplet loss, and for a rank-paired selection from
+    other than anchor batches.
     """
-    decided = []
+    decided, margins = [], _shared_margins(net, source)
     named = [settings[key] for key in ("IMAGEPATH", "RUN_FOLDER", "FEATURE_CACHE", "TRAIN_LIST") if settings[key]]
     folders = [os.path.realpath(path) for path in (os.path.dirname(source) or ".", *named, os.path.dirname(named[-1]))]
     for layer in net.layer:
@@ -187,8 +189,34 @@ def fill_settings(net, settings, source):
         if kind is DataLayer and len(layer.top) == 2:
             layer.top.append(DATA_SECONDS)
         decided += [(key.upper(), own[key], layer.name) for key in own if own[key] != filled[key]]
+        if layer.name in margins:
+            own["margin"] = margins[layer.name]
         layer.python_param.param_str = _dump({**filled, **own})
     return decided
+
+
+def _shared_margins(net, source):
+    """The margins that the prototxt gives to triplet losses, or to the layers that select for them.
+
+    Returns layer's name -> margin, of both kinds of layer. Raises InputError where they differ.
+    """
+    margins = {}
+    for loss in net.layer:
+        if not is_a(loss, TripletLossLayer):
+            continue
+        makers = made_by(net, loss.bottom[0]) if loss.bottom else ()
+        chain = [layer for layer in net.layer if layer.name in makers and is_a(layer, TripletSelectLayer)] + [loss]
+        given = {}
+        for layer in chain:
+            where, kind = f"{source}: layer {layer.name!r}", python_layer(layer, source)
+            own = parse_param_str(layer.python_param.param_str, kind.keys, where)
+            if "margin" in own:
+                given[layer.name] = own["margin"]
+        if len(set(given.values())) > 1:
+            both = " and ".join(f"layer {name!r} has the margin {margin:g}" for name, margin in given.items())
+            raise InputError(f"{source}: {both}: give both the same one, or leave it out of one of them")
+        margins.update((layer.name, margin) for layer in chain for margin in set(given.values()))
+    return margins
 
 
 def for_process(net, rank, iteration):

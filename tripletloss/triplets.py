@@ -250,13 +250,13 @@ def rank_paired(distances, labels, margin):
 
 
 def distance_weighted(distances, labels, dimension, rng):
-    """For every (a, p), an n drawn so that all distances are equally likely (Wu et al. 2017, arXiv 1706.07567, sec. 4.2).
+    """For every (a, p), an n drawn so that all distances are equally likely (Wu et al. 2017, arXiv 1706.07567, 4.2).
 
     n has the weight 1 / q(d), where q is the density of the distance d (not squared) between random points of the unit
     sphere: q(d) ~ d^(D-2) (1 - d^2 / 4)^((D-3) / 2). Distances below CLIPPED_DISTANCE have its weight, so that the few
     nearest negatives, which are the noisiest, are not drawn all the time. Negatives at CUT_OFF_DISTANCE or beyond are
-    never drawn: 1 / q grows without bound towards d = 2, and a negative so far away seldom has a loss. An anchor without a
-    nearer negative gives no triplet; `considered` counts its pairs all the same.
+    never drawn: 1 / q grows without bound towards d = 2, and a negative so far away seldom has a loss. An anchor
+    without a nearer negative gives no triplet; `considered` counts its pairs all the same.
     distances: (N, N), squared, of embeddings of length one; dimension: D, 2 or more; rng: numpy Generator.
     """
     same, other = same_and_other(labels)
