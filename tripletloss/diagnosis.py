@@ -66,8 +66,7 @@ def diagnose(reports, margin):
     """
     if len(reports) < WINDOW:
         return None
-    late, before = _means(reports[-WINDOW:]), _means(reports[-2 * WINDOW : -WINDOW] or reports[:WINDOW])
-    first = _means(reports[:WINDOW])
+    first, late = _means(reports[:WINDOW]), _means(reports[-WINDOW:])
     # One point far from zero, or at zero; not small embeddings that an oversized margin dwarfs.
     together = late.mean_distance < 0.05 * late.norm**2 or late.mean_distance < 0.1 * first.mean_distance
     if together and late.mean_distance < 0.1 * margin and abs(late.loss - margin / 2) < 0.1 * margin:
@@ -90,7 +89,7 @@ def diagnose(reports, margin):
             f"{late.far_positives:.1%} of the pairs of one identity are farther apart than strangers, the others "
             "close together: look at `python -m tripletloss.suspects`"
         )
-    stuck = len(reports) >= 3 * WINDOW and late.loss > 0.98 * before.loss
+    stuck = len(reports) >= 3 * WINDOW and late.loss > 0.98 * _means(reports[-2 * WINDOW : -WINDOW]).loss
     if stuck and late.active_share > 0.95 and late.loss > margin / 4:
         return "margin unreachable", (
             f"{late.active_share:.0%} of the triplets stay short of MARGIN {margin:g} and the loss of {late.loss:.3g} "
