@@ -6,8 +6,11 @@ import os
 import sys
 import tempfile
 
-from tripletloss import check, config, nets, parallel, plan, snapshots, solver
-from tripletloss.errors import InputError
+from tripletloss import config
+from tripletloss.base import parallel
+from tripletloss.base.errors import InputError
+from tripletloss.net import nets
+from tripletloss.training import check, plan, snapshots, solver
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 

@@ -9,7 +9,7 @@ import time
 import numpy as np
 from tabulate import tabulate
 
-from tripletloss import metrics, sampling, triplets
+from tripletloss.core import metrics, sampling, triplets
 
 DIMENSION, MARGIN, REPEATS = 256, 0.2, 3
 

@@ -15,7 +15,8 @@ import caffe
 import numpy as np
 from tabulate import tabulate
 
-from tripletloss import config, nets
+from tripletloss import config
+from tripletloss.net import nets
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ITERATIONS = 10

@@ -12,8 +12,8 @@ import numpy as np
 from tabulate import tabulate
 
 from tripletloss import config
+from tripletloss.data.loader import Loader
 from tripletloss.layers import DataLayer
-from tripletloss.loader import Loader
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BATCHES, ITERATION_S = 30, 0.5  # of 64 images on one core

@@ -16,8 +16,10 @@ import caffe
 import numpy as np
 from tabulate import tabulate
 
-from tripletloss import config, nets, plan
-from tripletloss.process import caffe_log
+from tripletloss import config
+from tripletloss.base.process import caffe_log
+from tripletloss.net import nets
+from tripletloss.training import plan
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ITERATIONS, ROUNDS = 30, 3

@@ -30,7 +30,7 @@ def batch():
 
 def ours(strategy):
     """A function that does it with tripletloss, and returns the loss."""
-    from tripletloss import triplets
+    from tripletloss.core import triplets
 
     x, labels = batch()
 

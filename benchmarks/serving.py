@@ -14,9 +14,9 @@ import onnxruntime
 from tabulate import tabulate
 
 from tripletloss import config, export, extract
+from tripletloss.data.images import read_image, to_blob
 from tripletloss.dataset import list_folder
 from tripletloss.detect import Detector, cut
-from tripletloss.images import read_image, to_blob
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 WEIGHTS = os.path.join(ROOT, "models/face997/face997.caffemodel")

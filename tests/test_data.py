@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, TINY_CONFIG, write_config
-from tripletloss import config, images
+from tripletloss import config
+from tripletloss.base.errors import InputError
+from tripletloss.core.sampling import Batch
+from tripletloss.data import images
 from tripletloss.dataset import read_list
-from tripletloss.errors import InputError
-from tripletloss.sampling import Batch
 
 
 def test_list_lines_of_the_2015_toolkit(project):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import run_train, write_config
 from tests.test_train import replace
-from tripletloss import diagnosis, triplets
+from tripletloss.core import diagnosis, triplets
 
 LABELS = np.repeat(np.arange(12), 5)
 

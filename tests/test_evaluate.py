@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import TINY_NET, make_project, run_train, write_config
-from tripletloss.errors import InputError
+from tripletloss.base.errors import InputError
 from tripletloss.evaluate import read_pairs
 
 

@@ -15,10 +15,11 @@ from caffe.proto import caffe_pb2
 from google.protobuf import descriptor_pb2
 
 from tests.conftest import ROOT
-from tripletloss import caffemodel, config, export, extract
+from tripletloss import config, export, extract
+from tripletloss.base.errors import InputError
+from tripletloss.data.images import read_image, to_pixels
 from tripletloss.dataset import list_folder
-from tripletloss.errors import InputError
-from tripletloss.images import read_image, to_pixels
+from tripletloss.formats import caffemodel
 
 WEIGHTS = ROOT / "models" / "face997" / "face997.caffemodel"
 HEAD = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: SIZE dim: SIZE } } }\n'

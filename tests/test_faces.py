@@ -20,9 +20,9 @@ from faces.identity import draw_identity
 from faces.nuisance import MAX_SEVERITY, draw_nuisance, severity
 from faces.raster import interpolate, rasterize
 from tests.conftest import ROOT
+from tripletloss.base.errors import InputError
+from tripletloss.base.wheels import open_wheel
 from tripletloss.dataset import read_list
-from tripletloss.errors import InputError
-from tripletloss.wheels import open_wheel
 
 SIZE = 48
 

@@ -15,7 +15,8 @@ from google.protobuf import text_format
 
 from tests.conftest import ROOT, TINY_NET, run_train, write_config
 from tests.test_train import weights
-from tripletloss import caffemodel, nets
+from tripletloss.formats import caffemodel
+from tripletloss.net import nets
 
 ITERATIONS = {"softmax": 4, "triplet": 30}
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tripletloss import triplets
+from tripletloss.base.errors import InputError
+from tripletloss.core import triplets
+from tripletloss.data.images import read_image, to_blob
 from tripletloss.dataset import read_list
-from tripletloss.errors import InputError
-from tripletloss.images import read_image, to_blob
 
 ROWS, SIZE = 12, 4
 LABELS = np.repeat([0, 1, 2], 4)

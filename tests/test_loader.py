@@ -13,10 +13,10 @@ import pytest
 
 from tests.conftest import ROOT, run_train, write_config
 from tests.test_train import weights
+from tripletloss.base.errors import InputError
 from tripletloss.config import REQUIRED, SCHEMA
-from tripletloss.errors import InputError
+from tripletloss.data.loader import Loader
 from tripletloss.layers import DataLayer
-from tripletloss.loader import Loader
 
 
 def settings(project, **changes):
@@ -38,7 +38,7 @@ def workers_of(pid):
             command = path.joinpath("cmdline").read_text()
         except (OSError, ValueError):
             continue
-        if parent == pid and "tripletloss.loader" in command:
+        if parent == pid and "tripletloss.data.loader" in command:
             found.append(int(path.name))
     return found
 

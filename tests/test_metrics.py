@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from tripletloss import metrics
+from tripletloss.core import metrics
 
 
 def people(identities, images, noise, seed=0):

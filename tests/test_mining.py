@@ -5,10 +5,10 @@ import pytest
 
 from tests.conftest import run_train, write_config
 from tests.test_features import losses, softmax, triplet  # noqa: F401 (softmax is a fixture)
-from tripletloss import triplets
-from tripletloss.errors import InputError
-from tripletloss.sampling import MinedBatches, make_batches
-from tripletloss.triplets import hardest_negatives
+from tripletloss.base.errors import InputError
+from tripletloss.core import triplets
+from tripletloss.core.sampling import MinedBatches, make_batches
+from tripletloss.core.triplets import hardest_negatives
 
 LABELS = np.repeat([3, 5, 6, 9, 12, 15], [1, 2, 4, 9, 13, 3])  # 32 images of 6 identities
 

@@ -9,8 +9,11 @@ import pytest
 
 from faces.dataset import render_dataset
 from tests.conftest import ROOT
-from tripletloss import caffemodel, config, evaluate, extract, metrics, nets, suspects
+from tripletloss import config, evaluate, extract, suspects
+from tripletloss.core import metrics
 from tripletloss.dataset import read_list, shared_identities
+from tripletloss.formats import caffemodel
+from tripletloss.net import nets
 
 MODEL = ROOT / "models" / "face997"
 WEIGHTS = MODEL / "face997.caffemodel"

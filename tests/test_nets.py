@@ -8,9 +8,11 @@ from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 
 from tests.conftest import ROOT, TINY_NET
-from tripletloss import caffemodel, config, nets
-from tripletloss.errors import InputError
-from tripletloss.process import try_in_child
+from tripletloss import config
+from tripletloss.base.errors import InputError
+from tripletloss.base.process import try_in_child
+from tripletloss.formats import caffemodel
+from tripletloss.net import nets
 
 RULES = """
 layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 } } }

@@ -7,8 +7,8 @@ import pytest
 from sklearn.metrics.pairwise import cosine_similarity
 
 from tests.conftest import ROOT
-from tripletloss.cosine import cosine_gradients, cosine_scores
-from tripletloss.norm import EPSILON, l2_normalize, l2_normalize_gradient
+from tripletloss.core.cosine import cosine_gradients, cosine_scores
+from tripletloss.core.norm import EPSILON, l2_normalize, l2_normalize_gradient
 
 
 def differences(function, x, step=1e-6):

@@ -18,10 +18,10 @@ import pytest
 from tests.conftest import ROOT, TINY_NET, run_train, write_config
 from tests.test_train import replace, weights
 from tripletloss import extract
+from tripletloss.base.errors import InputError
+from tripletloss.base.parallel import OneProcess
+from tripletloss.core.sampling import make_batches
 from tripletloss.dataset import read_list
-from tripletloss.errors import InputError
-from tripletloss.parallel import OneProcess
-from tripletloss.sampling import make_batches
 
 # That of `pip install .[mpi]`, which stands beside Python.
 MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -35,7 +35,7 @@ LABELS = np.repeat(np.arange(9), [1, 2, 4, 9, 13, 3, 3, 5, 8])
 MISCHIEF = """
 import os
 import caffe
-from tripletloss.errors import InputError
+from tripletloss.base.errors import InputError
 
 class Mischief(caffe.Layer):
     def setup(self, bottom, top):
@@ -472,7 +472,7 @@ def test_mpirun_without_mpi4py_says_once_what_to_install(project, monkeypatch, r
 
 def test_without_mpirun_mpi_is_not_loaded():
     program = (
-        "import sys; from tripletloss import parallel; team = parallel.join('train.py'); "
+        "import sys; from tripletloss.base import parallel; team = parallel.join('train.py'); "
         "print(team.size, 'mpi4py' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, make_project, run_train, write_config
-from tripletloss import nets, snapshots
-from tripletloss.errors import InputError
+from tripletloss.base.errors import InputError
+from tripletloss.net import nets
+from tripletloss.training import snapshots
 
 KILLS = int(os.environ.get("KILLS", "12"))  # KILLS=100 takes some minutes
 ENDS = {"softmax": 140, "triplet": 240}

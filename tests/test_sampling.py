@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from tripletloss import sampling
-from tripletloss.errors import InputError
-from tripletloss.sampling import (
+from tripletloss.base.errors import InputError
+from tripletloss.core import sampling
+from tripletloss.core.sampling import (
     AnchorBatches,
     IdentityBatches,
     MinedBatches,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, TINY_NET, run_train, write_config
-from tripletloss import caffemodel
+from tripletloss.formats import caffemodel
 
 
 def replace(path, old, new):

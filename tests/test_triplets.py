@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import pairwise_distances
 
-from tripletloss import norm, triplets
+from tripletloss.core import norm, triplets
 
 
 def make_batch(seed=0, rows=14, identities=4, size=3):

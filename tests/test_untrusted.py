@@ -12,11 +12,15 @@ from hypothesis import strategies as st
 
 from tests.conftest import TINY_CONFIG, TINY_NET, run_train, write_config
 from tests.test_train import refused, replace
-from tripletloss import caffemodel, config, images, layers, nets, process
+from tripletloss import config, layers
+from tripletloss.base import process
+from tripletloss.base.errors import InputError
+from tripletloss.data import images
 from tripletloss.dataset import read_list
-from tripletloss.errors import InputError
 from tripletloss.evaluate import read_pairs
 from tripletloss.extract import load
+from tripletloss.formats import caffemodel
+from tripletloss.net import nets
 
 MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

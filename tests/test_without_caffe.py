@@ -16,8 +16,8 @@ from sklearn.cluster import AgglomerativeClustering
 
 from tests.conftest import ROOT
 from tripletloss import detect
-from tripletloss.errors import InputError
-from tripletloss.onnx_model import Model
+from tripletloss.base.errors import InputError
+from tripletloss.deploy.onnx_model import Model
 
 SAMPLE = ROOT / "data" / "images"
 

@@ -5,8 +5,8 @@ import sys
 import cv2
 import numpy as np
 
+from tripletloss.data.images import read_image
 from tripletloss.dataset import read_list
-from tripletloss.images import read_image
 
 ROWS, COLUMNS, SIZE = 8, 10, 72
 

@@ -16,16 +16,20 @@ import warnings
 import atheris
 
 with atheris.instrument_imports(include=["tripletloss"]):
-    from tripletloss import caffemodel, config, dataset, extract, images, layers, nets, snapshots
-    from tripletloss.errors import InputError
+    from tripletloss import config, dataset, extract, layers
+    from tripletloss.base.errors import InputError
+    from tripletloss.data import images
+    from tripletloss.formats import caffemodel
+    from tripletloss.net import nets
+    from tripletloss.training import snapshots
 
 import caffe
 import cv2
 import h5py
 import numpy as np
 
-from tripletloss import process
-from tripletloss.process import caffe_log, try_in_child
+from tripletloss.base import process
+from tripletloss.base.process import caffe_log, try_in_child
 
 NET = """
 layer { name: "data" type: "Python" top: "data" top: "labels"

@@ -79,7 +79,8 @@ def plan_solver(folder, net, device, stage, batch):
     """
     import caffe
 
-    from tripletloss import config, plan
+    from tripletloss import config
+    from tripletloss.training import plan
 
     settings = config.load(str(write_config(folder, net, STAGES=[stage], FREEZE="", BATCH_SIZE=batch, WORKERS=4,
                                             HELD_OUT_LIST="", DEPLOY="")))  # fmt: skip
@@ -90,7 +91,7 @@ def plan_solver(folder, net, device, stage, batch):
 
 def measure_caffe(device, net, stage, batch):
     """Time training iterations, then each layer. Prints JSON."""
-    from tripletloss import nets
+    from tripletloss.net import nets
 
     with tempfile.TemporaryDirectory() as folder:
         build = plan_solver(Path(folder), net, device, stage, batch)
@@ -156,7 +157,7 @@ def time_layers(net, cuda):
 
 def layers_of(net):
     """A prototxt's layers up to fc9, as what PyTorch needs to know of them."""
-    from tripletloss import nets
+    from tripletloss.net import nets
 
     found = []
     for layer in nets.read_net(str(net / "train.prototxt")).layer:
@@ -231,7 +232,7 @@ def run_nccl(device, net, batch):
     with tempfile.TemporaryDirectory() as folder:
         build = plan_solver(Path(folder), net, device, "softmax", batch)
         caffe = start_caffe(device)
-        from tripletloss.parallel import nccl_of
+        from tripletloss.base.parallel import nccl_of
 
         if not caffe.has_nccl():
             sys.exit("this Caffe was built without NCCL: set USE_NCCL := 1 in Makefile.config")
@@ -400,8 +401,8 @@ ROWS = {"device": row_device, "pycaffe": row_pycaffe, "gradients": row_gradients
 
 def has_gpu():
     """Tell whether Caffe computes on a GPU here; else say why not."""
-    from tripletloss import solver
-    from tripletloss.errors import InputError
+    from tripletloss.base.errors import InputError
+    from tripletloss.training import solver
 
     try:
         solver.choose_device("gpu")

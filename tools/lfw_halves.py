@@ -10,8 +10,8 @@ none of those pairs and have two images or more.
 import os
 import sys
 
+from tripletloss.base.errors import InputError
 from tripletloss.dataset import write_list
-from tripletloss.errors import InputError
 from tripletloss.evaluate import read_pairs
 
 

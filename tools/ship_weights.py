@@ -4,7 +4,7 @@ import sys
 
 from caffe.proto import caffe_pb2
 
-from tripletloss import nets
+from tripletloss.net import nets
 
 
 def main():

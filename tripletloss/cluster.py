@@ -8,9 +8,10 @@ import sys
 import numpy as np
 from sklearn.cluster import DBSCAN
 
-from tripletloss import metrics, montage
+from tripletloss.base.errors import InputError
+from tripletloss.core import metrics
 from tripletloss.dataset import read_list
-from tripletloss.errors import InputError
+from tripletloss.evaluation import montage
 from tripletloss.extract import add_arguments, embed, images_of, settings_of
 
 MOST_IMAGES = 20_000  # distances of all pairs are kept

@@ -9,9 +9,9 @@ import difflib
 import os
 from typing import NamedTuple
 
-from tripletloss.errors import InputError
-from tripletloss.sampling import BATCHES
-from tripletloss.triplets import STRATEGIES
+from tripletloss.base.errors import InputError
+from tripletloss.core.sampling import BATCHES
+from tripletloss.core.triplets import STRATEGIES
 
 STAGES = ("softmax", "triplet")
 REQUIRED = object()

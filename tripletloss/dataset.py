@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from tripletloss.errors import InputError
-from tripletloss.images import read_image
+from tripletloss.base.errors import InputError
+from tripletloss.data.images import read_image
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 

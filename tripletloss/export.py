@@ -21,14 +21,15 @@ import onnx
 from onnx import TensorProto, helper
 from tqdm import tqdm
 
-from tripletloss import config, metrics
-from tripletloss.caffemodel import NetParameter, made_by, read_prototxt, read_weights
+from tripletloss import config
+from tripletloss.base.errors import InputError
+from tripletloss.base.files import digest, write_whole
+from tripletloss.core import metrics
+from tripletloss.data.images import central_box, read_image, to_pixels
 from tripletloss.dataset import read_list
-from tripletloss.errors import InputError
-from tripletloss.files import digest, write_whole
-from tripletloss.images import central_box, read_image, to_pixels
-from tripletloss.onnx_layers import IR_VERSION, LAYERS, OPSET, Blob, Graph
-from tripletloss.onnx_model import BATCH_SIZE, Model
+from tripletloss.deploy.onnx_layers import IR_VERSION, LAYERS, OPSET, Blob, Graph
+from tripletloss.deploy.onnx_model import BATCH_SIZE, Model
+from tripletloss.formats.caffemodel import NetParameter, made_by, read_prototxt, read_weights
 
 FAR = 1e-3  # of the threshold
 MOST_BYTES = 2**31 - 1  # protobuf's

@@ -16,13 +16,15 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from tripletloss import caffemodel, config, nets
+from tripletloss import config
+from tripletloss.base.errors import InputError
+from tripletloss.base.files import digest
+from tripletloss.base.parallel import OneProcess, join, launched
+from tripletloss.base.process import caffe_log, read_hdf5, try_in_child
+from tripletloss.data.images import read_or_next, to_blob
 from tripletloss.dataset import ImageList, list_folder, read_list
-from tripletloss.errors import InputError
-from tripletloss.files import digest
-from tripletloss.images import read_or_next, to_blob
-from tripletloss.parallel import OneProcess, join, launched
-from tripletloss.process import caffe_log, read_hdf5, try_in_child
+from tripletloss.formats import caffemodel
+from tripletloss.net import nets
 
 BATCH_SIZE = 32
 SMALL_IMAGE = 128  # pixels, a side

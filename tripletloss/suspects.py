@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from tabulate import tabulate
 
-from tripletloss import montage
-from tripletloss.errors import InputError
+from tripletloss.base.errors import InputError
+from tripletloss.core.triplets import distance_blocks
+from tripletloss.evaluation import montage
 from tripletloss.extract import add_arguments, embed, images_of, settings_of
-from tripletloss.triplets import distance_blocks
 
 NEIGHBOURS = 3  # an image is compared with the nearest so many of an identity, as one may be mislabelled itself
 

@@ -9,10 +9,10 @@ import sys
 
 import numpy as np
 
+from tripletloss.base.errors import InputError
+from tripletloss.data.images import read_image
+from tripletloss.deploy.onnx_model import Model
 from tripletloss.detect import Detector, cut
-from tripletloss.errors import InputError
-from tripletloss.images import read_image
-from tripletloss.onnx_model import Model
 
 
 def distance(model, photos):

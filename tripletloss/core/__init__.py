@@ -1,0 +1,1 @@
+"""The mathematics, in NumPy: no Caffe and no files."""

@@ -1,0 +1,174 @@
+"""Pixels: read an image, augment it, and make the blob that a net takes."""
+
+import os
+from typing import NamedTuple
+
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))  # a small file can ask for gigabytes; read on import
+
+import cv2
+import numpy as np
+
+from tripletloss.base.errors import InputError
+
+COARSEST = 0.25  # share of the side that the fewest pixels of coarse images are
+BGR_TO_LUMA = np.array([0.114, 0.587, 0.299], np.float32)  # ITU-R BT.601
+
+
+def read_image(path):
+    """Decode an image file to (H, W, 3) uint8, BGR. A grey image gives three equal channels.
+
+    Raises InputError if the file cannot be read, is no image that OpenCV knows, or is cut off.
+    """
+    return decode(read_bytes(path), path)
+
+
+def read_bytes(path):
+    """The content of an image file; raises InputError if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise InputError(
+            f"the image {path} cannot be read ({error.strerror}): restore it or take it off the list"
+        ) from None
+
+
+def decode(data, path):
+    """read_image from the file's content; path: what an error names."""
+    # Older OpenCV decodes a cut-off JPEG to a picture that is grey from there on, so its end is looked for here.
+    # Inside compressed data neither marker occurs; a thumbnail stands before the last start of scan.
+    cut_off = data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data and not cut_off else None
+    except cv2.error:
+        image = None
+    if image is None:
+        what = "is cut off" if cut_off else "is empty" if not data else "is no image that can be decoded, or is cut off"
+        raise InputError(f"the image {path} {what}: restore it or take it off the list")
+    return image
+
+
+def read_or_next(images, number, broken):
+    """read_image of an image of a list, or, if it is broken, of the next one of its identity that is not.
+
+    images: ImageList; broken: None to raise InputError for a broken image, or a dict, number as text -> sentence, that
+    gets those met. Raises InputError where all images of the identity are broken.
+    """
+    if broken is None:
+        return read_image(images.path(number))
+    mine = np.flatnonzero(images.labels == images.labels[number])
+    for other in np.roll(mine, -int(np.searchsorted(mine, number))):
+        try:
+            return read_image(images.path(other))
+        except InputError as error:
+            broken[str(other)] = str(error)
+    raise InputError(f"{images.path(number)} and all other images of its identity are broken: take it off the list")
+
+
+class Augmentation(NamedTuple):
+    """How much the images of training vary at random; config.py explains each."""
+
+    mirror: bool = False
+    crop_jitter: float = 0.0  # shares of the box's side
+    zoom_jitter: float = 0.0
+    light_jitter: float = 0.0
+    grey_share: float = 0.0
+    rotation_jitter: float = 0.0  # degrees
+    colour_jitter: float = 0.0
+    coarse_share: float = 0.0
+
+
+def central_box(image, crop):
+    """The middle of an image, (crop, crop, 3), or as much of it as there is; all of it if crop is 0."""
+    height, width = image.shape[:2]
+    if not crop:
+        return image
+    top, left = max(height - crop, 0) // 2, max(width - crop, 0) // 2
+    return image[top : top + crop, left : left + crop]
+
+
+def random_box(image, crop, augmentation, rng):
+    """Like central_box, but turned, shifted and zoomed at random, and mirrored every second time.
+
+    image: (H, W, 3). What of the box lies outside the image repeats its border. rng: numpy Generator.
+    """
+    height, width = image.shape[:2]
+    a = augmentation
+    down, right = rng.uniform(-a.crop_jitter, a.crop_jitter, 2)
+    zoom = np.exp(rng.uniform(-a.zoom_jitter, a.zoom_jitter))
+    mirrored = rng.random() < 0.5 and a.mirror
+    rows = _box_side(height, min(crop or height, height), down, zoom)
+    columns = _box_side(width, min(crop or width, width), right, zoom)
+    if a.rotation_jitter:
+        middle = (float(columns[0] + columns[-1]) / 2, float(rows[0] + rows[-1]) / 2)
+        turn = cv2.getRotationMatrix2D(middle, rng.uniform(-a.rotation_jitter, a.rotation_jitter), 1)
+        image = cv2.warpAffine(image, turn, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    return image[rows[:, None], columns[::-1] if mirrored else columns]
+
+
+def _box_side(length, side, shift, zoom):
+    """The pixels 0..length - 1 along one side of a random box."""
+    zoomed = max(round(side * zoom), 1)
+    first = round((length - zoomed) / 2 + shift * side)
+    return np.clip(np.arange(first, first + zoomed), 0, length - 1)
+
+
+def random_light(pixels, augmentation, rng):
+    """Pixels changed at random: contrast and brightness, each channel, grey instead of colour, fewer pixels.
+
+    pixels: (3, S, S) float32 of 0..255, B, G, R. Returns an array like it, of 0..255.
+    """
+    a = augmentation
+    contrast, brightness = 1 + rng.uniform(-a.light_jitter, a.light_jitter, 2)
+    if rng.random() < a.grey_share:
+        pixels = np.broadcast_to(np.tensordot(BGR_TO_LUMA, pixels, 1), pixels.shape)
+    if a.light_jitter:
+        middle = pixels.mean()
+        pixels = np.clip((pixels - middle) * np.float32(contrast) + middle * np.float32(brightness), 0, 255)
+    if a.colour_jitter:
+        channels = 1 + rng.uniform(-a.colour_jitter, a.colour_jitter, 3)
+        pixels = np.clip(pixels * channels.astype(np.float32)[:, None, None], 0, 255)
+    if a.coarse_share and rng.random() < a.coarse_share:
+        pixels = _coarse(pixels, rng.uniform(COARSEST, 1))
+    return pixels
+
+
+def _coarse(pixels, share):
+    """Pixels (3, S, S) as they are after a picture of `share` of the side was enlarged."""
+    size = pixels.shape[1]
+    small = cv2.resize(pixels.transpose(1, 2, 0), (max(round(size * share), 1),) * 2, interpolation=cv2.INTER_AREA)
+    return cv2.resize(small, (size, size), interpolation=cv2.INTER_LINEAR).transpose(2, 0, 1)
+
+
+def to_pixels(image, size):
+    """Stretch an image to a square: (H, W, 3) uint8 to (3, size, size) float32 of 0..255, B, G, R."""
+    height, width = image.shape[:2]
+    shrinks = height * width > size * size
+    if (height, width) != (size, size):
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return image.transpose(2, 0, 1).astype(np.float32)
+
+
+def to_blob(image, crop, size, means):
+    """What a net takes of an image: (3, size, size) float32, B, G, R, of the central box, minus the means."""
+    return to_pixels(central_box(image, crop), size) - np.asarray(means, np.float32)[:, None, None]
+
+
+def load_batch(images, batch, crop, size, means, augmentation, rng_of, broken=None):
+    """The blob of a training mini-batch, (N, 3, size, size) float32.
+
+    images: ImageList; batch: sampling.Batch; rng_of: draw -> numpy Generator for its augmentation; broken: as in
+    read_or_next. Rows with the same image and draw are decoded once and equal.
+    """
+    blob = np.empty((len(batch.images), 3, size, size), np.float32)
+    made = {}
+    for row, key in enumerate(zip(batch.images.tolist(), batch.draws.tolist(), strict=True)):
+        if key in made:
+            blob[row] = blob[made[key]]
+            continue
+        number, draw = key
+        rng = rng_of(draw)
+        box = random_box(read_or_next(images, number, broken), crop, augmentation, rng)
+        blob[row] = random_light(to_pixels(box, size), augmentation, rng)
+        made[key] = row
+    return blob - np.asarray(means, np.float32)[:, None, None]

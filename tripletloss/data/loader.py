@@ -1,0 +1,189 @@
+"""Mini-batches of pixels, made by worker processes a few iterations ahead. It imports no Caffe, nor do they.
+
+A mini-batch is a function of (settings, iteration), so whichever worker makes it, it is the same. Workers are programs
+of their own that take iterations from their standard input and write pixels into memory that they share with this
+process. The memory has no name, and a worker whose input ends stops, so that nothing is left when this process is
+killed.
+"""
+
+import collections
+import contextlib
+import json
+import mmap
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from tripletloss.base.errors import InputError
+from tripletloss.core import sampling
+from tripletloss.data import images
+from tripletloss.dataset import ImageList, read_list
+
+AHEAD = 2  # mini-batches that are ready or being made, besides one for each worker
+
+
+class BatchMaker:
+    """Makes the mini-batch of any iteration, from a DataLayer's settings."""
+
+    def __init__(self, settings, listed):
+        """listed: ImageList. Raises InputError as sampling.make_batches does."""
+        s = self.settings = settings
+        self.images = listed
+        self.batches = sampling.make_batches(
+            s["batches"], listed.labels, s["batch_size"], s["images_per_identity"], s["seed"], s["rank"], s["ranks"]
+        )
+        self.augmentation = images.Augmentation(*(s[key] for key in images.Augmentation._fields))
+        self.broken = {} if s["broken_images"] == "skip" else None  # as images.read_or_next fills it
+        self.shape = s["batch_size"] // s["ranks"], 3, s["image_size"], s["image_size"]
+
+    def pixels(self, iteration):
+        """(N, 3, S, S) float32. Raises InputError for an image that cannot be decoded."""
+        s = self.settings
+
+        def rng_of(draw):
+            return sampling.random_stream(s["seed"], sampling.AUGMENTATION, iteration, draw)
+
+        return images.load_batch(
+            self.images, self.batches.batch(iteration), s["crop"], s["image_size"], s["pixel_means"],
+            self.augmentation, rng_of, self.broken,
+        )  # fmt: skip
+
+    def labels(self, iteration):
+        """(N,) int."""
+        return self.images.labels[self.batches.batch(iteration).images]
+
+
+class Loader:
+    """Mini-batches in the order of iterations, from first_iteration on, made here (0 workers) or by workers."""
+
+    def __init__(self, settings):
+        """settings: a DataLayer's. Raises InputError for a bad list or batches that it does not make."""
+        self.workers, self.process = [], os.getpid()
+        must_exist = settings["broken_images"] == "stop"
+        self.maker = BatchMaker(settings, read_list(settings["train_list"], settings["imagepath"], must_exist))
+        self.broken = set()  # numbers of the images that were skipped and are in the file
+        self.shape, self.iteration = self.maker.shape, settings["first_iteration"]
+
+    def _start(self, count):
+        slots = count + AHEAD
+        size = int(np.prod(self.shape)) * 4
+        memory = os.memfd_create("tripletloss")
+        os.ftruncate(memory, slots * size)
+        self.slots = np.frombuffer(mmap.mmap(memory, slots * size), np.float32).reshape(slots, *self.shape)
+        command = [sys.executable, "-m", "tripletloss.data.loader", str(memory), str(slots)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        listed = self.maker.images
+        first = json.dumps([self.maker.settings, listed.source, listed.folder, listed.names, listed.labels.tolist()])
+        for _ in range(count):
+            worker = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(memory,), env=environment, text=True,
+                start_new_session=True,  # a signal to the group is the training process's to answer
+            )
+            self.workers.append(worker)
+        os.close(memory)
+        for worker in self.workers:
+            self._tell(worker, first)
+        self.asked = collections.deque()  # workers, in the order of the iterations that they make
+        for iteration in range(self.iteration, self.iteration + slots - 1):
+            self._ask(iteration)
+
+    def _ask(self, iteration):
+        worker = self.workers[iteration % len(self.workers)]
+        self._tell(worker, str(iteration))
+        self.asked.append(worker)
+
+    def _tell(self, worker, line):
+        try:
+            worker.stdin.write(line + "\n")
+            worker.stdin.flush()
+        except BrokenPipeError:
+            self._fail(worker)
+
+    def _fail(self, worker):
+        status = worker.wait()
+        self.close()
+        cause = f"signal {-status}" if status < 0 else f"status {status}"
+        raise InputError(f"a data worker died ({cause}): is memory short? Start again, or set WORKERS to 0")
+
+    def next(self):
+        """(pixels (N, 3, S, S) float32, labels (N,), seconds waited) of the next iteration.
+
+        The pixels stay as they are until the next call. Raises InputError for an image that cannot be decoded, and
+        where a worker has died.
+        """
+        start, iteration = time.perf_counter(), self.iteration
+        if iteration == self.maker.settings["first_iteration"] and self.maker.settings["workers"]:
+            self._start(self.maker.settings["workers"])  # not before: a net is built to be looked at, too
+        self.iteration += 1
+        if not self.workers:
+            pixels = self.maker.pixels(iteration)
+            self._list_broken(self.maker.broken or {})
+        else:
+            answer = self.asked[0].stdout.readline()
+            worker = self.asked.popleft()
+            if not answer:
+                self._fail(worker)
+            problem, broken = json.loads(answer)
+            if problem:
+                self.close()
+                raise InputError(problem)
+            self._list_broken(broken)
+            pixels = self.slots[iteration % len(self.slots)]
+            # The slot that is asked for now is that of the iteration before this one: the caller has done with it.
+            self._ask(iteration + len(self.slots) - 1)
+        waited = time.perf_counter() - start
+        return pixels, self.maker.labels(iteration), waited
+
+    def _list_broken(self, broken):
+        """Add images that were skipped to the file of them, each once. Raises InputError where that cannot be."""
+        new = sorted(set(broken) - self.broken, key=int)
+        path = self.maker.settings["broken_list"]
+        if new and path:
+            try:
+                with open(path, "a", encoding="utf-8") as file:
+                    file.writelines(f"{self.maker.images.names[int(number)]}\t{broken[number]}\n" for number in new)
+            except OSError as error:
+                raise InputError(f"{path} cannot be written ({error.strerror}): make room") from None
+        self.broken.update(new)
+
+    def close(self):
+        """End the workers; in a fork of the process that started them, nothing."""
+        for worker in self.workers if os.getpid() == self.process else ():
+            worker.kill()
+            with contextlib.suppress(BrokenPipeError):
+                worker.stdin.close()
+            worker.wait()
+            worker.stdout.close()
+        self.workers = []
+
+    def __del__(self):
+        self.close()
+
+
+def work():
+    """A worker's life: settings and list from standard input, then iterations, until the input ends."""
+    memory, slots = map(int, sys.argv[1:3])
+    settings, source, folder, names, labels = json.loads(sys.stdin.readline())
+    maker = BatchMaker(settings, ImageList(source, folder, names, np.array(labels, np.int64)))
+    shared = np.frombuffer(mmap.mmap(memory, 0), np.float32).reshape(slots, *maker.shape)
+    while line := sys.stdin.readline():
+        iteration = int(line)
+        try:
+            shared[iteration % slots] = maker.pixels(iteration)
+            answer = None
+        except InputError as error:
+            answer = str(error)
+        try:
+            print(json.dumps([answer, maker.broken or {}]), flush=True)
+        except BrokenPipeError:
+            os._exit(1)  # nobody is left to read it
+
+
+if __name__ == "__main__":
+    import cv2
+
+    cv2.setNumThreads(1)
+    work()

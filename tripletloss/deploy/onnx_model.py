@@ -1,0 +1,46 @@
+"""A model of tripletloss.export, at work in onnxruntime."""
+
+import json
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile
+
+from tripletloss.base.errors import InputError
+
+BATCH_SIZE = 32
+
+
+class Model:
+    """Faces to embeddings."""
+
+    def __init__(self, source, name=""):
+        """source: the .onnx file's path or its bytes; name: what an error calls it. Raises InputError."""
+        name = name or str(source)
+        try:
+            self.session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+        except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile):
+            raise InputError(f"{name} is not there or no ONNX model: make one with tripletloss.export") from None
+        self.about = self.session.get_modelmeta().custom_metadata_map
+        try:
+            self.size, self.crop = int(self.about["image_size"]), int(self.about["crop"])
+            self.means = np.array(json.loads(self.about["pixel_means"]), np.float32)
+            self.channels = self.about["channels"]
+            [given] = self.session.get_inputs()
+            if given.shape[1:] not in ([3, self.size, self.size], [self.size, self.size, 3]):
+                raise ValueError
+        except (KeyError, ValueError):
+            raise InputError(f"{name} does not say what it takes: make it with tripletloss.export") from None
+
+    def embed(self, faces):
+        """Embeddings (N, D) float32 of faces (N, size, size, 3) uint8, B, G, R."""
+        [given] = self.session.get_inputs()
+        if self.channels == "rgb":
+            faces = faces[..., ::-1]
+        if given.type == "tensor(float)":
+            faces = (faces - self.means).transpose(0, 3, 1, 2)
+        rows = [
+            self.session.run(None, {given.name: np.ascontiguousarray(faces[start : start + BATCH_SIZE])})[0]
+            for start in range(0, len(faces), BATCH_SIZE)
+        ]
+        return np.concatenate(rows)

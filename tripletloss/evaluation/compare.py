@@ -1,0 +1,114 @@
+"""Did the triplet stage help? Its embedding beside the softmax feature and two projections that learnt nothing."""
+
+from typing import NamedTuple
+
+import numpy as np
+from tabulate import tabulate
+
+from tripletloss.core import metrics
+from tripletloss.core.norm import l2_normalize
+from tripletloss.dataset import ImageList, read_list
+from tripletloss.extract import ALONE, extract_all
+
+FITTED_IMAGES = 2000  # of the training list, on which PCA is fitted
+FIGURES = ("AUC", "EER", "TAR@FAR=0.1", "TAR@FAR=0.01", "TAR@FAR=0.001", "TAR@FAR=0.0001")
+
+
+class Comparison(NamedTuple):
+    """Figures of several embeddings of the same pairs."""
+
+    images: ImageList
+    same: int
+    different: int
+    names: list  # of the embeddings: the softmax feature first, the triplet embedding last
+    figures: list  # one dict a name: figure -> value
+    differences: list  # one dict a name but the first: figure -> (difference from the first, its interval or None)
+
+    def helped(self, figure):
+        """1, 0 or -1: the triplet embedding is better than the softmax feature, not clearly either, or worse."""
+        _, interval = self.differences[-1][figure]
+        if interval is None:
+            return 0
+        low, high = interval if figure != "EER" else (-interval[1], -interval[0])
+        return 1 if low > 0 else -1 if high < 0 else 0
+
+    def verdict(self):
+        """One sentence: whether the triplet stage helped, by TAR at FAR 1%, or AUC where pairs are too few for it."""
+        figure = "TAR@FAR=0.01" if "TAR@FAR=0.01" in self.figures[0] else "AUC"
+        words, advice = {
+            1: ("the triplet stage helped", "use the embedding"),
+            0: ("the triplet stage did not clearly help", "either feature will do"),
+            -1: ("the triplet stage did not help, but made it worse", f"use {self.names[0]}"),
+        }[self.helped(figure)]
+        difference, interval = self.differences[-1][figure]
+        return f"{words}: {figure} {difference:+.4f} ({_spread(interval)}); {advice}"
+
+    def describe(self):
+        """The comparison as text for the terminal."""
+        columns = [figure for figure in FIGURES if figure in self.figures[0]]
+        rows = [[name, *(f"{values[c]:.4f}" for c in columns)]
+                for name, values in zip(self.names, self.figures, strict=True)]  # fmt: skip
+        for name, differences in zip(self.names[1:], self.differences, strict=True):
+            cells = [f"{differences[c][0]:+.4f}\n{_spread(differences[c][1], '')}" for c in columns]
+            rows.append([f"{name}\nminus {self.names[0]}", *cells])
+        table = tabulate(rows, ["", *columns], tablefmt="simple", disable_numparse=True)
+        people = len(np.unique(self.images.labels))
+        return (
+            f"compared   on {self.images.source}: {len(self.images.names)} images of {people} identities, "
+            f"{self.same} same and {self.different} different pairs\n\n{table}\n\n"
+            f"Differences with 95% intervals: identities are resampled, the same for all rows.\n{self.verdict()}"
+        )
+
+
+def _spread(interval, before="95% interval "):
+    return f"{before}{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "too few identities"
+
+
+def compare(net, settings, softmax_feature, images, pairs, mirrored=False, show=False, team=ALONE):
+    """Compare a net's features of both stages, and projections of the softmax stage's, on pairs of images.
+
+    net: of DEPLOY, with weights that make both features; settings: of the triplet stage; pairs: metrics.Pairs of the
+    images. PCA is fitted on up to FITTED_IMAGES of TRAIN_LIST, not on the images that are measured. Returns
+    Comparison; at other processes of a team than the first, None. Raises InputError for images that cannot be read.
+    """
+    s = settings
+    blobs, how = [softmax_feature, s["FEATURE"]], (s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"])
+    broken = {} if s["BROKEN_IMAGES"] == "skip" else None
+    with team.together():
+        train = read_list(s["TRAIN_LIST"], s["IMAGEPATH"], must_exist=s["BROKEN_IMAGES"] == "stop")
+    softmax, triplet = extract_all(net, blobs, images, *how, mirrored, show, team=team)
+    rng = np.random.default_rng(s["SEED"])
+    chosen = np.sort(rng.permutation(len(train.names))[:FITTED_IMAGES])
+    fitted_on = train._replace(names=[train.names[i] for i in chosen], labels=train.labels[chosen])
+    [fitted] = extract_all(net, [softmax_feature], fitted_on, *how, mirrored, show, broken, team)
+    if team.rank > 0:
+        return None
+    dimension = triplet.shape[1]
+    embeddings = {softmax_feature: l2_normalize(softmax)[0]}
+    least = min(dimension, softmax.shape[1], len(fitted))
+    centre, axes = principal_axes(fitted, least)
+    embeddings[f"PCA to {least}"] = l2_normalize((softmax - centre) @ axes.T)[0]
+    directions = rng.standard_normal((dimension, softmax.shape[1])).astype(np.float32)
+    embeddings[f"random projection to {dimension}"] = l2_normalize(softmax @ directions.T)[0]
+    embeddings[s["FEATURE"]] = triplet
+    return compare_embeddings(embeddings, images, pairs)
+
+
+def principal_axes(rows, count):
+    """The mean (D,) of rows (N, D) and their `count` principal axes (count, D), of the largest variance first."""
+    centre = rows.mean(axis=0)
+    return centre, np.linalg.svd(rows - centre, full_matrices=False)[2][:count]
+
+
+def compare_embeddings(embeddings, images, pairs):
+    """Comparison of embeddings of the same images: name -> (N, D), first the one that the others are compared with."""
+    distances = [metrics.pair_distances(rows, pairs.first, pairs.second) for rows in embeddings.values()]
+    figures = [metrics.figures(metrics.verification_of_pairs(d, pairs.same)) for d in distances]
+    resampled = metrics.resampled_verification(distances, pairs, images.labels)
+    differences = [
+        {figure: (mine[figure] - figures[0][figure], metrics.interval(draws[figure] - resampled[0][figure]))
+         for figure in mine}
+        for mine, draws in zip(figures[1:], resampled[1:], strict=True)
+    ]  # fmt: skip
+    same = int(pairs.same.sum())
+    return Comparison(images, same, len(pairs.same) - same, list(embeddings), figures, differences)

@@ -1,0 +1,195 @@
+"""Caffe's files where there is no Caffe: prototxts, .caffemodel and .caffemodel.h5, read by protobuf and h5py alone.
+
+The part of Caffe's format that is written down here is what a net of layers that can be exported is made of; names,
+numbers, types and defaults are those of src/caffe/proto/caffe.proto (BVLC Caffe, master at 9b89154).
+"""
+
+import math
+
+import h5py
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf.message import DecodeError
+
+from tripletloss.base.errors import InputError
+from tripletloss.base.process import read_hdf5
+
+ENGINE = "DEFAULT|CAFFE|CUDNN"
+# Message -> its fields, a line each: number, name, type (* for many), default. A type with | lists an enumeration's
+# values; they count from 0, or from the number before a colon.
+MESSAGES = {
+    "BlobShape": "1 dim int64*",
+    "BlobProto": """1 num int32; 2 channels int32; 3 height int32; 4 width int32; 5 data float*; 6 diff float*;
+        7 shape BlobShape; 8 double_data double*; 9 double_diff double*""",
+    "NetParameter": """1 name string; 2 layers V1LayerParameter*; 3 input string*; 4 input_dim int32*;
+        5 force_backward bool false; 7 debug_info bool false; 8 input_shape BlobShape*; 100 layer LayerParameter*""",
+    "V1LayerParameter": "4 name string; 6 blobs BlobProto*",  # before 2014; of such weights, nothing else is wanted
+    "LayerParameter": """1 name string; 2 type string; 3 bottom string*; 4 top string*; 5 loss_weight float*;
+        6 param ParamSpec*; 7 blobs BlobProto*; 8 include NetStateRule*; 9 exclude NetStateRule*; 10 phase TRAIN|TEST;
+        11 propagate_down bool*; 104 concat_param ConcatParameter; 106 convolution_param ConvolutionParameter;
+        108 dropout_param DropoutParameter; 110 eltwise_param EltwiseParameter;
+        117 inner_product_param InnerProductParameter; 118 lrn_param LRNParameter; 121 pooling_param PoolingParameter;
+        122 power_param PowerParameter; 123 relu_param ReLUParameter; 131 prelu_param PReLUParameter;
+        135 flatten_param FlattenParameter; 136 reduction_param ReductionParameter;
+        139 batch_norm_param BatchNormParameter; 142 scale_param ScaleParameter; 143 input_param InputParameter""",
+    "NetStateRule": "1 phase TRAIN|TEST; 2 min_level int32; 3 max_level int32; 4 stage string*; 5 not_stage string*",
+    "ParamSpec": "1 name string; 2 share_mode STRICT|PERMISSIVE; 3 lr_mult float 1; 4 decay_mult float 1",
+    "FillerParameter": """1 type string constant; 2 value float 0; 3 min float 0; 4 max float 1; 5 mean float 0;
+        6 std float 1; 7 sparse int32 -1; 8 variance_norm FAN_IN|FAN_OUT|AVERAGE FAN_IN""",
+    "InputParameter": "1 shape BlobShape*",
+    "ConvolutionParameter": f"""1 num_output uint32; 2 bias_term bool true; 3 pad uint32*; 4 kernel_size uint32*;
+        5 group uint32 1; 6 stride uint32*; 7 weight_filler FillerParameter; 8 bias_filler FillerParameter;
+        9 pad_h uint32 0; 10 pad_w uint32 0; 11 kernel_h uint32; 12 kernel_w uint32; 13 stride_h uint32;
+        14 stride_w uint32; 15 engine {ENGINE} DEFAULT; 16 axis int32 1; 17 force_nd_im2col bool false;
+        18 dilation uint32*""",
+    "BatchNormParameter": "1 use_global_stats bool; 2 moving_average_fraction float 0.999; 3 eps float 1e-05",
+    "ScaleParameter": """1 axis int32 1; 2 num_axes int32 1; 3 filler FillerParameter; 4 bias_term bool false;
+        5 bias_filler FillerParameter""",
+    "ReLUParameter": f"1 negative_slope float 0; 2 engine {ENGINE} DEFAULT",
+    "PReLUParameter": "1 filler FillerParameter; 2 channel_shared bool false",
+    "PoolingParameter": f"""1 pool MAX|AVE|STOCHASTIC MAX; 2 kernel_size uint32; 3 stride uint32 1; 4 pad uint32 0;
+        5 kernel_h uint32; 6 kernel_w uint32; 7 stride_h uint32; 8 stride_w uint32; 9 pad_h uint32 0; 10 pad_w uint32 0;
+        11 engine {ENGINE} DEFAULT; 12 global_pooling bool false; 13 round_mode CEIL|FLOOR CEIL""",
+    "InnerProductParameter": """1 num_output uint32; 2 bias_term bool true; 3 weight_filler FillerParameter;
+        4 bias_filler FillerParameter; 5 axis int32 1; 6 transpose bool false""",
+    "LRNParameter": f"""1 local_size uint32 5; 2 alpha float 1; 3 beta float 0.75;
+        4 norm_region ACROSS_CHANNELS|WITHIN_CHANNEL ACROSS_CHANNELS; 5 k float 1; 6 engine {ENGINE} DEFAULT""",
+    "EltwiseParameter": "1 operation PROD|SUM|MAX SUM; 2 coeff float*; 3 stable_prod_grad bool true",
+    "ConcatParameter": "1 concat_dim uint32 1; 2 axis int32 1",
+    "FlattenParameter": "1 axis int32 1; 2 end_axis int32 -1",
+    "DropoutParameter": "1 dropout_ratio float 0.5",
+    "PowerParameter": "1 power float 1; 2 scale float 1; 3 shift float 0",
+    "ReductionParameter": "1 operation 1:SUM|ASUM|SUMSQ|MEAN SUM; 2 axis int32 0; 3 coeff float 1",
+}
+
+
+def _describe():
+    """MESSAGES as protobuf's own description of a file."""
+    file = descriptor_pb2.FileDescriptorProto(name="tripletloss/caffemodel.proto", package="tripletloss.caffe")
+    for message, lines in MESSAGES.items():
+        described = file.message_type.add(name=message)
+        for line in lines.split(";"):
+            number, name, kind, *default = line.split()
+            many = kind.endswith("*")
+            field = described.field.add(name=name, number=int(number), label=3 if many else 1)  # repeated, optional
+            if default:
+                field.default_value = default[0]
+            kind = kind.rstrip("*")
+            if "|" in kind:
+                first, _, values = kind.rpartition(":")
+                # Values of an enumeration may not be called as those of another one in the same message.
+                scope = described.nested_type.add(name=f"{name}_")
+                enum = scope.enum_type.add(name="Values")
+                for value, value_name in enumerate(values.split("|"), int(first or 0)):
+                    enum.value.add(name=value_name, number=value)
+                field.type_name = f".{file.package}.{message}.{scope.name}.Values"
+            elif kind in MESSAGES:
+                field.type_name = f".{file.package}.{kind}"
+            else:
+                field.type = descriptor_pb2.FieldDescriptorProto.Type.Value(f"TYPE_{kind.upper()}")
+    return file
+
+
+def _classes():
+    pool = descriptor_pool.DescriptorPool()  # of its own: Caffe's may be there too
+    file = pool.AddSerializedFile(_describe().SerializeToString())
+    return {name: message_factory.GetMessageClass(file.message_types_by_name[name]) for name in MESSAGES}
+
+
+NetParameter = _classes()["NetParameter"]
+
+
+def read_prototxt(path, message, allow_unknown=False):
+    """Parse a prototxt into a message, an empty NetParameter or SolverParameter, and return it.
+
+    Raises InputError with line and column for a syntax error or, unless those are allowed, an unknown field.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"the prototxt {path} cannot be read ({reason}): check the setting that names it") from None
+    try:
+        return text_format.Parse(text, message, allow_unknown_field=allow_unknown)
+    except text_format.ParseError as error:
+        line, column = error.GetLine(), error.GetColumn()
+        where = f", line {line}, column {column}" if line else ""
+        reason = str(error).removeprefix(f"{line}:{column} : ")
+        raise InputError(f"{path}{where}: {reason}") from None
+
+
+def made_by(net, blob):
+    """The names of the layers that a blob is made by, from the data on."""
+    wanted, makers = {blob}, set()
+    for layer in reversed(net.layer):
+        if wanted.intersection(layer.top):
+            wanted.update(layer.bottom)
+            makers.add(layer.name)
+    return makers
+
+
+def read_weights(path):
+    """Layer name -> list of its parameters (float32 arrays), in a .caffemodel or .caffemodel.h5 file.
+
+    Raises InputError as read_layers.
+    """
+    return read_layers(
+        path, lambda dataset: np.asarray(dataset, np.float32),
+        lambda blob: np.array(blob.double_data or blob.data, np.float32).reshape(shape_of(blob)),
+    )  # fmt: skip
+
+
+def weight_shapes(path):
+    """Layer name -> shapes of its parameters, as read_weights."""
+    return read_layers(path, lambda dataset: tuple(dataset.shape), shape_of)
+
+
+def read_layers(path, of_dataset, of_blob):
+    """Layer name -> what a function makes of each of its parameters, of all layers in a file that have some.
+
+    of_dataset, of_blob: the functions, for a .caffemodel.h5 and a .caffemodel. Raises InputError if the file is
+    missing, cut off, or holds no weights.
+    """
+    if h5py.is_hdf5(path):
+        read_hdf5(lambda: bool(_read_layers(path, of_dataset, of_blob)), path)
+    found = _read_layers(path, of_dataset, of_blob)
+    if not found:
+        raise InputError(f"{path} holds no weights, so it is not a caffemodel: check WEIGHTS")
+    return found
+
+
+def _read_layers(path, of_dataset, of_blob):
+    try:
+        if h5py.is_hdf5(path):
+            with h5py.File(path, "r") as file:
+                return {
+                    name: [of_dataset(layer[str(i)]) for i in range(len(layer))]
+                    for name, layer in file["data"].items()
+                    if len(layer)
+                }
+        with open(path, "rb") as file:
+            net = NetParameter.FromString(file.read())
+        return {
+            layer.name: [of_blob(blob) for blob in layer.blobs]
+            for layer in (net.layer or net.layers)
+            if len(layer.blobs)
+        }
+    except FileNotFoundError:
+        raise InputError(f"there are no weights {path}: check WEIGHTS, or train the stage before") from None
+    except OSError as error:
+        raise InputError(f"the weights {path} cannot be read ({error}): check WEIGHTS") from None
+    except (DecodeError, KeyError, AttributeError, TypeError, ValueError, RuntimeError):  # h5py raises most of them
+        raise InputError(f"{path} is not a caffemodel, or is cut off: fetch or train it again") from None
+
+
+def shape_of(blob):
+    """The shape of a BlobProto. Raises DecodeError if the numbers in it are not as many."""
+    old = ("num", "channels", "height", "width")
+    if any(blob.HasField(name) for name in old):
+        shape = tuple(getattr(blob, name) for name in old)
+    else:
+        shape = tuple(blob.shape.dim)  # of one number, Caffe writes no shape at all
+    if min(shape, default=1) < 0 or math.prod(shape) != len(blob.double_data or blob.data):
+        raise DecodeError("a blob has another size than its shape")
+    return shape

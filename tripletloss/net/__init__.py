@@ -1,0 +1,1 @@
+"""Prototxts and weights, made ready for Caffe."""

@@ -1,0 +1,221 @@
+"""The frozen part of a net, run once over all images instead of in every iteration.
+
+Where nothing learns below a blob, an image's value of that blob never changes. It is computed once, in TEST phase, and
+kept in a file; the rest of the net is trained from there. An image has a view for each way in which it is shown: as it
+is and, with MIRROR, mirrored.
+
+A cache is a folder named by the key of all that its values come from: net, weights, preprocessing, image contents. It
+holds features.npy, (views, images, ...), and `done`, how many images are whole; stopped, it goes on from there.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from typing import NamedTuple
+
+import caffe
+import numpy as np
+from caffe.proto import caffe_pb2
+from google.protobuf import text_format
+from tqdm import tqdm
+
+from tripletloss.base.errors import InputError
+from tripletloss.base.files import write_whole
+from tripletloss.base.process import caffe_log
+from tripletloss.extract import ALONE, passes
+from tripletloss.net import nets
+
+FLUSHED_BATCHES = 20  # between two notes of how far a cache is; what comes after the last one is computed again
+
+
+class Cache(NamedTuple):
+    """Features that are whole."""
+
+    path: str  # of features.npy
+    views: int  # of each image
+    computed: int  # images whose features were computed now; the rest was there
+    seconds: float  # that took
+    seconds_per_row: float  # of one image in one view
+
+
+def frozen_net(cut, settings):
+    """The NetParameter of a Cut's frozen layers, from an Input layer to the blob."""
+    data, size = caffe_pb2.LayerParameter(name="data", type="Input", top=[cut.data]), settings["IMAGE_SIZE"]
+    data.input_param.shape.add(dim=[1, 3, size, size])
+    return nets.new_net("frozen", [data, *cut.frozen])
+
+
+def cache_key(cut, weights, images, settings):
+    """What a cache's values come from, as text: 24 hexadecimal digits. Reads all images and the weights."""
+    total = hashlib.sha256()
+    s = settings
+    told = [text_format.MessageToString(frozen_net(cut, s)), s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"], s["MIRROR"],
+            s["FEATURE_TYPE"], cut.blob]  # fmt: skip
+    if s["BROKEN_IMAGES"] == "skip":
+        told += ["skip", images.labels.tolist()]  # which say what stands in for a broken image
+    total.update(json.dumps(told).encode())
+    with open(weights, "rb") as file:
+        _add_file(total, file)
+    for number, name in enumerate(images.names):
+        try:
+            with open(images.path(number), "rb") as file:
+                total.update(f"\0{name}\0".encode())
+                _add_file(total, file)
+        except OSError as error:
+            if settings["BROKEN_IMAGES"] == "stop":
+                raise InputError(
+                    f"the image {images.path(number)} cannot be read ({error.strerror}): restore it or take it off the "
+                    "list"
+                ) from None
+            total.update(f"\0{name}\0broken".encode())
+    return total.hexdigest()[:24]
+
+
+def _add_file(total, file):
+    while block := file.read(1 << 20):
+        total.update(block)
+
+
+def compute(cut, weights, images, settings, log, team=ALONE):
+    """The Cache of a Cut's blob for all images: taken from settings["FEATURE_CACHE"] as far as it is there.
+
+    log: file that Caffe's own words go to; team: processes that divide the images and all call this. The first one
+    writes and gets the Cache; the others get None. Raises InputError for an image that cannot be decoded, or a folder
+    that cannot be written.
+    """
+    try:
+        with contextlib.ExitStack() as held:
+            folder, done, pace = team.first(lambda: _open(held, cut, weights, images, settings))
+            path = os.path.join(folder, "features.npy")
+            if done == len(images.names):
+                cache = Cache(path, len(np.load(path, mmap_mode="r")), 0, 0.0, pace) if team.rank == 0 else None
+            else:
+                with caffe_log(log):
+                    cache = _compute(cut, weights, images, settings, path, done, team)
+            broken = _read_broken(folder) if cache else {}
+            if broken:
+                with open(settings["BROKEN_LIST"], "w", encoding="utf-8") as file:
+                    file.writelines(f"{images.names[int(n)]}\t{said}\n" for n, said in sorted(broken.items()))
+            return cache
+    except OSError as error:
+        raise _cannot_keep(settings["FEATURE_CACHE"], error) from None
+
+
+def _cannot_keep(folder, error):
+    return InputError(
+        f"the features cannot be kept in {folder} ({error.strerror}): make room, set FEATURE_CACHE to another folder, "
+        "or to '' to do without"
+    )
+
+
+def _open(held, cut, weights, images, settings):
+    """The folder of a cache, how many of its images are whole, and the seconds that a row took.
+
+    held: the ExitStack that keeps the folder locked.
+    """
+    folder = os.path.join(settings["FEATURE_CACHE"], cache_key(cut, weights, images, settings))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        held.enter_context(_alone(folder))
+    except OSError as error:
+        raise _cannot_keep(folder, error) from None
+    fits = _fits(os.path.join(folder, "features.npy"), len(images.names))
+    return folder, *(_read_note(os.path.join(folder, "done")) if fits else (0, 0.0))
+
+
+@contextlib.contextmanager
+def _alone(folder):
+    """Waits until no other run computes in the folder. The lock goes with the process, however that ends."""
+    with open(os.path.join(folder, "lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("features   another run computes the same ones: waiting for it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _compute(cut, weights, images, settings, path, done, team):
+    s, total, folder = settings, len(images.names), os.path.dirname(path)
+    views = [False, True] if s["MIRROR"] else [False]
+    with team.together(), tempfile.TemporaryDirectory() as own:
+        prototxt = os.path.join(own, "frozen.prototxt")
+        nets.write_prototxt(frozen_net(cut, s), prototxt)
+        net = caffe.Net(prototxt, caffe.TEST)
+        nets.load_weights(net, weights)
+        shape = (len(views), total, *net.blobs[cut.blob].shape[1:])
+        file = _open_file(path, shape, s["FEATURE_TYPE"], done) if team.rank == 0 else None
+    broken = _read_broken(folder) if s["BROKEN_IMAGES"] == "skip" else None
+    start, first = time.perf_counter(), done
+    with tqdm(
+        total=total, initial=done, desc="features", unit="image", mininterval=0.5, disable=team.rank > 0
+    ) as bar:
+        how = s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"]
+        parts = passes(net, [cut.blob], images, *how, views, "", first, broken, team)
+        for number, (_, rows) in enumerate(parts, 1):
+            count = len(rows[0][0])
+            for view, [values] in enumerate(rows):
+                file[view, done : done + count] = values
+            done += count
+            bar.update(count)
+            if number % FLUSHED_BATCHES == 0 or done == total:
+                file.flush()
+                pace = (time.perf_counter() - start) / (done - first) / len(views)
+                if broken:
+                    write_whole(os.path.join(folder, "broken.json"), json.dumps(broken).encode())
+                _write_note(os.path.join(folder, "done"), done, pace)
+    return Cache(path, len(views), total - first, time.perf_counter() - start, pace) if team.rank == 0 else None
+
+
+def _open_file(path, shape, kind, done):
+    """The file of features, mapped into memory: that which is there, or, if none of it is done, a new one."""
+    if done:
+        return np.lib.format.open_memmap(path, "r+")
+    room, needed = shutil.disk_usage(os.path.dirname(path)).free, int(np.prod(shape)) * np.dtype(kind).itemsize
+    if needed > room:
+        raise InputError(
+            f"the features need {needed / 1e9:.1f} GB in {os.path.dirname(path)}, which has {room / 1e9:.1f}: make "
+            "room, or set FEATURE_TYPE to 'float16' or FEATURE_CACHE to ''"
+        )
+    # That of a file which was here before does not hold for this one.
+    _write_note(os.path.join(os.path.dirname(path), "done"), 0, 0.0)
+    file = np.lib.format.open_memmap(path, "w+", kind, shape)
+    with open(path, "r+b") as reserved:
+        os.posix_fallocate(reserved.fileno(), 0, os.path.getsize(path))  # a full disk would end the process later
+    return file
+
+
+def _fits(path, images):
+    """Whether a file of features is there, of its full length and for so many images."""
+    try:
+        return np.load(path, mmap_mode="r").shape[1] == images
+    except (OSError, EOFError, ValueError, IndexError):
+        return False
+
+
+def _read_note(path):
+    """How many images are whole, and the seconds that a row took."""
+    try:
+        with open(path) as file:
+            done, pace = file.read().split()
+        return int(done), float(pace)
+    except (FileNotFoundError, ValueError):
+        return 0, 0.0
+
+
+def _write_note(path, done, pace):
+    write_whole(path, f"{done} {pace}".encode())
+
+
+def _read_broken(folder):
+    """Number of a broken image, as text -> what is wrong with it, of those that others stand in for in a cache."""
+    try:
+        with open(os.path.join(folder, "broken.json"), encoding="utf-8") as file:
+            return json.load(file)
+    except (FileNotFoundError, ValueError):
+        return {}

@@ -1,0 +1,225 @@
+"""What a stage shows and keeps while it trains: progress bar, tables, diagnosis, curves, TensorBoard events."""
+
+import collections
+import contextlib
+import csv
+import functools
+import os
+import sys
+import time
+
+import numpy as np
+from tqdm import tqdm
+
+from tripletloss.base.errors import InputError
+from tripletloss.core import diagnosis
+from tripletloss.evaluation import plots
+from tripletloss.net import nets
+from tripletloss.training import snapshots
+
+AVERAGED_ITERATIONS = 20  # the progress bar shows means over so many
+DIAGNOSED_ITERATIONS = 10  # between two looks at the embeddings
+MOST_ROWS = 4_000  # of a table that are kept in memory; the file has all
+
+
+def clock(seconds):
+    """A time to read: in seconds, minutes or hours."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+class NoRecord:
+    """That of a process that is not the first: it keeps and shows nothing."""
+
+    def iteration(self, *ignored):
+        """See Record."""
+
+    def flush(self):
+        """See Record."""
+
+    def snapshot(self, *ignored):
+        """See Record."""
+
+    def close(self):
+        """See Record."""
+
+
+def told(method):
+    """The method, whose OSError becomes an InputError: the disk is full, or the folder gone."""
+
+    @functools.wraps(method)
+    def writing(self, *arguments):
+        try:
+            return method(self, *arguments)
+        except OSError as error:
+            folder = os.path.dirname(self.plan.prefix)
+            raise InputError(
+                f"what the run records cannot be written to {folder} ({error.strerror}): make room, then go on with "
+                "--resume; earlier snapshots are whole"
+            ) from None
+
+    return writing
+
+
+class Record:
+    """Of one stage, in the run's folder: PREFIX_log.csv, _embeddings.csv, _curves.png, and events for TensorBoard."""
+
+    @told
+    def __init__(self, plan, net, blobs, scalars, processes):
+        """plan: solver.Plan; net: its NetParameter; blobs: of the solver's net; scalars: names of its numbers."""
+        self.plan, self.blobs, self.scalars, self.processes = plan, blobs, scalars, processes
+        done = plan.snapshot.iteration if plan.snapshot else 0
+        self.source = nets.embeddings_of(net)  # names of the blobs of embeddings and labels, or None
+        self.batch_size, self.margin = plan.settings["BATCH_SIZE"], nets.margin_of(net)
+        self.log = _Table(f"{plan.prefix}_log.csv", ["iteration", "learning_rate", "images_per_s", *scalars], done)
+        self.looks = _Table(f"{plan.prefix}_embeddings.csv", ["iteration", *diagnosis.Report._fields], done)
+        self.recent = collections.deque(maxlen=AVERAGED_ITERATIONS)
+        self.reports = [diagnosis.Report(*row[1:]) for row in self.looks.rows]
+        self.held_out = [
+            (one.iteration, one.score) for one in snapshots.described(plan.prefix)
+            if one.score is not None and one.iteration <= done
+        ]  # fmt: skip
+        self.said, self.time_said = None, False
+        self.events = _events(plan.prefix, done)
+        self.bar = tqdm(total=plan.settings["MAX_ITERS"], initial=done, desc=plan.stage, unit="it",
+                        mininterval=0.2 if sys.stderr.isatty() else 15)  # fmt: skip
+
+    @told
+    def iteration(self, number, rate, seconds, waiting, values):
+        """One more iteration is done. seconds: it took; waiting: of them, for other processes; values: the scalars."""
+        self.log.add([number, rate, round(self.batch_size / seconds, 1), *values])
+        self.recent.append([seconds, waiting, *values])
+        mean_seconds, mean_waiting, *means = np.mean(self.recent, axis=0)
+        shown = dict(zip(self.scalars, (f"{value:.4g}" for value in means), strict=True))
+        if nets.DATA_SECONDS in shown:
+            del shown[nets.DATA_SECONDS]
+            shown["data"] = f"{means[self.scalars.index(nets.DATA_SECONDS)] / mean_seconds:.0%}"
+        shown.update({"lr": f"{rate:.3g}", "images/s": f"{self.batch_size / mean_seconds:.0f}"})
+        if self.processes > 1:
+            shown["comm"] = f"{mean_waiting / mean_seconds:.0%}"
+        self.bar.set_postfix(shown, refresh=False)
+        self.bar.update()
+        left = self.plan.settings["MAX_ITERS"] - number
+        if len(self.recent) == AVERAGED_ITERATIONS and not self.time_said:
+            self.time_said = True
+            self.say(f"time       about {clock(left * mean_seconds)} for the {left} iterations that are left")
+        if number % DIAGNOSED_ITERATIONS == 0 and self.source and np.isfinite(values).all():
+            self._look(number, dict(zip(self.scalars, means, strict=True)))
+            self._write_events(number, {**dict(zip(self.scalars, values, strict=True)), "learning_rate": rate})
+
+    def _look(self, number, means):
+        embeddings, labels = (self.blobs[name].data for name in self.source)
+        rows = embeddings.reshape(len(embeddings), -1)
+        if not np.isfinite(rows).all():
+            return  # the loss says so in the next iteration
+        active = means.get("active_share", float("nan"))
+        found = diagnosis.report(rows, labels.ravel(), active, means.get("loss", float("nan")))
+        self.looks.add([number, *found])
+        self.reports.append(found)
+        if len(self.reports) > MOST_ROWS:
+            del self.reports[diagnosis.WINDOW : -MOST_ROWS // 2]  # it is the first and the last that are compared
+        if self.margin is None:
+            return
+        problem = diagnosis.diagnose(self.reports, self.margin)
+        if problem and problem[0] != self.said:
+            self.say(f"diagnosis  iteration {number}, {problem[0]}: {problem[1]}")
+        self.said = problem[0] if problem else None
+
+    def say(self, line):
+        """Print a line above the bar."""
+        self.bar.clear()
+        print(line, flush=True)
+        self.bar.refresh()
+
+    @told
+    def flush(self):
+        """Before a snapshot: what led to it is in the files."""
+        self.log.flush()
+        self.looks.flush()
+
+    @told
+    def snapshot(self, number, held_out):
+        """A snapshot of an iteration was written. held_out: TAR at FAR 1% on held-out identities, or None."""
+        if held_out is not None:
+            self.held_out.append((number, held_out))
+            self._write_events(number, {"held_out_tar": held_out})
+        title = f"{self.plan.stage} stage, {os.path.basename(self.plan.settings['RUN_FOLDER'])}"
+        plots.curves(f"{self.plan.prefix}_curves.png", title, self.log.columns(), self.held_out)
+
+    def _write_events(self, number, values):
+        if self.events:
+            writer, summary, event = self.events
+            parts = [summary.Value(tag=f"{self.plan.stage}/{name}", simple_value=value)
+                     for name, value in values.items()]  # fmt: skip
+            writer.add_event(event(step=number, wall_time=time.time(), summary=summary(value=parts)))
+
+    def close(self):
+        """Write what is left, as far as there is room, and end the bar."""
+        self.bar.close()
+        parts = [self.log, self.looks, *(self.events[:1] if self.events else ())]
+        for part in parts:
+            with contextlib.suppress(OSError):
+                part.close()
+
+
+class _Table:
+    """A CSV file, row by row, and in memory as many rows, evenly spread, as a picture can show."""
+
+    def __init__(self, path, header, done):
+        """done: of a file that is there, the rows up to this iteration stay; 0: none."""
+        self.header, self.rows, self.every = header, [], 1
+        kept = list(_rows_until(path, header, done)) if done else []
+        self.file = open(f"{path}.part", "w", newline="", encoding="utf-8")  # closed by close()
+        self.writer = csv.writer(self.file)
+        self.writer.writerow(header)
+        for row in kept:
+            self.add(row)
+        self.flush()
+        os.replace(f"{path}.part", path)
+
+    def add(self, row):
+        """Write a row, its first cell the iteration."""
+        self.writer.writerow(row)
+        if int(row[0]) % self.every == 0:
+            self.rows.append([float(value) for value in row])
+        if len(self.rows) > MOST_ROWS:
+            self.every *= 2
+            self.rows = [kept for kept in self.rows if int(kept[0]) % self.every == 0]
+
+    def columns(self):
+        return dict(zip(self.header, np.array(self.rows, np.float64).T, strict=True)) if self.rows else {}
+
+    def flush(self):
+        self.file.flush()
+
+    def close(self):
+        self.file.close()
+
+
+def _rows_until(path, header, done):
+    """The rows of a CSV file up to an iteration, those that a killed run cut off left out."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            for row in csv.reader(file):
+                if len(row) == len(header) and row[0].isdigit() and int(row[0]) <= done:
+                    yield row
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return
+
+
+def _events(folder, done):
+    """A writer of TensorBoard's event files and the messages it takes, or None if tensorboard is not installed.
+
+    done: the iteration that a run goes on from; later events of it are taken back.
+    """
+    try:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    except ImportError:
+        return None
+    writer = EventFileWriter(f"{folder}_tensorboard")
+    if done:
+        writer.add_event(Event(step=done + 1, wall_time=time.time(), session_log=SessionLog(status=SessionLog.START)))
+    return writer, Summary, Event

@@ -1,0 +1,216 @@
+"""Snapshots of a stage: weights, solver state and run state of one iteration, whole or absent.
+
+PREFIX_iter_N.json comes last and names the other files with their digests. What no such file names, or what differs
+from its digest, is no snapshot. Caffe ends the process where it cannot write, so it writes into memory, and from there
+Python writes: aside, flushed to the disk, then renamed.
+"""
+
+import contextlib
+import glob
+import hashlib
+import json
+import os
+import re
+from typing import NamedTuple
+
+from caffe.proto import caffe_pb2
+from google.protobuf.message import DecodeError
+
+from tripletloss.base.errors import InputError
+from tripletloss.base.files import digest, write_whole
+from tripletloss.formats import caffemodel
+from tripletloss.net import nets
+
+ASIDE = ".snapshot"  # folder in the run's that Caffe believes it writes its files to
+
+
+class Snapshot(NamedTuple):
+    """A whole snapshot; paths of its files."""
+
+    iteration: int
+    weights: str
+    state: str
+    mined: str  # what mining.Miner wrote last, or ''
+    score: float | None  # of the held-out identities, where they were measured
+
+
+def caffe_prefix(prefix):
+    """The snapshot_prefix that Caffe must be given for write(prefix); makes the folder."""
+    folder, stage = os.path.split(prefix)
+    os.makedirs(os.path.join(folder, ASIDE), exist_ok=True)
+    return os.path.join(folder, ASIDE, stage)
+
+
+def write(solver, prefix, suffix, weights="", mined=""):
+    """Write the snapshot of a solver's iteration; returns it.
+
+    prefix: of the stage's files, which caffe_prefix() was called with; suffix: of the weights' file, '.h5' for HDF5 or
+    ''; weights: a file whose layers are added where the net lacks them, or ''; mined: a file to keep with it, or ''.
+    Raises InputError where the disk is full or cannot be written: nothing of this snapshot is left then, and those
+    before stay as they are.
+    """
+    name = f"{prefix}_iter_{solver.iter}"
+    paths = [f"{name}.caffemodel{suffix}", f"{name}.solverstate"]
+    aside = f"{caffe_prefix(prefix)}_iter_{solver.iter}"
+    contents = _contents(solver, [f"{aside}.caffemodel", f"{aside}.solverstate"])
+    contents[0] = nets.bare_weights(contents[0])
+    if suffix:
+        contents[0] = nets.weights_as_hdf5(contents[0])
+    if weights:
+        contents[0] = nets.complete_weights(contents[0], weights)
+    contents[1] = _without_path(contents[1])
+    if mined:
+        paths.append(f"{name}_mined.npz")
+        with open(mined, "rb") as file:
+            contents.append(file.read())
+    about = {"iteration": solver.iter, "files": {}, "held_out_tar": None}
+    for path, content in zip(paths, contents, strict=True):
+        about["files"][os.path.basename(path)] = hashlib.sha256(content).hexdigest()
+    try:
+        for path, content in zip(paths, contents, strict=True):
+            write_whole(path, content)
+        write_whole(f"{name}.json", json.dumps(about, indent=1).encode())
+    except OSError as error:
+        for path in paths:
+            with contextlib.suppress(OSError):
+                os.remove(path)
+        raise InputError(
+            f"the snapshot of iteration {solver.iter} cannot be written to {os.path.dirname(prefix)} "
+            f"({error.strerror}): make room, then go on with --resume; earlier snapshots are whole"
+        ) from None
+    return _snapshot(prefix, about)
+
+
+def _contents(solver, paths):
+    """What Caffe writes as a snapshot, in protobuf's format: the bytes of the files at paths, which reach no disk."""
+    memories = []
+    try:
+        for path in paths:
+            memories.append(os.memfd_create("snapshot"))
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
+            os.symlink(f"/proc/self/fd/{memories[-1]}", path)
+        solver.snapshot()
+        return [_all(memory) for memory in memories]
+    finally:
+        for memory, path in zip(memories, paths, strict=False):
+            os.close(memory)
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
+
+
+def _all(memory):
+    with open(os.dup(memory), "rb") as file:
+        file.seek(0)
+        return file.read()
+
+
+def _without_path(state):
+    """A solver state without the path of the weights that belong to it: a run's folder may move."""
+    message = caffe_pb2.SolverState.FromString(state)
+    message.ClearField("learned_net")
+    return message.SerializeToString()
+
+
+def note_score(prefix, snapshot, score):
+    """Keep the held-out score of a snapshot with it; returns it with the score. Raises InputError."""
+    path = f"{prefix}_iter_{snapshot.iteration}.json"
+    try:
+        with open(path, encoding="utf-8") as file:
+            about = json.load(file)
+        write_whole(path, json.dumps({**about, "held_out_tar": score}, indent=1).encode())
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}): make room, then go on with --resume") from None
+    return snapshot._replace(score=score)
+
+
+def _snapshot(prefix, about):
+    """The Snapshot that the content of a .json describes; raises KeyError, TypeError or ValueError if it is none."""
+    files = sorted(os.path.join(os.path.dirname(prefix), os.path.basename(name)) for name in about["files"])
+    kinds = {
+        kind: [path for path in files if kind in os.path.basename(path)]
+        for kind in (".caffemodel", ".solverstate", "_mined.npz")
+    }
+    [weights], [state] = kinds[".caffemodel"], kinds[".solverstate"]
+    mined = kinds["_mined.npz"][0] if kinds["_mined.npz"] else ""
+    return Snapshot(int(about["iteration"]), weights, state, mined, about["held_out_tar"])
+
+
+def described(prefix):
+    """The snapshots of a stage that a .json describes, from the first iteration on; whether they are whole is open."""
+    found = []
+    for path in glob.glob(f"{glob.escape(prefix)}_iter_*.json"):
+        if re.search(r"_iter_\d+\.json$", path):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(path, encoding="utf-8") as file:
+                found.append(_snapshot(prefix, json.load(file)))
+    return sorted(found)
+
+
+def last_whole(prefix, say=None):
+    """The latest Snapshot of a stage whose files are what their digests say, or None.
+
+    say: a function that gets a sentence for each later one that is damaged, and so passed over.
+    """
+    for snapshot in reversed(described(prefix)):
+        damaged = _damaged(prefix, snapshot)
+        if not damaged:
+            return snapshot
+        if say:
+            say(f"that of iteration {snapshot.iteration} is passed over: {os.path.basename(damaged)} is damaged")
+    return None
+
+
+def _damaged(prefix, snapshot):
+    """The path of a file that is missing or differs from its digest, or ''."""
+    with open(f"{prefix}_iter_{snapshot.iteration}.json", encoding="utf-8") as file:
+        digests = json.load(file)["files"]
+    for path in filter(None, (snapshot.weights, snapshot.state, snapshot.mined)):
+        try:
+            if digest(path) != digests[os.path.basename(path)]:
+                return path
+        except (OSError, KeyError):
+            return path
+    return ""
+
+
+def prune(prefix, keep, iteration):
+    """Remove the snapshots of a stage up to an iteration, but for the last `keep` and the best; keep: 0 for all."""
+    found = [snapshot for snapshot in described(prefix) if snapshot.iteration <= iteration]
+    scored = [snapshot for snapshot in found if snapshot.score is not None]
+    best = max(scored, key=lambda snapshot: (snapshot.score, snapshot.iteration), default=None)
+    for snapshot in found[:-keep] if keep else ():
+        if snapshot is not best:
+            # The description first: without it the rest is no snapshot.
+            description = f"{prefix}_iter_{snapshot.iteration}.json"
+            for path in filter(None, (description, snapshot.state, snapshot.mined, snapshot.weights)):
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(path)
+
+
+def restore(solver, snapshot):
+    """Give a solver the weights, momentum and iteration of a snapshot of its own stage.
+
+    Raises InputError where the files, whole as they are, are not those of such a net: Caffe would end the process.
+    """
+    shapes = {name: [tuple(blob.shape) for blob in blobs] for name, blobs in solver.net.params.items()}
+    nets.match_weights(shapes, caffemodel.weight_shapes(snapshot.weights), snapshot.weights, "the net")
+    try:
+        with open(snapshot.state, "rb") as file:
+            state = caffe_pb2.SolverState.FromString(file.read())
+        found = [nets.shape_of(blob) for blob in state.history]
+    except DecodeError:
+        found = None
+    # Parameters that layers share have one history.
+    own = {blob.data.ctypes.data: tuple(blob.shape) for blobs in solver.net.params.values() for blob in blobs}
+    wanted = list(own.values())
+    # Adam and AdaDelta keep two numbers for each weight, one after the other.
+    if found not in (wanted, wanted * 2) or state.iter != snapshot.iteration or state.HasField("learned_net"):
+        raise InputError(f"{snapshot.state} is not of this stage's net: move it away, or start another run")
+    solver.restore(snapshot.state)
+    nets.load_weights(solver.net, snapshot.weights)
+
+
+def clear(folder):
+    """Remove what a run that was killed was just writing."""
+    for path in glob.glob(os.path.join(glob.escape(folder), "*.part")):
+        os.remove(path)
