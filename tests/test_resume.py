@@ -75,26 +75,51 @@ def log_of(run, stage):
     return [(row["iteration"], row["loss"], row["learning_rate"]) for row in rows]
 
 
+def logs_of(run):
+    """When each stage's log was last written: as its training begins, and with every snapshot."""
+    return {path.name: path.stat().st_mtime_ns for path in run.glob("*_log.csv")}
+
+
+def wait_for_writes(process, run, count, seconds):
+    """Wait until a run's logs were written so often, or for so many seconds, or for its end. Returns the writes seen."""
+    seen, written, deadline = logs_of(run), 0, time.monotonic() + seconds
+    while written < count and time.monotonic() < deadline and process.poll() is None:
+        now = logs_of(run)
+        written, seen = written + (now != seen), now
+        time.sleep(0.002)
+    return written
+
+
 def test_runs_killed_at_random_moments_end_with_the_same_bits(whole):
-    rng, kills, run = random.Random(0), 0, whole / "run"
-    while kills < KILLS:
+    """Most kills wait for training, some writes of the log and a moment more; the others come as the run starts."""
+    rng, run, killed = random.Random(0), whole / "run", []  # for each kill, the stage that trained; None: none did yet
+    while len(killed) < KILLS:
         for folder in (run, whole / "cache"):
             shutil.rmtree(folder, ignore_errors=True)
         running = True
         while running:
+            before = logs_of(run)
             process = subprocess.Popen(command(whole, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-            try:
-                _, errors = process.communicate(timeout=rng.uniform(0.4, 2.2) if kills < KILLS else 120)
-                assert process.returncode == 0, errors.decode()
-                running = False
-            except subprocess.TimeoutExpired:
+            if len(killed) >= KILLS:
+                process.wait(120)
+            elif len(killed) % 4 == 3:
+                time.sleep(rng.uniform(0.1, 0.8))
+            else:
+                wait_for_writes(process, run, rng.randint(1, 4), 60)
+                time.sleep(rng.uniform(0, 0.3))
+            running = process.poll() is None
+            if running:
                 process.kill()
-                process.communicate()
-                kills += 1
+                trained = [name.split("_")[0] for name, written in logs_of(run).items() if written != before.get(name)]
+                killed.append(max(trained, default=None))  # in the order of the alphabet, too, triplet is the last
+            _, errors = process.communicate()
+        assert process.returncode == 0, errors.decode()
         assert final_weights(run) == final_weights(whole / "whole")
         assert not list(run.glob("*.part"))
         for stage in ("softmax", "triplet"):
             assert log_of(run, stage) == log_of(whole / "whole", stage)
+    assert len(killed) >= KILLS and killed.count(None) <= KILLS / 3, killed
+    assert min(killed.count("softmax"), killed.count("triplet")) >= KILLS // 6, killed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -365,14 +390,23 @@ layer { name: "quiet" type: "Silence" bottom: "lonely" include { stage: "softmax
     assert not list((project / "run").glob("softmax_iter_*"))
 
 
-def test_momentum_of_another_stage_is_not_taken(whole):
-    """The triplet stage begins with no momentum: its first snapshots come from the softmax stage's weights alone."""
+def test_momentum_of_another_stage_is_not_taken(project):
+    """After the softmax stage, the triplet stage learns as one that is given nothing but its weights."""
+    write_config(project, FREEZE="")  # all layers have momentum in both stages
+    assert run_train(project).returncode == 0
+    write_config(project, FREEZE="", RUN_FOLDER="alone", STAGES=["triplet"], WEIGHTS="run/softmax_iter_4.caffemodel")
+    assert run_train(project).returncode == 0
+    for name in ("triplet_iter_4.caffemodel", "triplet_iter_4.solverstate"):
+        states = [(project / folder / name).read_bytes() for folder in ("run", "alone")]
+        assert states[0] == states[1]
+    state = nets.caffe_pb2.SolverState.FromString(states[0])
+    assert state.iter == 4 and not state.HasField("learned_net") and all(np.any(blob.data) for blob in state.history[:2])
+
+
+def test_a_snapshot_describes_its_weights_its_state_and_what_was_mined(whole):
     end = ENDS["triplet"]
-    state = nets.caffe_pb2.SolverState.FromString((whole / "whole" / f"triplet_iter_{end}.solverstate").read_bytes())
-    assert not state.HasField("learned_net") and state.iter == end and len(state.history) == 2
     about = json.loads((whole / "whole" / f"triplet_iter_{end}.json").read_text())
     assert set(about["files"]) == {f"triplet_iter_{end}.caffemodel", f"triplet_iter_{end}.solverstate", f"triplet_iter_{end}_mined.npz"}
-    assert np.isfinite(np.array(state.history[0].data)).all()
 
 
 def test_an_explosion_of_the_triplet_stage_names_iteration_and_images(whole):
@@ -386,16 +420,28 @@ def test_an_explosion_of_the_triplet_stage_names_iteration_and_images(whole):
 
 
 def test_a_stop_in_the_last_iteration_does_not_begin_the_next_stage(project):
-    """The signal comes while the last snapshot's curves are drawn, so the stage is whole."""
-    write_config(project, MAX_ITERS={"softmax": 1, "triplet": 10**6}, SNAPSHOT_ITERS=10**6)
-    process = subprocess.Popen(command(project), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.time() + 60
-    while not list((project / "run").glob("softmax_iter_1.json")) and time.time() < deadline:
-        time.sleep(0.001)
+    """The signal comes when the stage's last snapshot is written and its curves are not yet drawn."""
+    write_config(project, MAX_ITERS={"softmax": 1, "triplet": 2}, SNAPSHOT_ITERS=10)
+    run = project / "run"
+    for _ in range(5):  # until a snapshot is seen soon enough
+        process = subprocess.Popen(command(project), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while not (run / "softmax_iter_1.json").exists() and process.poll() is None:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGSTOP)
+        if not (run / "softmax_curves.png").exists():
+            break
+        process.kill()
+        process.communicate()
+        shutil.rmtree(run)
     process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
     out, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "go on with --resume" in errors
-    assert "stage      triplet" not in out or "triplet_iter" in errors
+    assert process.returncode == 130 and "stopped after iteration 1" in errors and "go on with --resume" in errors
+    assert "stage      softmax" in out and "stage      triplet" not in out and not list(run.glob("triplet_*"))
+    kept = (run / "softmax_iter_1.caffemodel").read_bytes()
+    result = run_train(project, "--resume")
+    assert result.returncode == 0 and "stage      triplet" in result.stdout
+    assert (run / "softmax_iter_1.caffemodel").read_bytes() == kept and (run / "triplet_iter_2.caffemodel").exists()
 
 
 def test_the_softmax_stage_does_not_grow_under_a_triplet_stage(whole):
