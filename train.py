@@ -7,7 +7,7 @@ import sys
 import tempfile
 
 from tripletloss import config
-from tripletloss.base import parallel
+from tripletloss.base import command, parallel
 from tripletloss.base.errors import InputError
 from tripletloss.net import nets
 from tripletloss.training import check, plan, snapshots, solver
@@ -30,29 +30,24 @@ def main():
     parser.add_argument("--resume", action="store_true", help="go on in RUN_FOLDER from the last whole snapshot")
     arguments = parser.parse_args()
     nets.ALLOWED_MODULES.update(arguments.allow_module)
+    if arguments.check:
+        return command.run("train.py", lambda: check_stages(arguments))
+    stopped = "stopped at once; snapshots written before are whole: resume with --resume"
+    return command.run("train.py", lambda: run(arguments), stopped)
+
+
+def run(arguments):
+    """Train with all processes that were started. Returns the exit status; raises InputError."""
     try:
-        if arguments.check:
-            return check_stages(arguments)
         with parallel.join("train.py") as team:
             return train(arguments, team)
-    except InputError as error:
-        complain(error)
-        return 1
     except OSError as error:
-        complain(
-            f"{error.filename or 'a file'} cannot be written or read ({error.strerror}): make room, or mend its "
-            "folder, then go on with --resume"
-        )
-        return 1
-    except KeyboardInterrupt:
-        complain("stopped at once; snapshots written before are whole: go on with --resume")
-        return 130
-
-
-def complain(sentence):
-    """Say what ends the run: once, however many processes there are."""
-    if parallel.launched()[0] == 0:
-        print(f"train.py: {sentence}", file=sys.stderr, flush=True)
+        if error.filename is None:
+            raise
+        raise InputError(
+            f"{error.filename} cannot be read or written ({error.strerror}): make room, or mend its folder, then "
+            "resume with --resume"
+        ) from None
 
 
 def train(arguments, team):
@@ -66,7 +61,7 @@ def train(arguments, team):
         for stage in stages:
             run_stage(settings, stage, gpu, team, arguments.resume)
     except solver.Stopped as stopped:
-        complain(f"{stopped}: go on with --resume")
+        command.complain("train.py", f"{stopped}: go on with --resume")
         return 128 + stopped.number
     return 0
 

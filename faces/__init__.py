@@ -20,5 +20,9 @@ render       all of the above, for one image
 dataset      the folder, list file and manifest, and the worker processes
 """
 
+from tripletloss.base.command import answer_ctrl_c
+
 # Part of every manifest. Increase it whenever the same seed no longer gives the same images.
 VERSION = 2
+
+answer_ctrl_c()

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from faces.dataset import render_dataset
-from tripletloss.base.errors import InputError
+from tripletloss.base import command
 
 
 def parse_arguments(arguments=None):
@@ -47,17 +47,13 @@ def _positive(text):
 def main(arguments=None):
     """Run the command; returns the exit status."""
     options = parse_arguments(arguments)
-    try:
+
+    def render():
         made = render_dataset(**vars(options))
-    except InputError as error:
-        print(f"faces: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nfaces: stopped; what is rendered is kept, and the same command goes on from there", file=sys.stderr)
-        return 130
-    total = options.identities * options.images
-    print(f"{options.out}: {total} images of {options.identities} people, {made} of them rendered now")
-    return 0
+        total = options.identities * options.images
+        print(f"{options.out}: {total} images of {options.identities} people, {made} of them rendered now")
+
+    return command.run("faces", render, "stopped; what is rendered is kept, and the same command goes on from there")
 
 
 if __name__ == "__main__":

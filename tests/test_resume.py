@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pty
 import random
 import re
 import shutil
@@ -122,7 +123,7 @@ def test_runs_killed_at_random_moments_end_with_the_same_bits(whole):
     assert min(killed.count("softmax"), killed.count("triplet")) >= KILLS // 6, killed
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_stopped_says_how_to_go_on_and_ends_with_the_same_bits(whole, number):
     process = subprocess.Popen(command(whole), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     log = whole / "run" / "softmax_log.csv"
@@ -137,6 +138,35 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_ends_with_the_same_bits(who
     result = run_train(whole, "--resume")
     assert result.returncode == 0 and f"goes on    from iteration {stopped.iteration}" in result.stdout
     assert final_weights(whole / "run") == final_weights(whole / "whole")
+
+
+def test_a_terminal_that_is_closed_stops_a_run_after_a_snapshot(project):
+    """It sends SIGHUP, and nothing can be written to it any more."""
+    write_config(project, STAGES=["softmax"], MAX_ITERS=10**6, SNAPSHOT_ITERS=10**6)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, command(project))
+    said, log = b"", project / "run" / "softmax_log.csv"
+    while not log.exists():
+        said += os.read(terminal, 10_000)
+    assert b"iteration" in said or b"%|" in said, said
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
+    assert snapshots.last_whole(str(project / "run" / "softmax")).iteration > 0
+
+
+def test_nohup_keeps_a_run_going(project):
+    write_config(project, STAGES=["softmax"], MAX_ITERS=300, SNAPSHOT_ITERS=300)
+    ignore = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    process = subprocess.Popen(command(project), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **ignore)
+    while not (project / "run" / "softmax_log.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGHUP)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert snapshots.last_whole(str(project / "run" / "softmax")).iteration == 300
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 from sklearn.cluster import DBSCAN
 
+from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.core import metrics
 from tripletloss.dataset import read_list
@@ -88,12 +89,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.threshold is not None and not 0 < arguments.threshold < float("inf"):
         parser.error("--threshold is a squared distance above 0")
-    try:
-        print(run(arguments))
-    except InputError as error:
-        print(f"tripletloss.cluster: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command.run("tripletloss.cluster", lambda: print(run(arguments)))
 
 
 def run(arguments):

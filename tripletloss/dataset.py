@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.data.images import read_image
 
@@ -213,16 +214,17 @@ def main():
     arguments = parser.parse_args()
     if not 0 <= arguments.held_out < 1 or arguments.seed < 0:
         parser.error("--held-out is a share, from 0 to below 1, and --seed a whole number from 0")
-    try:
-        found = find_identities(arguments.folder)
-        kept, held_out = split_identities(found.identities, arguments.held_out, arguments.seed)
-        lists = {"train.txt": (kept, 0), "held_out.txt": (held_out, len(kept))}
-        for name, (people, first_label) in lists.items():
-            if people:
-                write_list(os.path.join(arguments.out, name), found.identities, people, first_label)
-    except InputError as error:
-        print(f"tripletloss.dataset: {error}", file=sys.stderr)
-        return 1
+    return command.run("tripletloss.dataset", lambda: run(arguments))
+
+
+def run(arguments):
+    """Write the lists that the arguments ask for, and print what is in them. Raises InputError."""
+    found = find_identities(arguments.folder)
+    kept, held_out = split_identities(found.identities, arguments.held_out, arguments.seed)
+    lists = {"train.txt": (kept, 0), "held_out.txt": (held_out, len(kept))}
+    for name, (people, first_label) in lists.items():
+        if people:
+            write_list(os.path.join(arguments.out, name), found.identities, people, first_label)
     for sentence in found.left_out:
         print(f"left out: {sentence}")
     sizes = [len(found.identities[name]) for name in kept]
@@ -234,7 +236,6 @@ def main():
     if held_out:
         print(f"held_out.txt: {sum(len(found.identities[p]) for p in held_out)} images of {len(held_out)} identities")
     print(f"In config.py: IMAGEPATH = {os.path.abspath(arguments.folder)!r}")
-    return 0
 
 
 if __name__ == "__main__":

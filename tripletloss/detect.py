@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import write_whole
 from tripletloss.base.wheels import cache_folder, fetch_wheel
@@ -149,12 +150,7 @@ def main():
     arguments = parser.parse_args()
     if not 8 <= arguments.size <= 4096:
         parser.error("--size is a number of pixels, from 8 to 4096")
-    try:
-        print(run(arguments.folder, arguments.out, arguments.size))
-    except InputError as error:
-        print(f"tripletloss.detect: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command.run("tripletloss.detect", lambda: print(run(arguments.folder, arguments.out, arguments.size)))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import numpy as np
 from tabulate import tabulate
 
 from tripletloss import config
+from tripletloss.base import command
 from tripletloss.base.errors import InputError
-from tripletloss.base.parallel import join, launched
+from tripletloss.base.parallel import join
 from tripletloss.core import metrics
 from tripletloss.dataset import ImageList, leaves_folder, read_list, shared_identities
 from tripletloss.evaluation import plots
@@ -195,16 +196,14 @@ def main():
     arguments = parser.parse_args()
     if arguments.tsne and not arguments.out:
         parser.error("--tsne draws a picture: say where with --out")
-    try:
+
+    def evaluate():
         with join("tripletloss.evaluate") as team:
             said = run(arguments, team)
-    except InputError as error:
-        if launched()[0] == 0:
-            print(f"tripletloss.evaluate: {error}", file=sys.stderr)
-        return 1
-    if team.rank == 0:
-        print(said)
-    return 0
+        if team.rank == 0:
+            print(said)
+
+    return command.run("tripletloss.evaluate", evaluate)
 
 
 def run(arguments, team):

@@ -22,6 +22,7 @@ from onnx import TensorProto, helper
 from tqdm import tqdm
 
 from tripletloss import config
+from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import digest, write_whole
 from tripletloss.core import metrics
@@ -199,37 +200,34 @@ def main():
     )  # fmt: skip
     parser.add_argument("--licence", default="not stated", help="of the weights, for the metadata")
     arguments = parser.parse_args()
+    return command.run("tripletloss.export", lambda: run(arguments))
+
+
+def run(arguments):
+    """Write the model that the arguments ask for, and print what it is. Raises InputError."""
+    settings = config.load(arguments.config).stage("triplet")
+    settings["FEATURE"] = arguments.feature or settings["FEATURE"]
+    if arguments.crop is not None:
+        config.check_value("CROP", arguments.crop, "--crop")
+        settings["CROP"] = arguments.crop
+    model = build(arguments.weights, settings, arguments.pixels)
+    about = {
+        "weights": os.path.basename(arguments.weights), "weights_sha256": digest(arguments.weights),
+        "net": os.path.basename(settings["DEPLOY"]), "feature": settings["FEATURE"],
+        "input": INPUTS[arguments.pixels], "channels": arguments.pixels or "bgr",
+        "image_size": str(settings["IMAGE_SIZE"]), "crop": str(settings["CROP"]),
+        "pixel_means": json.dumps(settings["PIXEL_MEANS"]), "licence": arguments.licence,
+    }  # fmt: skip
+    helper.set_model_props(model, about)
+    about.update(threshold_of(Model(model.SerializeToString(), arguments.out), settings))
+    helper.set_model_props(model, about)
     try:
-        settings = config.load(arguments.config).stage("triplet")
-        settings["FEATURE"] = arguments.feature or settings["FEATURE"]
-        if arguments.crop is not None:
-            config.check_value("CROP", arguments.crop, "--crop")
-            settings["CROP"] = arguments.crop
-        model = build(arguments.weights, settings, arguments.pixels)
-        about = {
-            "weights": os.path.basename(arguments.weights), "weights_sha256": digest(arguments.weights),
-            "net": os.path.basename(settings["DEPLOY"]), "feature": settings["FEATURE"],
-            "input": INPUTS[arguments.pixels], "channels": arguments.pixels or "bgr",
-            "image_size": str(settings["IMAGE_SIZE"]), "crop": str(settings["CROP"]),
-            "pixel_means": json.dumps(settings["PIXEL_MEANS"]), "licence": arguments.licence,
-        }  # fmt: skip
-        helper.set_model_props(model, about)
-        about.update(threshold_of(Model(model.SerializeToString(), arguments.out), settings))
-        helper.set_model_props(model, about)
         write_whole(arguments.out, model.SerializeToString())
-    except InputError as error:
-        print(f"tripletloss.export: {error}", file=sys.stderr)
-        return 1
     except OSError as error:
-        print(
-            f"tripletloss.export: {arguments.out} cannot be written ({error.strerror}): choose another --out",
-            file=sys.stderr,
-        )
-        return 1
+        raise InputError(f"{arguments.out} cannot be written ({error.strerror}): choose another --out") from None
     width = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     print(f"{arguments.out}: {settings['FEATURE']}, {width} numbers; {model.ByteSize() / 1e6:.1f} MB, opset {OPSET}")
     print("\n".join(f"  {name}: {value}" for name, value in about.items()))
-    return 0
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from tripletloss import config
+from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import digest
-from tripletloss.base.parallel import OneProcess, join, launched
+from tripletloss.base.parallel import OneProcess, join
 from tripletloss.base.process import caffe_log, read_hdf5, try_in_child
 from tripletloss.data.images import read_or_next, to_blob
 from tripletloss.dataset import ImageList, list_folder, read_list
@@ -283,22 +284,21 @@ def main():
     parser.add_argument("--out", required=True, help="the .h5 file to write")
     add_arguments(parser)
     arguments = parser.parse_args()
-    try:
-        with join("tripletloss.extract") as team:
-            with team.together():
-                settings = settings_of(arguments)
-                images = images_of(arguments, settings)
-                net = open_net(arguments.weights, settings, [settings["FEATURE"]])
-            shape = save(
-                arguments.out, net, settings, settings["FEATURE"], images, arguments.weights, arguments.mirrored, team
-            )
-    except InputError as error:
-        if launched()[0] == 0:
-            print(f"tripletloss.extract: {error}", file=sys.stderr)
-        return 1
+    return command.run("tripletloss.extract", lambda: run(arguments))
+
+
+def run(arguments):
+    """Write the embeddings that the arguments ask for. Raises InputError."""
+    with join("tripletloss.extract") as team:
+        with team.together():
+            settings = settings_of(arguments)
+            images = images_of(arguments, settings)
+            net = open_net(arguments.weights, settings, [settings["FEATURE"]])
+        shape = save(
+            arguments.out, net, settings, settings["FEATURE"], images, arguments.weights, arguments.mirrored, team
+        )
     if shape:
         print(f"{arguments.out}: {shape[0]} embeddings of {shape[1]} numbers, {settings['FEATURE']}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from tabulate import tabulate
 
+from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.core.triplets import distance_blocks
 from tripletloss.evaluation import montage
@@ -77,18 +78,19 @@ def main():
     arguments = parser.parse_args()
     if arguments.top < 1:
         parser.error("--top must be 1 or more")
-    try:
-        settings = settings_of(arguments)
-        images = images_of(arguments, settings)
-        if len(np.unique(images.labels)) < 2 or (images.labels < 0).any():
-            raise InputError(f"{images.source} must name two identities or more, and one for every image")
-        rows = embed(arguments.weights, settings, settings["FEATURE"], images, arguments.mirrored).rows
-        found = suspicion(rows, images.labels)
-        order = rank(found)
-        write(arguments.out, images, found, order, arguments.top)
-    except InputError as error:
-        print(f"tripletloss.suspects: {error}", file=sys.stderr)
-        return 1
+    return command.run("tripletloss.suspects", lambda: run(arguments))
+
+
+def run(arguments):
+    """Rank the images that the arguments name, write that, and print the first. Raises InputError."""
+    settings = settings_of(arguments)
+    images = images_of(arguments, settings)
+    if len(np.unique(images.labels)) < 2 or (images.labels < 0).any():
+        raise InputError(f"{images.source} must name two identities or more, and one for every image")
+    rows = embed(arguments.weights, settings, settings["FEATURE"], images, arguments.mirrored).rows
+    found = suspicion(rows, images.labels)
+    order = rank(found)
+    write(arguments.out, images, found, order, arguments.top)
     shown = [
         [images.names[i], images.labels[i], found.nearest[i], f"{found.score[i]:.3f}", f"{found.own[i]:.3f}",
          f"{found.other[i]:.3f}"]
@@ -99,7 +101,6 @@ def main():
     more = int((found.score > 0.5).sum())
     print(f"\n{more} of {len(order)} images are nearer to another identity than to their own (score above 0.5)")
     print(f"{arguments.out}.csv ranks all images; {arguments.out}.jpg shows each suspect, its identity, and the other")
-    return 0
 
 
 def write(out, images, found, order, top):

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 
+from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.data.images import read_image
 from tripletloss.deploy.onnx_model import Model
@@ -38,21 +39,21 @@ def main():
     parser.add_argument("photos", nargs=2, metavar="PHOTO")
     parser.add_argument("--threshold", type=float, help="squared distance of the same person (default: the model's)")
     arguments = parser.parse_args()
-    try:
-        model = Model(arguments.model)
-        threshold, known = arguments.threshold, "given"
-        if threshold is None:
-            if "threshold" not in model.about:
-                raise InputError(f"{arguments.model} tells no threshold: give one with --threshold")
-            threshold = float(model.about["threshold"])
-            known = f"FAR {model.about['threshold_far']} on {model.about['threshold_pairs']}"
-        found = distance(model, arguments.photos)
-    except InputError as error:
-        print(f"tripletloss.verify: {error}", file=sys.stderr)
-        return 1
+    return command.run("tripletloss.verify", lambda: run(arguments))
+
+
+def run(arguments):
+    """Print the answer for two photos. Raises InputError."""
+    model = Model(arguments.model)
+    threshold, known = arguments.threshold, "given"
+    if threshold is None:
+        if "threshold" not in model.about:
+            raise InputError(f"{arguments.model} tells no threshold: give one with --threshold")
+        threshold = float(model.about["threshold"])
+        known = f"FAR {model.about['threshold_far']} on {model.about['threshold_pairs']}"
+    found = distance(model, arguments.photos)
     answer = "the same person" if found <= threshold else "not the same person"
     print(f"{answer}: squared distance {found:.3f}, threshold {threshold:.3f} ({known})")
-    return 0
 
 
 if __name__ == "__main__":

@@ -17,15 +17,10 @@ import traceback
 import caffe
 import numpy as np
 
+from tripletloss.base.command import launched
 from tripletloss.base.errors import InputError
 
-# How launchers tell a process how many there are and which it is: Open MPI, MPICH and its kin, MVAPICH, srun.
-LAUNCHERS = (
-    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
-    ("PMI_SIZE", "PMI_RANK"),
-    ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
-    ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
-)
+# How many processes a launcher started on this machine: Open MPI, MPICH and its kin, MVAPICH.
 LOCAL_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "MV2_COMM_WORLD_LOCAL_SIZE")
 _joined = None  # what join() returned, for the layers, which Caffe makes
 POLL_S = 0.01  # seconds between two looks at whether the others are there, where waiting may be long
@@ -33,14 +28,6 @@ POLL_S = 0.01  # seconds between two looks at whether the others are there, wher
 
 class _OthersError(Exception):
     """Another process failed in this iteration."""
-
-
-def launched():
-    """(rank, size) as the launcher says it in the environment: (0, 1) without one."""
-    for size, rank in LAUNCHERS:
-        if os.environ.get(size, "").isdigit() and os.environ.get(rank, "").isdigit():
-            return int(os.environ[rank]), int(os.environ[size])
-    return 0, 1
 
 
 def team():
@@ -101,7 +88,7 @@ class OneProcess:
 
     rank, size = 0, 1
     local_rank = 0  # among the processes of this machine
-    signals = (signal.SIGINT, signal.SIGTERM)  # that ask to stop after the iteration
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # that ask to stop after the iteration
 
     def __enter__(self):
         return self
@@ -178,7 +165,7 @@ class Processes(OneProcess):
     """All processes that mpirun started. Each calls the same methods in the same order."""
 
     # mpirun passes SIGUSR1 on. Of SIGINT and SIGTERM it makes a SIGTERM, and a second later a SIGKILL.
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    signals = (*OneProcess.signals, signal.SIGUSR1)
 
     def __init__(self, mpi, program):
         """mpi: mpi4py's module MPI; program: what the sentence of an error begins with."""

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import signal
+import sys
 import tempfile
 import time
 
@@ -146,7 +147,7 @@ def train_stage(plan, team=ALONE, gpu=None):
 
     team: of parallel.join(): all its processes call this. The first one writes, shows and logs. gpu: the number of
     this process's, or None for the CPU.
-    Raises Stopped after SIGINT or SIGTERM, and InputError if the loss or the weights explode.
+    Raises Stopped after SIGINT, SIGTERM or SIGHUP, and InputError if the loss or the weights explode.
     """
     s, writes = plan.settings, team.rank == 0
     last = plan.snapshot
@@ -208,15 +209,24 @@ def _write(plan, net, solver):
 
 
 class _signals:
-    """Collects signals while a block runs, so that an iteration is finished first; a second one ends."""
+    """Collects signals while a block runs, so that an iteration is finished first; a second one ends.
+
+    A SIGHUP that is ignored stays so: that is what nohup is for.
+    """
 
     def __init__(self, numbers):
-        self.numbers = numbers
+        self.numbers = [
+            number for number in numbers if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+        ]
 
     def __enter__(self):
         caught = []
+        # Once a terminal is closed, it does not say any more that it is one.
+        terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream.isatty()]
 
         def catch(number, frame):
+            if number == signal.SIGHUP:
+                _send_nowhere(terminals)
             if caught:
                 raise KeyboardInterrupt
             caught.append(number)
@@ -227,6 +237,13 @@ class _signals:
     def __exit__(self, *error):
         for number, handler in self.before.items():
             signal.signal(number, handler)
+
+
+def _send_nowhere(terminals):
+    """Drop what is printed to file descriptors from now on: writing to a closed terminal would fail."""
+    with open(os.devnull, "w") as nowhere:
+        for terminal in terminals:
+            os.dup2(nowhere.fileno(), terminal)
 
 
 def _score(plan, weights, team):
