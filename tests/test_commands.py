@@ -236,6 +236,55 @@ def test_what_cannot_be_done_is_told_in_one_sentence(trained, module, arguments,
     assert not (folder / "x.h5").exists() and not list(folder.glob("**/*.part"))
 
 
+def poison(folder, value, name, layer="conv1"):
+    """The trained weights with one number of a layer replaced, in the folder; returns the file's name."""
+    weights = folder / "run" / "triplet_iter_4.caffemodel"
+    net = caffe.Net(str(folder / "deploy.prototxt"), caffe.TEST, weights=str(weights))
+    net.params[layer][0].data.flat[5] = value
+    (net.save_hdf5 if name.endswith(".h5") else net.save)(str(folder / name))
+    return name
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "value", "name"),
+    [
+        ("evaluate", [], np.nan, "nan.caffemodel"),
+        ("evaluate", ["--compare"], np.inf, "inf.caffemodel"),
+        ("extract", ["--out", "x.h5"], np.nan, "nan.caffemodel.h5"),
+        ("cluster", ["--images", "images", "--out", "g", "--threshold", "1"], -np.inf, "inf.caffemodel.h5"),
+        ("suspects", ["--list", "list.txt"], np.nan, "nan.caffemodel"),
+        ("export", ["--out", "x.onnx"], np.nan, "nan.caffemodel"),
+    ],
+)
+def test_weights_that_are_not_numbers_are_refused_by_every_command(trained, module, arguments, value, name):
+    folder, _ = trained
+    result = run(module, folder, poison(folder, value, name), *arguments)
+    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1, result.stderr
+    assert f"{name}: the weights of layer 'conv1' hold NaN or infinity" in result.stderr
+    assert not [made for made in ("x.h5", "g", "x.onnx") if (folder / made).exists()]
+
+
+def test_training_refuses_weights_that_are_not_numbers(trained):
+    folder, _ = trained
+    before = (folder / "config.py").read_text()
+    (folder / "config.py").write_text(before + f"WEIGHTS = {poison(folder, np.nan, 'nan.caffemodel')!r}\n")
+    (folder / "config.py").write_text((folder / "config.py").read_text().replace("'run'", "'other'"))
+    try:
+        for arguments in (["--check"], []):
+            result = run_train(folder, *arguments)
+            assert result.returncode == 1
+            assert "nan.caffemodel: the weights of layer 'conv1' hold NaN or infinity" in result.stderr, result.stderr
+    finally:
+        (folder / "config.py").write_text(before)
+
+
+def test_embeddings_that_are_not_finite_are_refused(trained):
+    folder, _ = trained
+    result = run("evaluate", folder, poison(folder, 3e38, "huge.caffemodel", "fc9_1"))
+    assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr
+    assert "tripletloss.evaluate: the blob 'fc9_1' is NaN or infinite for the image person4@0.jpg" in result.stderr
+
+
 def test_identities_in_two_lists_are_found_by_name():
     def images(*names):
         return extract.ImageList("", "", list(names), np.zeros(len(names), int))

@@ -147,6 +147,26 @@ def test_what_cannot_be_verified_is_told(tmp_path, model):
         assert result.returncode == 1 and sentence in result.stderr and "Traceback" not in result.stderr, result.stderr
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_model_whose_parameters_are_not_numbers_is_refused(tmp_path, model, value):
+    """Nothing else would show it: a ReLU may make 0 of NaN."""
+    loaded = onnx.load(str(model))
+    parameter = next(one for one in loaded.graph.initializer if one.name.startswith("conv1/"))
+    values = onnx.numpy_helper.to_array(parameter).copy()
+    values.flat[7] = value
+    parameter.CopyFrom(onnx.numpy_helper.from_array(values, parameter.name))
+    onnx.save(loaded, str(tmp_path / "broken.onnx"))
+    result = run("tripletloss.verify", tmp_path / "broken.onnx", *[SAMPLE / "face2000@00.jpg"] * 2)
+    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1, result.stderr
+    assert f"broken.onnx: the parameter {parameter.name!r} holds NaN or infinity" in result.stderr
+
+
+@pytest.mark.parametrize("threshold", ["nan", "inf", "-0.1"])
+def test_a_threshold_that_is_no_distance_is_refused(model, threshold):
+    result = run("tripletloss.verify", model, *[SAMPLE / "face2000@00.jpg"] * 2, f"--threshold={threshold}")
+    assert result.returncode == 2 and "--threshold is a squared distance, 0 or more" in result.stderr
+
+
 def test_a_folder_of_photos_becomes_one_of_faces(tmp_path):
     (tmp_path / "photos" / "ann").mkdir(parents=True)
     for number in (0, 1):

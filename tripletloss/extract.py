@@ -53,7 +53,7 @@ def passes(net, blobs, images, crop, size, means, views=(False,), show="", first
     means: B, G, R; views: for each, whether images are mirrored in it; show: what a progress bar is called, '' for
     none; first: the image to begin with; broken: as in images.read_or_next. Yields (start, rows): rows[v][b] is
     (B, ...) float32 of view v and blob b. Memory holds two batches. Raises InputError for an image that cannot be
-    decoded.
+    decoded, and where a net makes NaN or infinity of one.
 
     team: the processes that divide the images and all call this; the first one yields, and the others do their share
     and yield nothing.
@@ -66,8 +66,17 @@ def passes(net, blobs, images, crop, size, means, views=(False,), show="", first
     def load_batch(start):
         return [pool.submit(load, number) for number in range(start, min(start + BATCH_SIZE, len(images.names)))]
 
-    def rows_of(batch):
-        return [_forward(net, data, blobs, batch[..., ::-1] if mirrored else batch) for mirrored in views]
+    def rows_of(batch, start):
+        rows = [_forward(net, data, blobs, batch[..., ::-1] if mirrored else batch) for mirrored in views]
+        for of_view in rows:
+            for blob, values in zip(blobs, of_view, strict=True):
+                if not np.isfinite(values).all():
+                    number = int(np.argmin(np.isfinite(values.reshape(len(values), -1)).all(axis=1)))
+                    raise InputError(
+                        f"the blob {blob!r} is NaN or infinite for the image {images.names[start + number]}, so the "
+                        "weights are of no use: take those of an earlier snapshot"
+                    )
+        return rows
 
     # OpenBLAS's threads wait for each other and get in the decoders' way: on small images one is twice as fast as two.
     threads = threadpool_limits(1 if size <= SMALL_IMAGE else None, "blas")
@@ -83,7 +92,7 @@ def passes(net, blobs, images, crop, size, means, views=(False,), show="", first
                 batch = [one.result() for one in coming]
                 own += step
                 coming = load_batch(own)
-                rows = rows_of(np.stack(batch)) if batch else None
+                rows = rows_of(np.stack(batch), own - step) if batch else None
             except InputError as problem:
                 error = problem
             team.raise_first(error)

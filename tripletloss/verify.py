@@ -39,6 +39,8 @@ def main():
     parser.add_argument("photos", nargs=2, metavar="PHOTO")
     parser.add_argument("--threshold", type=float, help="squared distance of the same person (default: the model's)")
     arguments = parser.parse_args()
+    if arguments.threshold is not None and not 0 <= arguments.threshold < float("inf"):
+        parser.error("--threshold is a squared distance, 0 or more")
     return command.run("tripletloss.verify", lambda: run(arguments))
 
 

@@ -3,7 +3,10 @@
 import json
 
 import numpy as np
+import onnx
 import onnxruntime
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile
 
 from tripletloss.base.errors import InputError
@@ -15,12 +18,24 @@ class Model:
     """Faces to embeddings."""
 
     def __init__(self, source, name=""):
-        """source: the .onnx file's path or its bytes; name: what an error calls it. Raises InputError."""
-        name = name or str(source)
+        """source: the .onnx file's path or its bytes; name: what an error calls it.
+
+        Raises InputError for what is no such model, and for one whose parameters hold NaN or infinity.
+        """
+        self.name = name or str(source)
         try:
+            if isinstance(source, bytes):
+                loaded = onnx.load_model_from_string(source)
+            else:
+                loaded = onnx.load_model(source, load_external_data=False)
             self.session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
-        except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile):
-            raise InputError(f"{name} is not there or no ONNX model: make one with tripletloss.export") from None
+        except (OSError, DecodeError, Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile):
+            raise InputError(f"{self.name} is not there or no ONNX model: make one with tripletloss.export") from None
+        for parameter in loaded.graph.initializer:
+            if not np.isfinite(numpy_helper.to_array(parameter)).all():
+                raise InputError(
+                    f"{self.name}: the parameter {parameter.name!r} holds NaN or infinity: export other weights"
+                )
         self.about = self.session.get_modelmeta().custom_metadata_map
         try:
             self.size, self.crop = int(self.about["image_size"]), int(self.about["crop"])
@@ -30,10 +45,10 @@ class Model:
             if given.shape[1:] not in ([3, self.size, self.size], [self.size, self.size, 3]):
                 raise ValueError
         except (KeyError, ValueError):
-            raise InputError(f"{name} does not say what it takes: make it with tripletloss.export") from None
+            raise InputError(f"{self.name} does not say what it takes: make it with tripletloss.export") from None
 
     def embed(self, faces):
-        """Embeddings (N, D) float32 of faces (N, size, size, 3) uint8, B, G, R."""
+        """Embeddings (N, D) float32 of faces (N, size, size, 3) uint8, B, G, R. Raises InputError if not finite."""
         [given] = self.session.get_inputs()
         if self.channels == "rgb":
             faces = faces[..., ::-1]
@@ -43,4 +58,7 @@ class Model:
             self.session.run(None, {given.name: np.ascontiguousarray(faces[start : start + BATCH_SIZE])})[0]
             for start in range(0, len(faces), BATCH_SIZE)
         ]
-        return np.concatenate(rows)
+        embeddings = np.concatenate(rows)
+        if not np.isfinite(embeddings).all():
+            raise InputError(f"{self.name} makes NaN or infinity of a face, so it is of no use: export other weights")
+        return embeddings

@@ -87,6 +87,7 @@ def _describe():
                 field.type_name = f".{file.package}.{kind}"
             else:
                 field.type = descriptor_pb2.FieldDescriptorProto.Type.Value(f"TYPE_{kind.upper()}")
+                field.options.packed = many and message == "BlobProto"
     return file
 
 
@@ -132,55 +133,77 @@ def made_by(net, blob):
 def read_weights(path):
     """Layer name -> list of its parameters (float32 arrays), in a .caffemodel or .caffemodel.h5 file.
 
-    Raises InputError as read_layers.
+    Raises InputError if the file is missing, cut off or damaged, holds no weights, or holds NaN or infinity.
     """
-    return read_layers(
-        path, lambda dataset: np.asarray(dataset, np.float32),
-        lambda blob: np.array(blob.double_data or blob.data, np.float32).reshape(shape_of(blob)),
-    )  # fmt: skip
+    return _read(path, lambda array: array)
 
 
 def weight_shapes(path):
-    """Layer name -> shapes of its parameters, as read_weights."""
-    return read_layers(path, lambda dataset: tuple(dataset.shape), shape_of)
+    """Layer name -> list of the shapes of its parameters, all of which are read. Raises InputError as read_weights."""
+    return _read(path, lambda array: array.shape)
 
 
-def read_layers(path, of_dataset, of_blob):
-    """Layer name -> what a function makes of each of its parameters, of all layers in a file that have some.
-
-    of_dataset, of_blob: the functions, for a .caffemodel.h5 and a .caffemodel. Raises InputError if the file is
-    missing, cut off, or holds no weights.
-    """
+def _read(path, kept):
+    """Layer name -> list of what kept() makes of each parameter, of all layers that have some."""
     if h5py.is_hdf5(path):
-        read_hdf5(lambda: bool(_read_layers(path, of_dataset, of_blob)), path)
-    found = _read_layers(path, of_dataset, of_blob)
+        read_hdf5(lambda: bool(_collect(path, kept)), path)
+    found = _collect(path, kept)
     if not found:
         raise InputError(f"{path} holds no weights, so it is not a caffemodel: check WEIGHTS")
     return found
 
 
-def _read_layers(path, of_dataset, of_blob):
+def _collect(path, kept):
+    found = {}
+    for name, array in _parameters(path):
+        # NaN is the smallest and the largest of numbers that it is among, and no array of booleans has to be made.
+        if array.size and not np.isfinite([array.min(), array.max()]).all():
+            raise InputError(
+                f"{path}: the weights of layer {name!r} hold NaN or infinity, so nothing can be computed with them: "
+                "use an earlier snapshot, or train again"
+            )
+        found.setdefault(name, []).append(kept(array))
+    return found
+
+
+def _parameters(path):
+    """Yields (layer name, parameter as float32 array), one after the other. Raises InputError."""
     try:
         if h5py.is_hdf5(path):
             with h5py.File(path, "r") as file:
-                return {
-                    name: [of_dataset(layer[str(i)]) for i in range(len(layer))]
-                    for name, layer in file["data"].items()
-                    if len(layer)
-                }
-        with open(path, "rb") as file:
-            net = NetParameter.FromString(file.read())
-        return {
-            layer.name: [of_blob(blob) for blob in layer.blobs]
-            for layer in (net.layer or net.layers)
-            if len(layer.blobs)
-        }
+                for name, layer in file["data"].items():
+                    for number in range(len(layer)):
+                        yield name, np.asarray(layer[str(number)], np.float32)
+        else:
+            with open(path, "rb") as file:
+                net = NetParameter.FromString(file.read())
+            for layer in net.layer or net.layers:
+                for blob in layer.blobs:
+                    yield layer.name, _values_of(blob)
     except FileNotFoundError:
         raise InputError(f"there are no weights {path}: check WEIGHTS, or train the stage before") from None
     except OSError as error:
         raise InputError(f"the weights {path} cannot be read ({error}): check WEIGHTS") from None
-    except (DecodeError, KeyError, AttributeError, TypeError, ValueError, RuntimeError):  # h5py raises most of them
+    except (DecodeError, KeyError, AttributeError, TypeError, ValueError, RuntimeError, MemoryError):  # most by h5py
         raise InputError(f"{path} is not a caffemodel, or is cut off: fetch or train it again") from None
+
+
+def _values_of(blob):
+    """The float32 array that a BlobProto holds; whatever else it holds is cleared. Raises DecodeError as shape_of.
+
+    protobuf hands out numbers one by one, as Python objects, which takes minutes and gigabytes for a large net. Where
+    a message holds nothing but packed numbers, their bytes are the end of its own, as many as they are.
+    """
+    shape = shape_of(blob)
+    name, kind = ("double_data", np.dtype("<f8")) if blob.double_data else ("data", np.dtype("<f4"))
+    count = len(getattr(blob, name))
+    for field, _ in blob.ListFields():
+        if field.name != name:
+            blob.ClearField(field.name)
+    blob.DiscardUnknownFields()
+    content = blob.SerializeToString()
+    with np.errstate(over="ignore"):  # what is too large becomes infinity
+        return np.frombuffer(content[len(content) - count * kind.itemsize :], kind).reshape(shape).astype(np.float32)
 
 
 def shape_of(blob):
