@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 from dataclasses import asdict
 from pathlib import Path
@@ -44,8 +45,7 @@ def render_dataset(out, identities, images, size, seed, workers, first=0):
     _check_manifest(out / "manifest.jsonl", settings)
     try:
         (out / "images").mkdir(parents=True, exist_ok=True)
-        for left_over in [*out.glob(f"*{PART}"), *(out / "images").glob(f"*{PART}")]:
-            left_over.unlink()
+        _remove_half_written(out)
         header = json.dumps(settings) + "\n"
         _write(out / "manifest.jsonl", header.encode())
         numbers = range(first, first + identities)
@@ -58,6 +58,14 @@ def render_dataset(out, identities, images, size, seed, workers, first=0):
         raise InputError(
             f"{error.filename or out} cannot be written ({error.strerror}): make room or choose another --out"
         ) from None
+
+
+def _remove_half_written(out):
+    """Remove the files that a run was writing when it was killed, and no others."""
+    for folder, name in ((out, r"(list\.txt|manifest\.jsonl)"), (out / "images", r"face\d{4,}@\d{2,}\.jpg")):
+        for path in folder.iterdir():
+            if re.fullmatch(name + re.escape(PART), path.name):
+                path.unlink()
 
 
 def _check_manifest(path, settings):

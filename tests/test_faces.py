@@ -187,10 +187,16 @@ def test_a_stopped_run_goes_on_where_it_was(small_run, tmp_path):
     missing.rename(out / "images" / f"{missing.name}.part")
     cut.write_bytes(cut.read_bytes()[:-500])
     empty.write_bytes(b"")
-    (out / "list.txt").unlink()
+    (out / "list.txt").rename(out / "list.txt.part")
+    others = [out / "holiday-video.mp4.part", out / "images" / "face.jpg.part"]
+    for other in others:
+        other.write_text("a person's own")
     manifest = (out / "manifest.jsonl").read_text()
     (out / "manifest.jsonl").write_text(manifest[: manifest.index("\n") + 1])
     assert render_dataset(out, identities=2, images=2, size=SIZE, seed=5, workers=1) == 3
+    assert all(other.read_text() == "a person's own" for other in others)
+    for other in others:
+        other.unlink()
     assert contents(out) == contents(small_run) and kept.stat().st_mtime_ns == before
     assert render_dataset(out, identities=2, images=2, size=SIZE, seed=5, workers=1) == 0
 

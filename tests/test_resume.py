@@ -289,6 +289,26 @@ def test_a_run_does_not_go_on_with_other_inputs(project, finished, change, name)
     assert snapshots.last_whole(str(project / "run" / "softmax")).iteration == 20
 
 
+HALF_WRITTEN = [f"{stage}_{name}.part" for stage in ENDS for name in (
+    "iter_7.caffemodel", "iter_7.caffemodel.h5", "iter_7.solverstate", "iter_7.json", "iter_7_mined.npz",
+    "mined.npz", "settings.json", "log.csv", "embeddings.csv", "curves.png",
+)]  # fmt: skip
+
+
+def test_only_half_written_files_of_the_runs_own_names_are_removed(project):
+    run = project / "run"
+    run.mkdir()
+    others = ["holiday-video.mp4.part", "softmax_notes.txt.part", "softmax_iter_best.json.part", "log.csv.part",
+              "my_softmax_log.csv.part", "triplet_iter_7.caffemodel.part.part"]  # fmt: skip
+    for name in (*HALF_WRITTEN, *others):
+        (run / name).write_text(name)
+    snapshots.clear(str(run))
+    assert sorted(path.name for path in run.iterdir()) == sorted(others)
+    write_config(project, STAGES=["softmax"])
+    assert run_train(project).returncode == 0
+    assert {name: (run / name).read_text() for name in others} == {name: name for name in others}
+
+
 def test_a_run_that_made_nothing_yet_begins_with_resume(project):
     write_config(project, STAGES=["softmax"])
     assert run_train(project, "--resume").returncode == 0

@@ -18,10 +18,17 @@ from google.protobuf.message import DecodeError
 
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import digest, write_whole
+from tripletloss.config import STAGES
 from tripletloss.formats import caffemodel
 from tripletloss.net import nets
 
 ASIDE = ".snapshot"  # folder in the run's that Caffe believes it writes its files to
+# What a run writes aside and then renames: snapshots, and what is rewritten while it trains.
+HALF_WRITTEN = re.compile(
+    rf"({'|'.join(STAGES)})_"
+    r"(iter_\d+(\.caffemodel(\.h5)?|\.solverstate|\.json|_mined\.npz)"
+    r"|mined\.npz|settings\.json|log\.csv|embeddings\.csv|curves\.png)\.part"
+)
 
 
 class Snapshot(NamedTuple):
@@ -211,6 +218,7 @@ def restore(solver, snapshot):
 
 
 def clear(folder):
-    """Remove what a run that was killed was just writing."""
-    for path in glob.glob(os.path.join(glob.escape(folder), "*.part")):
-        os.remove(path)
+    """Remove the files that a run was writing when it was killed, and no others: a person may keep files there, too."""
+    for name in os.listdir(folder):
+        if HALF_WRITTEN.fullmatch(name):
+            os.remove(os.path.join(folder, name))
