@@ -289,6 +289,36 @@ def test_a_run_does_not_go_on_with_other_inputs(project, finished, change, name)
     assert snapshots.last_whole(str(project / "run" / "softmax")).iteration == 20
 
 
+def forget(run, *names):
+    """Make the record of a run that of one from before some settings were there."""
+    path = run / "softmax_settings.json"
+    about = json.loads(path.read_text())
+    for name in names:
+        del about["inputs"][name], about[name]
+    path.write_text(json.dumps(about))
+
+
+def test_a_run_from_before_a_setting_was_there_goes_on_with_its_default(project, finished):
+    forget(finished, "ROTATION_JITTER", "PIXEL_MEANS", "BATCHES")
+    settings = {"STAGES": ["softmax"], "MAX_ITERS": 25, "SNAPSHOT_ITERS": 5}
+    write_config(project, **settings, ROTATION_JITTER=10)
+    result = run_train(project, "--resume")
+    assert result.returncode == 1 and "ROTATION_JITTER changed from 0.0 to 10 since" in result.stderr
+    write_config(project, **settings)
+    result = run_train(project, "--resume")
+    assert result.returncode == 0 and "goes on    from iteration 20" in result.stdout, result.stderr
+
+
+def test_a_setting_that_may_change_now_did_not_have_to_stay_before(project, finished):
+    path = finished / "softmax_settings.json"
+    about = json.loads(path.read_text())
+    about["inputs"]["WORKERS"] = 7
+    path.write_text(json.dumps(about))
+    write_config(project, STAGES=["softmax"], MAX_ITERS=25, SNAPSHOT_ITERS=5)
+    result = run_train(project, "--resume")
+    assert result.returncode == 0 and "goes on    from iteration 20" in result.stdout, result.stderr
+
+
 HALF_WRITTEN = [f"{stage}_{name}.part" for stage in ENDS for name in (
     "iter_7.caffemodel", "iter_7.caffemodel.h5", "iter_7.solverstate", "iter_7.json", "iter_7_mined.npz",
     "mined.npz", "settings.json", "log.csv", "embeddings.csv", "curves.png",

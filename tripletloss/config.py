@@ -122,6 +122,12 @@ SCHEMA = {
 COUNTED = ("IDENTITIES", "FEATURES", "MINED", "BROKEN_LIST", "RANK", "RANKS", "FIRST_ITERATION")
 
 
+def default_of(name, stage):
+    """The default of a setting in a stage."""
+    default = SCHEMA[name].default
+    return default[stage] if SCHEMA[name].by_stage and isinstance(default, dict) else default
+
+
 def check_value(name, value, where):
     """Check one plain value against SCHEMA[name]; raises InputError, beginning with `where`."""
     if not SCHEMA[name].accepts(value):

@@ -15,7 +15,7 @@ from caffe.proto import caffe_pb2
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import digest, write_whole
 from tripletloss.base.process import try_in_child
-from tripletloss.config import COUNTED, SCHEMA, STAGES
+from tripletloss.config import COUNTED, SCHEMA, STAGES, default_of
 from tripletloss.dataset import ImageList, read_list
 from tripletloss.formats import caffemodel
 from tripletloss.net import nets
@@ -131,10 +131,11 @@ def _inputs(settings, weights):
     return json.loads(json.dumps(inputs))  # as it is read again
 
 
-def _begun(path, inputs):
+def _begun(path, stage, inputs):
     """How a stage began that goes on: whether it is cached, its MAX_ITERS and its processes, from its settings.json.
 
-    inputs: those of now. Raises InputError where they are not those it began with, or the file says nothing.
+    inputs: those of now. A setting that the file lacks is newer than the run, so that it was at its default then.
+    Raises InputError where the inputs are not those that the run began with, or the file says nothing.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -142,9 +143,10 @@ def _begun(path, inputs):
         before, began = about["inputs"], (about["cached"], about["MAX_ITERS"], about["RANKS"])
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{path} is missing or damaged, so nothing says how the run began: start a new one") from None
-    for name in sorted({*before, *inputs}):
-        if before.get(name) != inputs.get(name):
-            values = "" if name.startswith("content") else f" from {before.get(name)!r} to {inputs.get(name)!r}"
+    for name in sorted({*before, *inputs} - MAY_CHANGE):
+        was = before.get(name, default_of(name, stage) if name in SCHEMA else None)
+        if was != inputs.get(name):
+            values = "" if name.startswith("content") else f" from {was!r} to {inputs.get(name)!r}"
             raise InputError(
                 f"{name} changed{values} since the run began, so it cannot go on as it was: change it back, or start "
                 "another run, with WEIGHTS set to a snapshot of this one and a new RUN_FOLDER"
@@ -188,7 +190,7 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
         softmax = snapshots.last_whole(os.path.join(settings["RUN_FOLDER"], "softmax"), say)
         weights = softmax.weights if softmax else ""
     if snapshot:  # before any file of the run is written anew
-        was_cached, end, ranks = _begun(f"{prefix}_settings.json", _inputs(settings, weights))
+        was_cached, end, ranks = _begun(f"{prefix}_settings.json", stage, _inputs(settings, weights))
         if ranks != processes:
             say(
                 f"processes  {processes} instead of {ranks} from now on: the same weights but for rounding, unless "
