@@ -1,11 +1,18 @@
 """Negatives that are hard among all images: what is found, what mini-batches are made of it, and training on them."""
 
+import io
+import threading
+import time
+
+import caffe
 import numpy as np
 import pytest
 
 from tests.conftest import run_train, write_config
 from tests.test_features import losses, softmax, triplet  # noqa: F401 (softmax is a fixture)
+from tripletloss import layers
 from tripletloss.base.errors import InputError
+from tripletloss.base.files import write_whole
 from tripletloss.core import triplets
 from tripletloss.core.sampling import MinedBatches, make_batches
 from tripletloss.core.triplets import hardest_negatives
@@ -110,6 +117,55 @@ def test_mining_counts_iterations_of_several_passes(softmax):  # noqa: F811
     _, folder = triplet(softmax, "passes", MINE_ITERS=10)
     with np.load(folder / "triplet_mined.npz") as last:
         assert last["iteration"] == 40  # the last of 0, 10 and 20 iterations of two passes
+
+
+def mined_file(iteration):
+    """The content of a Miner's file, of the 24 images of a project."""
+    x, content = embeddings(24), io.BytesIO()
+    np.savez(content, iteration=iteration, embeddings=x, negatives=hardest_negatives(x, np.arange(24) // 4, 3))
+    return content.getvalue()
+
+
+def feature_layer(project):
+    """A net of a FeatureLayer alone, which waits for mined.npz in its first iteration."""
+    np.save(project / "features.npy", np.random.default_rng(0).normal(size=(1, 24, 5)).astype(np.float32))
+    settings = {"features": str(project / "features.npy"), "train_list": str(project / "list.txt"),
+                "imagepath": str(project / "images"), "batches": "identities", "batch_size": 12,
+                "images_per_identity": 3, "mine_iters": 10, "mined": str(project / "mined.npz")}  # fmt: skip
+    (project / "features.prototxt").write_text(
+        'layer { name: "features" type: "Python" top: "x" top: "labels" python_param { module: "tripletloss.layers" '
+        f'layer: "FeatureLayer" param_str: "{settings}" }} }}'
+    )
+    return caffe.Net(str(project / "features.prototxt"), caffe.TRAIN)
+
+
+@pytest.mark.parametrize("before", [None, b"", b"PK", mined_file(20)], ids=["missing", "empty", "half", "old"])
+def test_training_waits_for_mined_negatives_that_another_machine_sees_late(project, before):
+    net = feature_layer(project)
+    if before is not None:
+        (project / "mined.npz").write_bytes(before)
+    writer = threading.Timer(0.5, write_whole, (str(project / "mined.npz"), mined_file(0)))
+    start = time.monotonic()
+    writer.start()
+    net.forward()
+    writer.join()
+    assert time.monotonic() - start >= 0.5 and len(set(net.blobs["labels"].data)) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, r"mined\.npz cannot be read \(No such file or directory\): go on with --resume"),
+        (mined_file(20), r"mined\.npz was not mined in iteration 0: go on with --resume"),
+    ],
+)
+def test_mined_negatives_that_never_come_end_in_a_sentence(project, monkeypatch, content, sentence):
+    monkeypatch.setattr(layers, "LATEST_S", 0.3)
+    net = feature_layer(project)
+    if content:
+        (project / "mined.npz").write_bytes(content)
+    with pytest.raises(InputError, match=sentence):
+        net.forward()
 
 
 @pytest.mark.parametrize("change", [{"FEATURE_CACHE": ""}, {"BATCHES": "anchor"}])

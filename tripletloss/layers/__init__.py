@@ -8,6 +8,7 @@ fills in those that a prototxt leaves out.
 
 import math
 import time
+import zipfile
 
 import caffe
 import numpy as np
@@ -182,16 +183,25 @@ class FeatureLayer(SettingsLayer):
         self.iteration += 1
 
     def _take_mined(self, iteration):
-        """Read what was mined in an iteration, once it is there: other machines may see a file of NFS late."""
-        deadline = time.monotonic() + LATEST_S
+        """Read what was mined in an iteration, once it is there: another machine may see a file on NFS late.
+
+        Until then the file may be an old one, or missing, or be replaced while it is read. Raises InputError after
+        LATEST_S.
+        """
+        path, deadline = self.settings["mined"], time.monotonic() + LATEST_S
         while True:
-            with np.load(self.settings["mined"]) as mined:
-                if mined["iteration"] == iteration:
-                    self.batches.take(mined["embeddings"], mined["negatives"])
-                    return
+            try:
+                with np.load(path) as mined:
+                    if mined["iteration"] == iteration:
+                        found = mined["embeddings"], mined["negatives"]
+                        break
+                problem = f"was not mined in iteration {iteration}"
+            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                problem = f"cannot be read ({getattr(error, 'strerror', None) or error})"
             if time.monotonic() > deadline:
-                raise InputError(f"{self.settings['mined']} is not that of iteration {iteration}: start with --resume")
+                raise InputError(f"{path} {problem}: go on with --resume")
             time.sleep(0.1)
+        self.batches.take(*found)
 
     def backward(self, top, propagate_down, bottom):
         """What is frozen has no gradient."""
