@@ -139,6 +139,52 @@ def test_cut_off_images_are_refused_by_name(tmp_path, kind):
             images.read_image(path)
 
 
+JPEG_KINDS = {
+    "baseline": [],
+    "progressive": [cv2.IMWRITE_JPEG_PROGRESSIVE, 1],
+    "restarts": [cv2.IMWRITE_JPEG_RST_INTERVAL, 1],
+    "thumbnail": [],
+    "fill bytes": [],
+}
+
+
+def jpeg(kind):
+    """A JPEG of 40 x 40, and its pixels."""
+    image = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
+    content = cv2.imencode(".jpg", image, JPEG_KINDS[kind])[1].tobytes()
+    if kind == "thumbnail":  # a whole JPEG inside a segment that decoders skip
+        small = cv2.imencode(".jpg", image[:8, :8])[1].tobytes()
+        content = content[:2] + b"\xff\xe1" + (len(small) + 2).to_bytes(2, "big") + small + content[2:]
+    if kind == "fill bytes":  # any number of 0xff may stand before a marker
+        content = content[:2] + b"\xff\xff" + content[2:-2] + b"\xff\xff" + content[-2:]
+    return content, cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+
+
+def appended():
+    """What stands behind the end marker: a second picture, one that is cut off, markers, and 200 times random bytes."""
+    yield from (b"", b"\n", b"\xff", b"\xff\xda", b"\xff\xd8", jpeg("baseline")[0], jpeg("progressive")[0][:500])
+    rng = np.random.default_rng(0)
+    yield from (rng.bytes(size) for size in rng.integers(1, 200_000, 200))
+
+
+@pytest.mark.parametrize("kind", JPEG_KINDS)
+def test_whole_jpegs_are_read_whatever_lies_behind_their_end(kind):
+    whole, pixels = jpeg(kind)
+    for more in appended():
+        np.testing.assert_array_equal(images.decode(whole + more, "x.jpg"), pixels)
+
+
+@pytest.mark.parametrize("kind", JPEG_KINDS)
+def test_jpegs_that_lack_their_last_bytes_are_refused_wherever_they_are_cut(kind):
+    whole, _ = jpeg(kind)
+    for length in range(2, len(whole)):
+        with pytest.raises(InputError, match=r"x\.jpg is cut off"):
+            images.decode(whole[:length], "x.jpg")
+    for length in (700, len(whole) // 2, len(whole) - 2):  # nor does another picture behind it help
+        with pytest.raises(InputError, match=r"x\.jpg is .*cut off"):
+            images.decode(whole[:length] + jpeg("baseline")[0], "x.jpg")
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xd8", b"GIF89a"])
 def test_what_is_no_image_is_refused_by_name(tmp_path, content):
     (tmp_path / "x.jpg").write_bytes(content)

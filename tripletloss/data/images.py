@@ -1,6 +1,7 @@
 """Pixels: read an image, augment it, and make the blob that a net takes."""
 
 import os
+import re
 from typing import NamedTuple
 
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))  # a small file can ask for gigabytes; read on import
@@ -11,6 +12,9 @@ import numpy as np
 from tripletloss.base.errors import InputError
 
 COARSEST = 0.25  # share of the side that the fewest pixels of coarse images are
+JPEG_START = b"\xff\xd8"
+# A marker that begins a segment, or ends the picture; not the stuffed bytes and restart markers of compressed data.
+JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)
 BGR_TO_LUMA = np.array([0.114, 0.587, 0.299], np.float32)  # ITU-R BT.601
 
 
@@ -36,8 +40,7 @@ def read_bytes(path):
 def decode(data, path):
     """read_image from the file's content; path: what an error names."""
     # Older OpenCV decodes a cut-off JPEG to a picture that is grey from there on, so its end is looked for here.
-    # Inside compressed data neither marker occurs; a thumbnail stands before the last start of scan.
-    cut_off = data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    cut_off = data.startswith(JPEG_START) and not _has_jpeg_end(data)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data and not cut_off else None
     except cv2.error:
@@ -46,6 +49,21 @@ def decode(data, path):
         what = "is cut off" if cut_off else "is empty" if not data else "is no image that can be decoded, or is cut off"
         raise InputError(f"the image {path} {what}: restore it or take it off the list")
     return image
+
+
+def _has_jpeg_end(data):
+    """Whether a JPEG's own end marker is there, whatever lies behind it (ITU-T T.81, annex B).
+
+    The file is read segment by segment, as a decoder does: a thumbnail inside a segment has an end marker, too, and so
+    may have the video or the depth map that a phone appends.
+    """
+    place = len(JPEG_START)
+    while marker := JPEG_MARKER.search(data, place):
+        if marker[1] in b"\xd8\xd9":
+            return marker[1] == b"\xd9"  # another picture begins where this one has not ended
+        length = int.from_bytes(data[marker.end() : marker.end() + 2], "big")  # of the segment, with these two bytes
+        place = marker.end() + max(length, 2)
+    return False
 
 
 def read_or_next(images, number, broken):
