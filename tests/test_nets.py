@@ -159,8 +159,20 @@ def test_weights_of_old_caffemodels_with_four_dimensions_match():
 def test_weights_that_do_not_fit_name_layer_and_shapes():
     with pytest.raises(InputError, match="layer 'fc' is 2x4 in the weights and 2x3 in the net: rename"):
         nets.match_weights({"fc": [(2, 3)]}, {"fc": [(2, 4)]}, "w", "n")
+    with pytest.raises(InputError, match="layer 'fc' is 2x4 and 2 in the weights and without parameters in the net: rename"):
+        nets.match_weights({"ip": [(3,)], "fc": []}, {"ip": [(3,)], "fc": [(2, 4), (2,)]}, "w", "n")
     with pytest.raises(InputError, match="no layer of w has the name"):
         nets.match_weights({"fc": [(2, 3)]}, {"other": [(2, 4)]}, "w", "n")
+
+
+def test_layers_without_parameters_are_neither_loaded_nor_fresh():
+    net = caffe.Net(str(ROOT / "deploy.prototxt"), caffe.TEST)
+    shapes = nets.shapes_of(net)
+    assert shapes["fc7"] == [(256, 4096)] and shapes["relu1"] == []
+    assert {name for name in shapes if shapes[name]} == set(net.params)
+    assert nets.match_weights(shapes, {"fc7": [(256, 4096)]}, "w", "n") == (
+        ["fc7"], [name for name in net.params if name != "fc7"]
+    )  # fmt: skip
 
 
 def test_embedding_of_the_deploy_net_equals_the_training_nets(tmp_path):

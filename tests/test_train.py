@@ -296,6 +296,21 @@ def test_weights_of_other_shapes_name_layer_and_both_shapes(project):
     refused(run_train(project, "--stage", "triplet"), "layer 'fc7' is 16x200 and 16 in the weights and 17x200 and 17 in the net")
 
 
+@pytest.mark.parametrize("kind", ["BINARYPROTO", "HDF5"])
+def test_weights_for_a_layer_that_has_none_in_the_net_name_it_and_both_sides(project, kind):
+    with open(project / "solver.prototxt", "a") as file:
+        file.write(f"snapshot_format: {kind}\n")
+    assert run_train(project).returncode == 0
+    text = (project / "net.prototxt").read_text()
+    start = text.index('layer {\n  name: "fc9_1"')
+    end = text.index('layer {\n  name: "triplet_select"')
+    layer = 'layer { name: "fc9_1" type: "Power" bottom: "norm2" top: "fc9_1" include { stage: "triplet" } }\n'
+    (project / "net.prototxt").write_text(text[:start] + layer + text[end:])
+    weights = f"run/triplet_iter_4.caffemodel{'.h5' if kind == 'HDF5' else ''}"
+    write_config(project, RUN_FOLDER="again", FREEZE="", STAGES=["triplet"], WEIGHTS=weights)
+    refused(run_train(project), "layer 'fc9_1' is 8x16 and 8 in the weights and without parameters in the net: rename")
+
+
 def test_cut_off_weights_are_refused(project):
     assert run_train(project, "--stage", "softmax").returncode == 0
     path = project / "run" / "softmax_iter_4.caffemodel"

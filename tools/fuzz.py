@@ -114,8 +114,7 @@ class Kinds:
             nets.embeddings_of(net)
             nets.size_classifier(net, 3)
         elif kind in ("caffemodel", "weights_h5"):
-            shapes = {name: [tuple(b.shape) for b in blobs] for name, blobs in self.solver.net.params.items()}
-            nets.match_weights(shapes, caffemodel.weight_shapes(self.path), self.path, "net")
+            nets.match_weights(nets.shapes_of(self.solver.net), caffemodel.weight_shapes(self.path), self.path, "net")
             try_in_child(lambda: nets.load_weights(self.solver.net, self.path), "net")  # as train.py does
         elif kind == "solverstate":
             snapshots.restore(self.solver, self.snapshot._replace(state=self.path))

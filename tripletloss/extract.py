@@ -143,7 +143,7 @@ def open_net(weights, settings, features):
 
     def shapes():
         net = caffe.Net(deploy, caffe.TEST)
-        return {name: [tuple(blob.shape) for blob in blobs] for name, blobs in net.params.items()}, list(net.blobs)
+        return nets.shapes_of(net), list(net.blobs)
 
     params, blobs = try_in_child(shapes, deploy)
     _, fresh = nets.match_weights(params, caffemodel.weight_shapes(weights), weights, deploy)

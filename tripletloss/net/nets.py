@@ -512,22 +512,31 @@ def _read_weights(path):
     return net
 
 
+def shapes_of(net):
+    """Layer name -> shapes of its parameters, of all layers of a caffe.Net; [] for a layer without parameters."""
+    return {
+        name: [tuple(blob.shape) for blob in layer.blobs]
+        for name, layer in zip(net._layer_names, net.layers, strict=True)
+    }
+
+
 def match_weights(shapes, found, path, source):
     """Which layers of a net take their parameters from weights, and which start fresh.
 
-    shapes: layer -> parameter shapes of the net; found: of the weights. Returns (loaded, fresh), lists of layer
-    names in the net's order. Raises InputError if a layer of one name differs in shape, or none has the same name.
+    shapes: of shapes_of(net); found: layer -> parameter shapes of the weights. Returns (loaded, fresh), lists of names
+    of layers that have parameters, in the net's order. Raises InputError if a layer of one name differs in shape, or
+    none has the same name.
     """
     loaded = [name for name in shapes if name in found]
     for name in loaded:
         if not _same_shapes(shapes[name], found[name]):
             raise InputError(
                 f"{path} does not fit {source}: layer {name!r} is {_text(found[name])} in the weights and "
-                f"{_text(shapes[name])} in the net: rename the layer in the prototxt to start it fresh"
+                f"{_text(shapes[name])} in the net: rename the layer in the prototxt to start it without them"
             )
     if not loaded:
         raise InputError(f"no layer of {path} has the name of a layer with parameters in {source}: check WEIGHTS")
-    return loaded, [name for name in shapes if name not in found]
+    return loaded, [name for name in shapes if shapes[name] and name not in found]
 
 
 def _same_shapes(net, weights):
@@ -539,4 +548,4 @@ def _same_shapes(net, weights):
 
 
 def _text(shapes):
-    return " and ".join("x".join(map(str, shape)) or "one number" for shape in shapes)
+    return " and ".join("x".join(map(str, shape)) or "one number" for shape in shapes) or "without parameters"

@@ -214,13 +214,14 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
             f"there are no softmax weights in {settings['RUN_FOLDER']} to start the triplet stage from: train the "
             "softmax stage first, or set WEIGHTS"
         )
-    loaded, fresh = [], list(params)
+    loaded, fresh = [], [name for name, shapes in params.items() if shapes]
     renamed = {}
     if weights:
         found = caffemodel.weight_shapes(weights)
         renamed = nets.rename_classifier(net, params, found)
         params = {renamed.get(name, name): shapes for name, shapes in params.items()}
         loaded, fresh = nets.match_weights(params, found, weights, source)
+    params = {name: shapes for name, shapes in params.items() if shapes}
     counts = {name: len(shapes) for name, shapes in params.items()}
     if settings["FREEZE"]:
         nets.freeze(net, settings["FREEZE"], counts, source)
@@ -349,8 +350,7 @@ def _build_solver(path):
     """Build a solver and its net, as training will; returns the shapes of its parameters and of its blobs."""
     solver = _unseeded_solver(path)
     _ = solver.lr  # Caffe looks at lr_policy only when it is first used
-    params = {name: [tuple(blob.shape) for blob in blobs] for name, blobs in solver.net.params.items()}
-    return params, {name: tuple(blob.shape) for name, blob in solver.net.blobs.items()}
+    return nets.shapes_of(solver.net), {name: tuple(blob.shape) for name, blob in solver.net.blobs.items()}
 
 
 def _check_deploy(settings, measured, params, net):
@@ -364,7 +364,7 @@ def _check_deploy(settings, measured, params, net):
         net = caffe.Net(source, caffe.TEST)
         net.blobs[net.inputs[0]].reshape(1, 3, size, size)
         net.reshape()
-        return list(net.blobs), {name: [tuple(blob.shape) for blob in blobs] for name, blobs in net.params.items()}
+        return list(net.blobs), nets.shapes_of(net)
 
     blobs, shapes = try_in_child(build, source)
     for feature in measured or [""]:

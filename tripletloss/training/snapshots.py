@@ -199,8 +199,8 @@ def restore(solver, snapshot):
 
     Raises InputError where the files, whole as they are, are not those of such a net: Caffe would end the process.
     """
-    shapes = {name: [tuple(blob.shape) for blob in blobs] for name, blobs in solver.net.params.items()}
-    nets.match_weights(shapes, caffemodel.weight_shapes(snapshot.weights), snapshot.weights, "the net")
+    found = caffemodel.weight_shapes(snapshot.weights)
+    nets.match_weights(nets.shapes_of(solver.net), found, snapshot.weights, "the net")
     try:
         with open(snapshot.state, "rb") as file:
             state = caffe_pb2.SolverState.FromString(file.read())
