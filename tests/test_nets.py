@@ -165,6 +165,20 @@ def test_weights_that_do_not_fit_name_layer_and_shapes():
         nets.match_weights({"fc": [(2, 3)]}, {"other": [(2, 4)]}, "w", "n")
 
 
+def test_what_caffe_refuses_once_a_net_is_built_is_not_blamed_on_its_last_layer(tmp_path):
+    source = (
+        'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 3 } } }'
+        'layer { name: "ip" type: "InnerProduct" bottom: "x" top: "y" inner_product_param { num_output: 2 } }'
+        'layer { name: "last" type: "ReLU" bottom: "y" top: "y" }'
+    )
+    (tmp_path / "one.prototxt").write_text(source)
+    (tmp_path / "other.prototxt").write_text(source.replace("num_output: 2", "num_output: 4"))
+    weights = str(tmp_path / "w.caffemodel")
+    caffe.Net(str(tmp_path / "one.prototxt"), caffe.TEST).save(weights)
+    with pytest.raises(InputError, match=r"^w: Caffe stops: Cannot copy param 0 weights from layer 'ip'"):
+        try_in_child(lambda: caffe.Net(str(tmp_path / "other.prototxt"), caffe.TEST).copy_from(weights), "w")
+
+
 def test_layers_without_parameters_are_neither_loaded_nor_fresh():
     net = caffe.Net(str(ROOT / "deploy.prototxt"), caffe.TEST)
     shapes = nets.shapes_of(net)

@@ -91,6 +91,8 @@ def _last_words(lines, exitcode):
         creating = re.search(r"\] Creating Layer (.*)", line)
         if creating:
             layer = f" in layer {creating.group(1)!r}"
+        if line.endswith("Network initialization done."):
+            layer = ""  # what fails from here on is not about the layer that was created last
         fatal = re.match(r"F\d+ .*?\] (.*)", line)
         if fatal:
             return f"Caffe stops{layer}: {fatal.group(1).strip()}"
