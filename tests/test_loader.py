@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import ROOT, run_train, write_config
 from tests.test_train import weights
 from tripletloss.base.errors import InputError
+from tripletloss.base.process import caffe_log
 from tripletloss.config import REQUIRED, SCHEMA
 from tripletloss.data.loader import Loader
 from tripletloss.layers import DataLayer
@@ -103,6 +104,41 @@ def test_a_worker_that_dies_is_an_error_and_no_hang(project):
         for _ in range(20):
             loader.next()
     assert gone(pids)
+
+
+def take(loader, batches=20):
+    for _ in range(batches):
+        loader.next()
+
+
+def test_an_exception_that_nobody_foresaw_is_told_by_its_last_line_and_the_logs_path(project, tmp_path):
+    log = tmp_path / "caffe.log"
+    with caffe_log(str(log)), pytest.raises(InputError) as refusal:
+        take(Loader(settings(project, workers=2, pixel_means=["a", "b", "c"])))
+    last = "ValueError: could not convert string to float: 'a'"
+    assert str(refusal.value) == f"a data worker stops with {last}: the traceback is in {log}"
+    assert "Traceback (most recent call last)" in log.read_text() and last in log.read_text()
+
+
+def test_the_last_line_is_told_also_where_the_worker_has_gone_before_it_is_asked_again(project, tmp_path):
+    with caffe_log(str(tmp_path / "caffe.log")):
+        loader = Loader(settings(project, workers=1))
+        loader.next()
+        [worker] = loader.workers
+        loader._tell(worker, "not a number")
+        worker.wait()
+        with pytest.raises(InputError, match="a data worker stops with ValueError: invalid literal for int"):
+            loader._tell(worker, "1000")
+
+
+def test_a_worker_that_cannot_even_start_points_to_the_log(project, tmp_path, monkeypatch):
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    log = tmp_path / "caffe.log"
+    with caffe_log(str(log)), pytest.raises(InputError) as refusal:
+        take(Loader(settings(project, workers=2)))
+    assert str(refusal.value) == f"a data worker ended with status 1: the traceback is in {log}"
+    assert "ImportError: libGL.so.1" in log.read_text()
 
 
 def test_training_is_the_same_with_any_number_of_workers_and_says_the_wait(project):

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 
 import numpy as np
 
@@ -104,9 +105,13 @@ class Loader:
 
     def _fail(self, worker):
         status = worker.wait()
+        said = [json.loads(line)[0] for line in worker.stdout]  # its own words, where it could still say them
         self.close()
-        cause = f"signal {-status}" if status < 0 else f"status {status}"
-        raise InputError(f"a data worker died ({cause}): is memory short? Start again, or set WORKERS to 0")
+        if said and said[-1]:
+            raise InputError(said[-1])
+        if status >= 0:
+            raise InputError(f"a data worker ended with status {status}: {_where_logged()}")
+        raise InputError(f"a data worker died (signal {-status}): is memory short? Start again, or set WORKERS to 0")
 
     def next(self):
         """(pixels (N, 3, S, S) float32, labels (N,), seconds waited) of the next iteration.
@@ -163,8 +168,28 @@ class Loader:
         self.close()
 
 
+def _where_logged():
+    """Where a worker's traceback is, for a person to read: where standard error goes."""
+    log = os.readlink("/proc/self/fd/2")
+    return f"the traceback is in {log}" if os.path.isfile(log) else "the traceback stands above"
+
+
 def work():
-    """A worker's life: settings and list from standard input, then iterations, until the input ends."""
+    """A worker's life: settings and list from standard input, then iterations, until the input ends.
+
+    An exception that is no InputError ends it: the traceback goes to standard error, its last line to the process that
+    trains.
+    """
+    try:
+        _work()
+    except Exception as error:
+        traceback.print_exc()
+        last = traceback.format_exception_only(error)[-1].strip()
+        print(json.dumps([f"a data worker stops with {last}: {_where_logged()}", {}]), flush=True)
+        sys.exit(1)
+
+
+def _work():
     memory, slots = map(int, sys.argv[1:3])
     settings, source, folder, names, labels = json.loads(sys.stdin.readline())
     maker = BatchMaker(settings, ImageList(source, folder, names, np.array(labels, np.int64)))
