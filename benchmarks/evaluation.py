@@ -1,4 +1,4 @@
-"""tripletloss.evaluate on 50,000 embeddings and 1,000,000 pairs: seconds and memory of the whole command.
+"""Measure time and memory of tripletloss.evaluate on 50,000 embeddings and 1,000,000 pairs.
 
     .venv/bin/python benchmarks/evaluation.py
 """
@@ -17,7 +17,7 @@ IMAGES, IDENTITIES, DIMENSION = 50_000, 2_500, 256
 
 
 def write(path):
-    """Unit embeddings in clouds, one an identity, as tripletloss.extract writes them."""
+    """Write embeddings of length one in clouds, one per identity, in the format of tripletloss.extract."""
     rng = np.random.default_rng(0)
     labels = np.arange(IMAGES) % IDENTITIES
     x = rng.normal(size=(IDENTITIES, DIMENSION))[labels] + 1.6 * rng.normal(size=(IMAGES, DIMENSION))

@@ -1,6 +1,6 @@
-"""What growing work costs: selection by mini-batch, mini-batches by list, features by images.
+"""Measure how cost grows: selection with the mini-batch, mini-batches and verification with the list.
 
-    python benchmarks/growth.py
+    .venv/bin/python benchmarks/growth.py
 """
 
 import resource

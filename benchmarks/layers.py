@@ -1,7 +1,7 @@
-"""Where an iteration of the shipped net goes, layer by layer: python benchmarks/layers.py.
+"""Measure the time of an iteration of the shipped net, layer by layer: .venv/bin/python benchmarks/layers.py.
 
-On the sample, with one thread, as each process of `mpirun` has. In the triplet stage the net below norm2 is frozen, so
-it has no backward pass; here it runs in every iteration, as it does without FEATURE_CACHE.
+It uses the sample and one thread, like each process of `mpirun`. In the triplet stage, the net below norm2 is frozen
+and has no backward pass; here it runs in every iteration, as it does without FEATURE_CACHE.
 """
 
 import collections

@@ -1,7 +1,7 @@
-"""How fast mini-batches of pixels are made, by number of workers: python benchmarks/pipeline.py [LIST IMAGEPATH].
+"""Measure how fast workers read mini-batches: .venv/bin/python benchmarks/pipeline.py [LIST IMAGEPATH].
 
-First with nothing else to do, then behind an iteration that takes as long as one of the shipped net, of which the share
-spent waiting is shown. The default images are the sample's, 112 x 112, all augmentations on.
+First, nothing else is running. Then iterations as long as those of the shipped net alternate with reading, and the
+share of time spent waiting is shown. The default images are the sample's, 112 x 112, with all augmentations on.
 """
 
 import os

@@ -1,8 +1,7 @@
-"""How far several processes carry: .venv/bin/python benchmarks/scaling.py, with `pip install -e .[mpi]` done.
+"""Measure how training scales with processes: .venv/bin/python benchmarks/scaling.py, after `pip install -e .[mpi]`.
 
-The shipped net learns the sample's identities, softmax stage, whole net: with one process and two threads, and with one
-and two processes of a thread each. Then the sizes of the messages of the nets of this project, and from them and from
-how long an image takes here, an estimate for machines that are not here.
+The softmax stage of the shipped net runs on the sample with one process and two threads, and with one and two processes
+of one thread each. An estimate for more processes follows from the size of the nets' messages and the time per image.
 """
 
 import os
@@ -79,7 +78,7 @@ def scaling():
 
 
 def message(net, folder, **changes):
-    """Bytes of the gradients that a net's softmax stage sends, and the seconds that an image takes here."""
+    """Return the bytes of gradients that a net's softmax stage sends, and the seconds per image here."""
     os.makedirs(os.path.join(folder, "run"))
     with caffe_log(os.devnull):
         source = write_config(folder, NET=os.path.join(ROOT, net), **changes)
@@ -103,7 +102,7 @@ def estimate(name, size, image_s, share):
             seconds = 2 * (ranks - 1) / ranks * size * 8 / (gigabits * 1e9) + 2 * (ranks - 1) * STEP_S
             own = share * image_s
             rows.append([gigabits, ranks, f"{seconds * 1e3:.1f}", f"{own / (own + seconds):.1%}", f"{9 * seconds:.2f}"])
-    print(f"\n{name}: {size / 1e6:.1f} MB a message; {image_s * 1e3:.0f} ms an image here, {share} images a process")
+    print(f"\n{name}: {size / 1e6:.1f} MB per message; {image_s * 1e3:.0f} ms per image, {share} images per process")
     headers = ["Gbit/s", "ranks", "message ms", "efficiency here", "iteration s for 90%"]
     print(tabulate(rows, headers, disable_numparse=True))
 

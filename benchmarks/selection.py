@@ -1,10 +1,10 @@
-"""Selection, loss and gradient of one large mini-batch, against pytorch-metric-learning on the same CPU and data.
+"""Compare selection, loss and gradient of one large mini-batch with pytorch-metric-learning, on one CPU and equal data.
 
     .venv/bin/pip install -e .[benchmark]
     .venv/bin/python benchmarks/selection.py
 
-Each side runs in a process of its own, in turns. Memory is the peak that the process gains over its inputs and imports.
-The two choose differently: theirs takes every negative of the semi-hard band, ours the nearest one.
+Each side runs in its own process, in turns. Memory is the peak above that of inputs and imports. The two select
+differently: pytorch-metric-learning takes every negative in the semi-hard band, this project takes the nearest one.
 """
 
 import json
@@ -17,7 +17,7 @@ import numpy as np
 from tabulate import tabulate
 
 IDENTITIES, IMAGES, DIMENSION, MARGIN = 45, 40, 128, 0.2
-ROUNDS, REPEATS = 3, 5  # processes a side, in turns; runs in each
+ROUNDS, REPEATS = 3, 5  # processes per side, in turns; runs in each
 
 
 def batch():
@@ -65,7 +65,7 @@ def theirs(strategy):
 
 
 def one(side, strategy):
-    """Run one side in this process; prints seconds of each run and megabytes gained."""
+    """Run one side in this process. Prints the seconds of each run and the megabytes allocated."""
     run = {"ours": ours, "theirs": theirs}[side](strategy)
     before, seconds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
     run()
@@ -94,7 +94,7 @@ def main():
         faster = np.median(found["theirs"]) / np.median(found["ours"])
         rows.append([strategy, "ratio", f"{faster:.1f}", "", f"{memory['theirs'] / memory['ours']:.1f}"])
     print(f"{IDENTITIES} x {IMAGES} embeddings of {DIMENSION}, float32; {ROUNDS} processes x {REPEATS} runs a side\n")
-    print(tabulate(rows, ["selection", "", "median ms", "all", "MB gained"], disable_numparse=True))
+    print(tabulate(rows, ["selection", "", "median ms", "all", "MB allocated"], disable_numparse=True))
 
 
 if __name__ == "__main__":

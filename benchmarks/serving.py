@@ -1,6 +1,6 @@
-"""Time an image of the shipped model in Caffe, onnxruntime and OpenCV, one thread: python benchmarks/serving.py.
+"""Time the shipped model in Caffe, onnxruntime and OpenCV, on one thread: .venv/bin/python benchmarks/serving.py.
 
-In turns, images from the sample. The blob is ready beforehand; reading and shrinking pictures is not counted.
+The three take turns on images of the sample. Reading and resizing images is not counted.
 """
 
 import os

@@ -1,10 +1,10 @@
-"""How many of the labels that were planted wrong does tripletloss.suspects find?
+"""Measure how many planted wrong labels tripletloss.suspects finds.
 
     .venv/bin/python -m faces --identities 240 --images 20 --first 1000 --out runs/faces_unseen
     .venv/bin/python benchmarks/suspects.py
 
-2% of the images of identities that the shipped model never saw get another identity's label, drawn at random, in each
-of five draws. The images are embedded once.
+The images show identities that the shipped model was not trained on. In each of five draws, 2% of them get the label
+of another identity, drawn at random.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Who is who in a folder of faces? cluster.py MODEL.onnx FOLDER [THRESHOLD].
 
-Needs onnxruntime, OpenCV and NumPy only; model and pictures are those of verify.py, which lies beside this file.
+This needs only onnxruntime, OpenCV and NumPy. It takes the same model and images as verify.py beside this file.
 """
 
 import sys
@@ -11,10 +11,10 @@ from verify import load, read_face
 
 
 def group(rows, threshold):
-    """Lists of row numbers, the largest first: average linkage, up to a squared distance. rows: (N, D)."""
+    """Group rows (N, D) by average linkage, up to a squared distance. Returns lists of row numbers, largest first."""
     groups = [[number] for number in range(len(rows))]
     squares = (rows**2).sum(1)
-    distances = squares[:, None] + squares - 2 * rows @ rows.T  # (N, N); of groups, the mean over their pairs
+    distances = squares[:, None] + squares - 2 * rows @ rows.T  # (N, N); between groups, the mean over their pairs
     np.fill_diagonal(distances, np.inf)
     while len(rows) > 1:
         a, b = np.unravel_index(np.argmin(distances), distances.shape)
@@ -31,7 +31,7 @@ def group(rows, threshold):
 
 
 def main():
-    """Print a line a person: how many pictures, and which."""
+    """Print one line per person: how many images, and which."""
     if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
     session, about, threshold = load(sys.argv[1], sys.argv[3:])
@@ -42,7 +42,7 @@ def main():
     blocks = np.array_split(faces, range(32, len(faces), 32))
     rows = np.concatenate([session.run(None, {"pixels": block})[0] for block in blocks])
     for number, members in enumerate(group(rows, threshold)):
-        print(f"{number}: {len(members)} pictures: {' '.join(paths[member].name for member in sorted(members))}")
+        print(f"{number}: {len(members)} images: {' '.join(paths[member].name for member in sorted(members))}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Two pictures of faces: the same person or not? verify.py MODEL.onnx ONE.jpg OTHER.jpg [THRESHOLD].
+"""Do two images of faces show the same person? verify.py MODEL.onnx ONE.jpg OTHER.jpg [THRESHOLD].
 
-Needs onnxruntime, OpenCV and NumPy only. MODEL is made by `make onnx`, or by tripletloss.export with --pixels bgr; the
-pictures are of faces that were cut out, as in data/images. For a camera's photos see tripletloss.verify.
+This needs only onnxruntime, OpenCV and NumPy. `make onnx`, or tripletloss.export with --pixels bgr, makes MODEL. The
+faces must be cropped as in data/images; for ordinary photos, see tripletloss.verify.
 """
 
 import sys
@@ -12,20 +12,20 @@ import onnxruntime
 
 
 def load(path, threshold=()):
-    """The model, what it tells about its numbers, and the threshold: a given one, or the model's."""
+    """Return the model, its metadata, and the threshold: the one that is given, or the model's own."""
     try:
         session = onnxruntime.InferenceSession(path)
         about = session.get_modelmeta().custom_metadata_map
         return session, about, float([*threshold, about.get("threshold")][0])
-    except Exception as error:  # onnxruntime has one class for each reason
-        sys.exit(f"{path} cannot be used, or tells no threshold and none was given: {error}")
+    except Exception as error:  # onnxruntime has many classes of them
+        sys.exit(f"{path} cannot be used, or has no threshold and none was given: {error}")
 
 
 def read_face(path, crop, size):
-    """The picture as the model takes it: (size, size, 3) uint8, B, G, R, of its central square."""
+    """Return an image file as the model takes it: (size, size, 3) uint8, B, G, R, from its central square."""
     image = cv2.imread(path)
     if image is None:
-        sys.exit(f"{path} is not there or no picture")
+        sys.exit(f"{path} does not exist or is not an image")
     height, width = image.shape[:2]
     if crop:
         top, left = max(height - crop, 0) // 2, max(width - crop, 0) // 2
@@ -35,7 +35,7 @@ def read_face(path, crop, size):
 
 
 def main():
-    """Compare the squared distance of two embeddings with the threshold that the model tells."""
+    """Compare the squared distance of two embeddings with the threshold."""
     if len(sys.argv) not in (4, 5):
         sys.exit(__doc__)
     session, about, threshold = load(sys.argv[1], sys.argv[4:])

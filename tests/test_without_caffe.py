@@ -235,7 +235,7 @@ def test_the_examples_run_in_a_clean_environment(clean_python, tmp_path, model):
         (tmp_path / "folder" / f"{name}.jpg").symlink_to(SAMPLE / f"face{name}.jpg")
     result = run_clean(clean_python, ROOT / "examples" / "cluster.py", model, tmp_path / "folder", cwd=tmp_path)
     assert result.stdout.splitlines() == [
-        "0: 3 pictures: 2000@00.jpg 2000@01.jpg 2000@02.jpg", "1: 2 pictures: 2003@00.jpg 2003@01.jpg", "2: 1 pictures: 2015@04.jpg",
+        "0: 3 images: 2000@00.jpg 2000@01.jpg 2000@02.jpg", "1: 2 images: 2003@00.jpg 2003@01.jpg", "2: 1 images: 2015@04.jpg",
     ], result.stderr  # fmt: skip
 
 
@@ -243,8 +243,8 @@ def test_the_examples_tell_what_is_wrong(clean_python, tmp_path, model):
     examples, face = ROOT / "examples", SAMPLE / "face2000@00.jpg"
     for arguments, sentence in [
         ((examples / "verify.py", "none.onnx", face, face), "none.onnx cannot be used"),
-        ((examples / "verify.py", model, face, "none.jpg"), "none.jpg is not there or no picture"),
-        ((examples / "verify.py", model, face), "the same person or not? verify.py MODEL.onnx"),
+        ((examples / "verify.py", model, face, "none.jpg"), "none.jpg does not exist or is not an image"),
+        ((examples / "verify.py", model, face), "show the same person? verify.py MODEL.onnx"),
         ((examples / "cluster.py", model, tmp_path), f"there is no .jpg or .png in {tmp_path}"),
     ]:
         result = run_clean(clean_python, *arguments, cwd=tmp_path)
