@@ -41,11 +41,44 @@ def test_drawn_pairs_are_what_they_say_and_same_ones_do_not_repeat(most):
     assert all((a == b).all() for a, b in zip(pairs, again, strict=True))
 
 
-def test_drawn_pairs_come_from_all_identities_alike():
-    labels = np.repeat(np.arange(20), 30)
-    pairs = metrics.pairs_of(labels, most=20_000)
-    counts = np.bincount(labels[pairs.first[~pairs.same]], minlength=20)
-    assert counts.min() > 0.8 * counts.mean() and counts.max() < 1.2 * counts.mean()
+def test_all_pairs_of_a_kind_are_drawn_alike():
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3], [1, 3, 4, 6]))
+    counts = np.zeros((14, 14))
+    for seed in range(600):
+        pairs = metrics.pairs_of(labels, most=20, seed=seed)  # of 24 same and 67 different ones
+        np.add.at(counts, (pairs.first, pairs.second), 1)
+    counts = (counts + counts.T)[np.triu_indices(14, 1)]
+    same = (labels[:, None] == labels)[np.triu_indices(14, 1)]
+    for kind, all_pairs in ((same, 24), (~same, 67)):
+        expected = 600 * 10 / all_pairs
+        assert len(counts[kind]) == all_pairs and np.abs(counts[kind] - expected).max() < 4.5 * np.sqrt(expected)
+
+
+def test_drawn_pairs_are_distinct():
+    labels = np.repeat(np.arange(9), [70, 4, 4, 1, 1, 1, 1, 1, 1])  # 2427 same pairs, 1059 different ones
+    for most in (100, 2000, 3000, 3485):
+        pairs = metrics.pairs_of(labels, most=most)
+        distinct = {frozenset(pair) for pair in zip(pairs.first, pairs.second, strict=True)}
+        assert len(distinct) == len(pairs.same) == most
+        assert np.sum(~pairs.same) == min(most - most // 2, 1059)
+        np.testing.assert_array_equal(labels[pairs.first] == labels[pairs.second], pairs.same)
+
+
+def test_a_few_different_pairs_of_large_identities_are_not_reported_as_many():
+    labels = np.repeat([0, 1], [1500, 20])
+    pairs = metrics.pairs_of(labels)
+    assert np.sum(~pairs.same) == 30_000 and len(pairs.same) == 1_000_000
+    found = metrics.verification_of_pairs(np.random.default_rng(0).random(len(pairs.same)), pairs.same)
+    assert found.different == 30_000 and set(found.tar) == {0.1, 0.01, 0.001}  # three pairs are no FAR of 1e-4
+
+
+def test_a_different_pair_stands_for_as_many_as_were_not_drawn():
+    labels = np.repeat(np.arange(30), 10)  # 1350 same and 43,500 different pairs
+    for most in (100, 1000, 20_000, 44_850):
+        pairs = metrics.pairs_of(labels, most=most)
+        kinds = np.bincount(pairs.same.astype(int))
+        ratio = metrics.different_weight(pairs, labels) * kinds[0] / kinds[1]
+        assert ratio == pytest.approx(43_500 / 1350)
 
 
 @pytest.mark.parametrize("labels", [[1, 1, 1], [1, 2, 3], [1], []])
@@ -58,6 +91,40 @@ def test_pair_distances_are_squared_euclidean():
     x = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
     got = metrics.pair_distances(x, np.array([0, 3]), np.array([5, 3]))
     np.testing.assert_allclose(got, [sum((a - b) ** 2 for a, b in zip(x[0], x[5], strict=True)), 0], rtol=1e-5)
+
+
+def test_copies_of_one_image_have_distance_0_and_no_others_have():
+    x, labels = people(6, 4, 1.0)
+    x = np.concatenate([x, x]).astype(np.float32)
+    x[len(labels) :] += np.float32(2e-7) * np.abs(x[len(labels) :])  # what rounding in a net does
+    n = len(labels)
+    first, second = np.triu_indices(2 * n, 1)
+    np.testing.assert_array_equal(metrics.pair_distances(x, first, second) == 0, second == first + n)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_embeddings_that_are_not_finite_are_refused_by_their_row(bad):
+    x, labels = people(6, 4, 1.0)
+    x[17, 2] = x[20, 0] = bad
+    pairs = metrics.pairs_of(labels)
+    for measure in (
+        lambda: metrics.verification(x, labels),
+        lambda: metrics.pair_distances(x, pairs.first, pairs.second),
+        lambda: metrics.retrieval(x, labels),
+        lambda: metrics.cluster(x, 1.0),
+    ):
+        with pytest.raises(FloatingPointError, match="row 17 of the embeddings holds NaN or infinity"):
+            measure()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_distances_that_are_not_finite_are_refused(bad):
+    d, same = np.array([1.0, 2, bad, 3]), np.array([1, 0, 1, 0], bool)
+    for measure in (metrics.verification_of_pairs, metrics.threshold_of_best_f):
+        with pytest.raises(FloatingPointError, match="row 2 of the distances"):
+            measure(d, same)
+    with pytest.raises(FloatingPointError, match="row 2 of the distances"):
+        metrics.cross_validated_accuracy(d, same, np.array([0, 0, 1, 1]))
 
 
 # --- verification
@@ -103,6 +170,20 @@ def test_a_far_that_the_pairs_cannot_resolve_is_not_reported():
     for far, threshold in found.thresholds.items():
         assert np.mean(d[~pairs.same] <= threshold) <= far < np.mean(d[~pairs.same] <= threshold) + 1 / 4500 + 1e-12
         assert np.mean(d[pairs.same] <= threshold) == pytest.approx(found.tar[far])
+
+
+def test_a_far_that_equal_distances_go_beyond_is_not_reported():
+    rng = np.random.default_rng(0)
+    d, same = rng.random(6000), np.arange(6000) < 1000
+    assert metrics.verification_of_pairs(d, same).accepted == {0.1: 500, 0.01: 50}
+    d[1000:1046] = 0  # more than half of the 50 pairs, but not all
+    assert metrics.verification_of_pairs(d, same).accepted[0.01] == 50
+    d[1000:1060] = 0  # all or none of these 60
+    assert set(metrics.verification_of_pairs(d, same).accepted) == {0.1}
+    d[995:1005] = -1  # 5 different pairs are nearer still, of which a FAR cannot be told
+    assert set(metrics.verification_of_pairs(d, same).accepted) == {0.1}
+    pairs = metrics.Pairs(np.arange(6000) % 50, np.arange(6000) % 49, same)
+    assert set(metrics.resampled_verification(d, pairs, np.arange(50))) == {"AUC", "EER", "TAR@FAR=0.1"}
 
 
 def test_intervals_hold_the_figure_and_widen_with_fewer_identities():
@@ -176,6 +257,11 @@ def test_accuracy_judges_each_fold_by_the_threshold_of_the_others():
     assert found.standard_error == pytest.approx(np.std([0.75, 1, 1], ddof=1) / np.sqrt(3))
 
 
+def test_one_fold_has_no_spread():
+    found = metrics.cross_validated_accuracy(np.array([1.0, 4, 3, 9]), np.array([1, 1, 0, 0], bool), np.zeros(4, int))
+    assert found == (1, 0.75, None)
+
+
 def test_random_distances_are_right_half_the_time_and_perfect_ones_always():
     rng = np.random.default_rng(0)
     same, folds = np.arange(2000) % 2 == 0, np.arange(2000) // 200
@@ -214,6 +300,24 @@ def test_copies_of_one_image_under_two_names_do_not_count_as_found():
     found = metrics.retrieval(np.zeros((6, 3)), np.array([0, 0, 0, 1, 1, 1]))
     assert not found.rank_1.any() and not found.r_precision.any()
     np.testing.assert_allclose(found.average_precision, 2 / 5)
+
+
+def test_copies_of_one_image_are_equally_near_though_rounding_differs():
+    """Two names for every image of four identities: no figure may depend on which copy rounding puts first."""
+    rng = np.random.default_rng(0)
+    for scale in (1.0, 300.0):
+        x = scale * rng.normal(size=(40, 64)).astype(np.float32)
+        x = np.concatenate([x, x[::-1]])
+        x += np.float32(1e-7) * np.abs(x) * rng.uniform(-1, 1, x.shape).astype(np.float32)  # as a net rounds
+        labels = np.concatenate([np.arange(40) % 4, np.arange(40)[::-1] % 4 + 4])
+        found = metrics.retrieval(x, labels)
+        assert not found.rank_1.any()  # each image's copy under the other name is nearest
+        exact = plain_distances(np.concatenate([x[:40], x[:40][::-1]]).astype(np.float64))
+        for q in range(80):
+            others = np.delete(np.arange(80), q)
+            mine, row = labels[others] == labels[q], exact[q, others]
+            precisions = [np.sum(mine & (row <= d)) / np.sum(row <= d) for d in row[mine]]
+            assert found.average_precision[q] == pytest.approx(np.mean(precisions))
 
 
 def test_resampled_means_weigh_identities_as_often_as_they_are_drawn():
@@ -273,6 +377,31 @@ def test_the_threshold_of_the_best_f_is_that_of_a_plain_search():
         return 2 * hits / (np.sum(d <= threshold) + same.sum())
 
     assert f(metrics.threshold_of_best_f(d, same)) == pytest.approx(max(f(t) for t in d))
+    d = d.round(1)  # a threshold takes all pairs of one distance
+    assert f(metrics.threshold_of_best_f(d, same)) == pytest.approx(max(f(t) for t in d))
+
+
+def test_drawn_pairs_give_the_threshold_and_the_f_of_all_pairs():
+    x, labels = people(60, 10, 0.6)
+    everyone = metrics.pairs_of(labels)
+    d = metrics.pair_distances(x, everyone.first, everyone.second)
+
+    def f(threshold):
+        hits = np.sum(everyone.same & (d <= threshold))
+        return 2 * hits / (np.sum(d <= threshold) + everyone.same.sum())
+
+    best = max(f(t) for t in np.quantile(d, np.linspace(0, 0.1, 400)))
+    for seed in range(3):
+        pairs = metrics.pairs_of(labels, most=20_000, seed=seed)
+        drawn = metrics.pair_distances(x, pairs.first, pairs.second)
+        threshold = metrics.threshold_of_best_f(drawn, pairs.same, metrics.different_weight(pairs, labels))
+        assert f(threshold) > best - 0.005
+        assert f(metrics.threshold_of_best_f(drawn, pairs.same)) < best - 0.05  # as if the draw were all there is
+
+
+def test_copies_are_one_cluster_at_threshold_0():
+    x = np.repeat(np.random.default_rng(0).normal(size=(5, 8)), 3, axis=0)
+    np.testing.assert_array_equal(metrics.cluster(x, 0.0), np.repeat(np.arange(5), 3))
 
 
 # --- size

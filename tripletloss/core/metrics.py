@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import coo_array
 
-from tripletloss.core.triplets import distance_blocks, squared_distances
+from tripletloss.core.triplets import check_finite, distance_blocks, rounding_of, squared_distances
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4)  # false accept rates that are reported
-LEAST_FALSE_ACCEPTS = 10  # a FAR is reported only where so many different pairs stand behind it
+LEAST_FALSE_ACCEPTS = 10  # a FAR is resolved, and reported, where so many different pairs are accepted at it
 RESAMPLES = 200
 LEAST_IDENTITIES = 5  # from fewer, resampling tells nothing: an interval needs so many
 
@@ -21,7 +21,7 @@ LEAST_IDENTITIES = 5  # from fewer, resampling tells nothing: an interval needs 
 
 
 class Pairs(NamedTuple):
-    """P pairs of images and whether they show one identity."""
+    """P pairs of images, all distinct, and whether they show one identity."""
 
     first: np.ndarray  # (P,) int, row numbers
     second: np.ndarray  # (P,) int
@@ -29,15 +29,17 @@ class Pairs(NamedTuple):
 
 
 def pairs_of(labels, most=1_000_000, seed=0):
-    """All pairs of images, or, where there are more than `most`, that many drawn at random.
+    """All pairs of images, or, where there are more than `most`, that many of them, drawn at random.
 
-    labels: (N,). Of the drawn ones at most half are pairs of one identity: all of them, if they are so few. The rest
-    are pairs of two, each as likely as any other; a few may occur twice. Memory grows with N + most, never with N^2.
+    labels: (N,). All pairs of one kind are as likely, and none is drawn twice. Half of the drawn pairs are same pairs,
+    unless one kind has fewer: then all of its pairs are there, and the other kind fills up. Where both kinds are
+    counted together, weigh them by different_weight(). Memory grows with N + most, never with N^2.
     Raises ValueError if there are no same or no different pairs.
     """
     labels = np.unique(labels, return_inverse=True)[1]
     n, sizes = len(labels), np.bincount(labels)
     all_pairs, same_pairs = n * (n - 1) // 2, int((sizes * (sizes - 1) // 2).sum())
+    different_pairs = all_pairs - same_pairs
     if not 0 < same_pairs < all_pairs:
         raise ValueError("verification needs pairs of one identity and pairs of two")
     if all_pairs <= most:
@@ -45,43 +47,61 @@ def pairs_of(labels, most=1_000_000, seed=0):
         return Pairs(first, second, labels[first] == labels[second])
     rng = np.random.default_rng(seed)
     images = np.argsort(labels, kind="stable")  # identity by identity
-    starts = np.cumsum(sizes) - sizes
-    number = _draw(rng, same_pairs, min(same_pairs, most // 2))
+    ends = np.cumsum(sizes)
+    starts = ends - sizes
+    drawn = min(same_pairs, max(most // 2, most - different_pairs))
+    number = _draw(rng, same_pairs, drawn)
     before = np.cumsum(sizes * (sizes - 1) // 2)  # pairs up to and with each identity
     identity = np.searchsorted(before, number, side="right")
     number = number - (before - sizes * (sizes - 1) // 2)[identity]
     # Pair number k of an identity: larger index j with j (j - 1) / 2 <= k, smaller index the rest.
     j = ((1 + np.sqrt(1 + 8 * number.astype(np.float64))) / 2).astype(np.int64)
     i = number - j * (j - 1) // 2
-    first, second = images[starts[identity] + i], images[starts[identity] + j]
-    wanted, others = most - len(first), [np.zeros((2, 0), np.int64)]
-    while wanted > 0:
-        drawn = rng.integers(0, n, (2, wanted + wanted // 8 + 16))
-        drawn = drawn[:, labels[drawn[0]] != labels[drawn[1]]][:, :wanted]
-        others.append(drawn)
-        wanted -= drawn.shape[1]
-    others = np.concatenate(others, axis=1)
-    same = np.arange(most) < len(first)
-    return Pairs(np.concatenate([first, others[0]]), np.concatenate([second, others[1]]), same)
+    first, second = starts[identity] + i, starts[identity] + j
+    # The image in place p makes different pairs with all images of later identities, which are the last ones.
+    before = np.cumsum(n - ends[labels[images]])  # pairs up to and with each image
+    number = _draw(rng, different_pairs, most - drawn)
+    place = np.searchsorted(before, number, side="right")
+    first, second = np.append(first, place), np.append(second, n - (before[place] - number))
+    return Pairs(images[first], images[second], np.arange(most) < drawn)
+
+
+def different_weight(pairs, labels):
+    """How many of all different pairs one of `pairs` stands for, where a same pair of them stands for one.
+
+    pairs: Pairs of pairs_of(labels); labels: (N,). It is 1 where `pairs` has all, and else sets right that pairs_of
+    draws more same pairs than their share.
+    """
+    sizes = np.unique(labels, return_counts=True)[1]
+    all_same = np.sum(sizes * (sizes - 1) // 2)
+    all_different = len(labels) * (len(labels) - 1) // 2 - all_same
+    return float(all_different / np.sum(~pairs.same) * np.sum(pairs.same) / all_same)
 
 
 def _draw(rng, among, count):
     """`count` different numbers of 0..among - 1, in order, without a list of all of them."""
     if count == among:
         return np.arange(among)
-    found = np.unique(rng.integers(0, among, count))
+    found = np.zeros(0, np.int64)
     while len(found) < count:
-        found = np.unique(np.concatenate([found, rng.integers(0, among, count)]))
+        found = np.sort(np.append(found, rng.integers(0, among, count)))
+        found = found[np.diff(found, prepend=-1) > 0]  # np.unique would take longer than all the rest
     return np.sort(rng.choice(found, count, replace=False))
 
 
 def pair_distances(embeddings, first, second):
-    """Squared distances of pairs of rows: embeddings (N, D); first, second: (P,) row numbers. Returns (P,) float64."""
+    """Squared distances of pairs of rows: embeddings (N, D); first, second: (P,) row numbers. Returns (P,) float64.
+
+    What is no farther apart than rounding puts copies of one image (triplets.ROUNDING) has the distance 0.
+    Raises FloatingPointError, which names the first such row, if an embedding holds NaN or infinity.
+    """
+    check_finite(embeddings)
     found = np.empty(len(first))
     step = max(1, 4_000_000 // embeddings.shape[1])
     for start in range(0, len(first), step):
         block = slice(start, start + step)
         found[block] = np.square(embeddings[first[block]].astype(np.float64) - embeddings[second[block]]).sum(axis=1)
+    found[found <= rounding_of(embeddings) ** 2] = 0
     return found
 
 
@@ -95,15 +115,18 @@ class Verification(NamedTuple):
     different: int  # pairs of two identities
     auc: float  # area under the ROC curve
     eer: float  # equal error rate: where as large a share of same pairs is rejected as of different pairs accepted
-    tar: dict  # FAR -> share of same pairs accepted when that share of the different pairs is; only FARs resolved
-    thresholds: dict  # FAR -> the largest distance accepted there
+    # By FAR, of FARS that the pairs resolve: those at which LEAST_FALSE_ACCEPTS different pairs or more are accepted.
+    tar: dict  # share of the same pairs accepted when that share of the different pairs is, or less
+    thresholds: dict  # the largest distance accepted there
+    accepted: dict  # how many different pairs are
 
 
 class Roc:
     """The ROC curve of pairs, for any weights of the pairs: sorted once, then cheap."""
 
     def __init__(self, distances, same):
-        """distances: (P,); same: (P,) bool."""
+        """distances: (P,); same: (P,) bool. Raises FloatingPointError if a distance is NaN or infinite."""
+        check_finite(distances, "distances")
         self.order = np.argsort(distances, kind="stable")
         self.distances, self.same = distances[self.order], same[self.order]
         # A threshold accepts all pairs of one distance or none, so the curve has a point at the last of each.
@@ -143,23 +166,40 @@ def accepted_at(far, tar, most):
     return (float(tar[at]) if at >= 0 else 0.0), at
 
 
+def resolved_fars(far, tar, different):
+    """Those of FARS that pairs resolve: FAR -> (TAR, index of the point of the curve, different pairs accepted there).
+
+    far, tar: (K,), the curve of distinct pairs, each counted once; different: how many of them are of two identities.
+    A FAR is resolved if LEAST_FALSE_ACCEPTS different pairs or more are accepted at it. So it takes 10 / FAR different
+    pairs, and more where so many have equal distances that the next threshold goes beyond the FAR.
+    """
+    found = {}
+    for most in FARS:
+        share, at = accepted_at(far, tar, most)
+        accepted = round(far[at] * different) if at >= 0 else 0
+        if accepted >= LEAST_FALSE_ACCEPTS:
+            found[most] = share, at, accepted
+    return found
+
+
 def verification_of_pairs(distances, same):
     """Verification from pairs: distances (P,), same (P,) bool.
 
     TAR and FAR as FaceNet (arXiv 1503.03832, section 4) defines them: shares of the same and of the different pairs
-    up to a distance. Raises ValueError if there are no same or no different pairs.
+    up to a distance. Raises ValueError if there are no same or no different pairs, and FloatingPointError as Roc does.
     """
     roc = Roc(distances, same)
     curve = roc.curve()
     if curve is None:
         raise ValueError("verification needs pairs of one identity and pairs of two")
     different = int((~same).sum())
-    tar, thresholds = {}, {}
-    for far in FARS:
-        if far * different >= LEAST_FALSE_ACCEPTS:
-            tar[far], at = accepted_at(*curve, far)
-            thresholds[far] = float(roc.distances[roc.last[at]]) if at >= 0 else float("-inf")
-    return Verification(int(same.sum()), different, area(*curve), equal_error_rate(*curve), tar, thresholds)
+    resolved = resolved_fars(*curve, different)
+    return Verification(
+        int(same.sum()), different, area(*curve), equal_error_rate(*curve),
+        tar={far: tar for far, (tar, _, _) in resolved.items()},
+        thresholds={far: float(roc.distances[roc.last[at]]) for far, (_, at, _) in resolved.items()},
+        accepted={far: accepted for far, (_, _, accepted) in resolved.items()},
+    )  # fmt: skip
 
 
 def verification(embeddings, labels):
@@ -185,8 +225,9 @@ def resampled_verification(distances, pairs, labels, resamples=RESAMPLES, seed=0
     people, labels = np.unique(labels, return_inverse=True)
     first, second = labels[pairs.first], labels[pairs.second]
     rocs = [Roc(d, pairs.same) for d in (distances if several else [distances])]
-    fars = [far for far in FARS if far * np.sum(~pairs.same) >= LEAST_FALSE_ACCEPTS]
-    found = [{name: [] for name in ("AUC", "EER", *(f"TAR@FAR={far:g}" for far in fars))} for _ in rocs]
+    different = int(np.sum(~pairs.same))
+    fars = [list(resolved_fars(*roc.curve(), different)) for roc in rocs]
+    found = [{name: [] for name in ("AUC", "EER", *(f"TAR@FAR={far:g}" for far in own))} for own in fars]
     rng = np.random.default_rng(seed)
     for _ in range(resamples if len(people) >= LEAST_IDENTITIES else 0):
         drawn = np.bincount(rng.integers(0, len(people), len(people)), minlength=len(people)).astype(np.float32)
@@ -194,10 +235,10 @@ def resampled_verification(distances, pairs, labels, resamples=RESAMPLES, seed=0
         curves = [roc.curve(weights) for roc in rocs]
         if curves[0] is None:
             continue
-        for values, curve in zip(found, curves, strict=True):
+        for values, curve, own in zip(found, curves, fars, strict=True):
             values["AUC"].append(area(*curve))
             values["EER"].append(equal_error_rate(*curve))
-            for far in fars:
+            for far in own:
                 values[f"TAR@FAR={far:g}"].append(accepted_at(*curve, far)[0])
     arrays = [{name: np.array(values) for name, values in one.items()} for one in found]
     return arrays if several else arrays[0]
@@ -219,16 +260,17 @@ class PairAccuracy(NamedTuple):
 
     folds: int
     mean: float  # over the folds, 0..1
-    standard_error: float  # of that mean
+    standard_error: float | None  # of that mean; None with one fold
 
 
 def cross_validated_accuracy(distances, same, folds):
     """Verification accuracy by LFW's protocol (Huang et al., UMass TR 07-49, 2007): view 2, image-restricted.
 
     distances: (P,); same: (P,) bool; folds: (P,) int. The pairs of a fold are judged by the threshold that is right
-    about most pairs of all the other folds; with one fold, by its own best. Raises ValueError if there are no same
-    or no different pairs.
+    about most pairs of all the other folds; with one fold, by its own best, which is too good. Raises ValueError if
+    there are no same or no different pairs, and FloatingPointError if a distance is NaN or infinite.
     """
+    check_finite(distances, "distances")
     if same.all() or not same.any():
         raise ValueError("verification needs pairs of one identity and pairs of two")
     accuracies = []
@@ -238,8 +280,8 @@ def cross_validated_accuracy(distances, same, folds):
         threshold = best_threshold(distances[others], same[others])
         accuracies.append(np.mean((distances[held_out] <= threshold) == same[held_out]))
     count = len(accuracies)
-    error = np.std(accuracies, ddof=1) / np.sqrt(count) if count > 1 else float("nan")
-    return PairAccuracy(count, float(np.mean(accuracies)), float(error))
+    error = float(np.std(accuracies, ddof=1) / np.sqrt(count)) if count > 1 else None
+    return PairAccuracy(count, float(np.mean(accuracies)), error)
 
 
 def best_threshold(distances, same):
@@ -271,22 +313,25 @@ def retrieval(embeddings, labels):
 
     embeddings: (N, D); labels: (N,). Average precision as in Manning, Raghavan, Schuetze, Introduction to Information
     Retrieval, section 8.4 (mAP over queries), R-precision in the same place. An image of another identity at the same
-    distance comes first. Memory: blocks of N rows, never N^2.
+    distance comes first; so does one that is farther by no more than rounding can do (triplets.ROUNDING), so that all
+    copies of one image are equally near. Memory: blocks of N rows, never N^2.
+    Raises FloatingPointError, which names the first such row, if an embedding holds NaN or infinity.
     """
     labels = np.unique(labels, return_inverse=True)[1]
     sizes = np.bincount(labels)
     queries = np.flatnonzero(sizes[labels] > 1)
     members = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
     rank_1, average, r_precision = np.zeros(len(queries), bool), np.zeros(len(queries)), np.zeros(len(queries))
-    done = 0
+    done, rounding = 0, rounding_of(embeddings)
     for block, distances in distance_blocks(embeddings, queries):  # (B, N)
         distances[np.arange(len(block)), block] = np.inf  # not itself
         for query, row in zip(block, distances, strict=True):
             mine = members[labels[query]]
             mine = np.sort(row[mine[mine != query]])  # (R,)
             row.sort()
-            ranks = np.searchsorted(row, mine, side="right")  # (R,) images at that distance or nearer
-            hits = np.searchsorted(mine, mine, side="right")  # (R,) of them of the query's identity
+            reach = np.square(np.sqrt(mine) + rounding)  # (R,) a copy, not squared, is at most so much farther
+            ranks = np.searchsorted(row, reach, side="right")  # (R,) images at that distance or nearer
+            hits = np.searchsorted(mine, reach, side="right")  # (R,) of them of the query's identity
             rank_1[done] = ranks[0] == hits[0]
             average[done] = np.mean(hits / ranks)
             r_precision[done] = np.mean(ranks <= len(mine))
@@ -310,12 +355,18 @@ def resampled_means(values, labels, resamples=RESAMPLES, seed=0):
 # --- clustering ------------------------------------------------------------------------------------------------------
 
 
-def threshold_of_best_f(distances, same):
-    """The distance up to which pairs are called the same with the highest pairwise F. distances, same: (P,)."""
-    order = np.argsort(distances, kind="stable")
-    hits = np.cumsum(same[order])
-    f = 2 * hits / (np.arange(1, len(order) + 1) + hits[-1])
-    return float(distances[order[int(np.argmax(f))]])
+def threshold_of_best_f(distances, same, weight=1.0):
+    """The distance up to which pairs are called the same with the highest pairwise F.
+
+    distances: (P,); same: (P,) bool, one or more of each kind; weight: what a different pair counts, different_weight()
+    for drawn pairs, as precision, and so F, depends on how many pairs there are of each kind. Raises FloatingPointError
+    if a distance is NaN or infinite.
+    """
+    roc = Roc(distances, same)
+    far, tar = roc.curve()
+    positives = same.sum()
+    hits, false = tar * positives, far * (len(same) - positives) * weight
+    return float(roc.distances[roc.last[int(np.argmax(2 * hits / (hits + false + positives)))]])
 
 
 class Clustering(NamedTuple):
@@ -337,8 +388,9 @@ def cluster(embeddings, threshold):
     if len(embeddings) == 1:
         return np.zeros(1, np.int64)
     distances = squared_distances(embeddings)
+    reach = np.square(np.sqrt(threshold) + rounding_of(embeddings))  # copies, not squared, are at most so much farther
     model = AgglomerativeClustering(
-        n_clusters=None, distance_threshold=threshold, metric="precomputed", linkage="average"
+        n_clusters=None, distance_threshold=np.nextafter(reach, np.inf), metric="precomputed", linkage="average"
     )
     return by_size(model.fit_predict(distances))
 
