@@ -83,6 +83,20 @@ def test_held_out_identities_are_measured(project):
     assert "held out   after the stage, fc7: AUC " in result.stdout and "(36 same and 240 different pairs" in result.stdout
 
 
+def test_a_snapshot_whose_embeddings_are_nan_has_no_score_and_is_said_to_be_broken(project):
+    deploy = TINY_NET[: TINY_NET.index('layer {\n  name: "fc9"')]
+    head = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 12 dim: 12 } } }\n'
+    root = 'layer { name: "root" type: "Power" bottom: "fc7" top: "root" power_param { power: 0.5 shift: -1e9 } }\n'
+    (project / "deploy.prototxt").write_text(head + deploy[deploy.index('layer {\n  name: "conv1"') :] + root)
+    write_config(project, DEPLOY="deploy.prototxt", FEATURE="root", HELD_OUT_LIST="list.txt", MAX_ITERS=4, SNAPSHOT_ITERS=2)
+    result = run_train(project, "--stage", "softmax")
+    broken = "'root' of images/person0@0.jpg holds NaN or infinity"
+    assert result.returncode == 1 and f"train.py: {broken}" in result.stderr.replace(f"{project}/", "")
+    for number in (2, 4):
+        assert f"no score   for iteration {number}: {broken}" in result.stdout.replace(f"{project}/", "")
+        assert json.loads((project / "run" / f"softmax_iter_{number}.json").read_text())["held_out_tar"] is None
+
+
 def test_stages_one_by_one_and_finetuning_with_a_renamed_layer(project):
     assert run_train(project, "--stage", "softmax").returncode == 0
     assert run_train(project, "--stage", "triplet").returncode == 0

@@ -18,10 +18,11 @@ from tqdm import tqdm
 
 from tripletloss import config
 from tripletloss.base import command
-from tripletloss.base.errors import InputError
+from tripletloss.base.errors import InputError, MissingLayersError, NotFiniteError
 from tripletloss.base.files import digest
 from tripletloss.base.parallel import OneProcess, join
 from tripletloss.base.process import caffe_log, read_hdf5, try_in_child
+from tripletloss.core.triplets import first_not_finite
 from tripletloss.data.images import read_or_next, to_blob
 from tripletloss.dataset import ImageList, list_folder, read_list
 from tripletloss.formats import caffemodel
@@ -53,7 +54,7 @@ def passes(net, blobs, images, crop, size, means, views=(False,), show="", first
     means: B, G, R; views: for each, whether images are mirrored in it; show: what a progress bar is called, '' for
     none; first: the image to begin with; broken: as in images.read_or_next. Yields (start, rows): rows[v][b] is
     (B, ...) float32 of view v and blob b. Memory holds two batches. Raises InputError for an image that cannot be
-    decoded, and where a net makes NaN or infinity of one.
+    decoded, and NotFiniteError, which names the first such image, for rows that hold NaN or infinity.
 
     team: the processes that divide the images and all call this; the first one yields, and the others do their share
     and yield nothing.
@@ -66,17 +67,8 @@ def passes(net, blobs, images, crop, size, means, views=(False,), show="", first
     def load_batch(start):
         return [pool.submit(load, number) for number in range(start, min(start + BATCH_SIZE, len(images.names)))]
 
-    def rows_of(batch, start):
-        rows = [_forward(net, data, blobs, batch[..., ::-1] if mirrored else batch) for mirrored in views]
-        for of_view in rows:
-            for blob, values in zip(blobs, of_view, strict=True):
-                if not np.isfinite(values).all():
-                    number = int(np.argmin(np.isfinite(values.reshape(len(values), -1)).all(axis=1)))
-                    raise InputError(
-                        f"the blob {blob!r} is NaN or infinite for the image {images.names[start + number]}, so the "
-                        "weights are of no use: take those of an earlier snapshot"
-                    )
-        return rows
+    def rows_of(batch):
+        return [_forward(net, data, blobs, batch[..., ::-1] if mirrored else batch) for mirrored in views]
 
     # OpenBLAS's threads wait for each other and get in the decoders' way: on small images one is twice as fast as two.
     threads = threadpool_limits(1 if size <= SMALL_IMAGE else None, "blas")
@@ -92,7 +84,8 @@ def passes(net, blobs, images, crop, size, means, views=(False,), show="", first
                 batch = [one.result() for one in coming]
                 own += step
                 coming = load_batch(own)
-                rows = rows_of(np.stack(batch), own - step) if batch else None
+                rows = rows_of(np.stack(batch)) if batch else None
+                _check_finite(rows or [], blobs, images, start + BATCH_SIZE * team.rank)
             except InputError as problem:
                 error = problem
             team.raise_first(error)
@@ -114,6 +107,20 @@ def extract(net, blobs, images, crop, size, means, mirrored=False, show=False, b
         net, blobs, images, crop, size, means, views, "embedding" if show else "", broken=broken, team=team
     ):
         yield start, [np.mean(of_blob, axis=0).reshape(len(of_blob[0]), -1) for of_blob in zip(*rows, strict=True)]
+
+
+def _check_finite(rows, blobs, images, start):
+    """Raise NotFiniteError for the first image of a mini-batch, from image number `start` on, with such rows."""
+    found = [
+        (row, blob) for of_view in rows
+        for blob, row in zip(blobs, map(first_not_finite, of_view), strict=True) if row is not None
+    ]  # fmt: skip
+    if found:
+        row, blob = min(found)
+        raise NotFiniteError(
+            f"the blob {blob!r} is NaN or infinite for the image {images.names[start + row]}, so the weights are of no "
+            "use: take those of an earlier snapshot"
+        )
 
 
 def _forward(net, data, blobs, batch):
@@ -152,9 +159,10 @@ def open_net(weights, settings, features):
             raise InputError(f"{deploy} has no blob {feature!r}: --feature must be one of {', '.join(blobs)}")
         missing = sorted(set(fresh) & nets.made_by(definition, feature))
         if missing:
-            raise InputError(
-                f"{weights} lacks {', '.join(missing)}, which {feature!r} is made by: set another --feature"
-            )
+            raise MissingLayersError(
+                f"{weights} has no weights for {', '.join(missing)}, which {feature!r} depends on: set another "
+                "--feature", feature,
+            )  # fmt: skip
     with caffe_log(os.devnull):
         caffe.set_mode_cpu()
         net = caffe.Net(deploy, caffe.TEST)
@@ -241,8 +249,11 @@ def _load(path):
             mirrored = bool(file.attrs["mirrored"])
     except (OSError, KeyError, AttributeError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise InputError(f"{path} cannot be read as embeddings ({error}): make it with tripletloss.extract") from None
-    if rows.ndim != 2 or labels.shape != (len(rows),) or len(names) != len(rows) or not np.isfinite(rows).all():
+    if rows.ndim != 2 or labels.shape != (len(rows),) or len(names) != len(rows):
         raise InputError(f"{path} is damaged: embeddings, labels and names do not fit together; make it again")
+    broken = first_not_finite(rows)
+    if broken is not None:
+        raise InputError(f"{path}: the embedding of {names[broken]} holds NaN or infinity; make the file again")
     images = ImageList(about.pop("list"), about.pop("folder"), names, labels.astype(np.int64))
     return Embeddings(rows.astype(np.float32, copy=False), images, **about, mirrored=mirrored)
 

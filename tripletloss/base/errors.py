@@ -10,3 +10,10 @@ class InputError(Exception):
 
 class NotFiniteError(InputError):
     """Embeddings that are not numbers any more: training has exploded."""
+
+
+class MissingLayersError(InputError):
+    """Weights that lack layers which a feature, a blob of the net, depends on. Its args: the sentence, the feature."""
+
+    def __str__(self):
+        return self.args[0]

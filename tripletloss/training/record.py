@@ -35,6 +35,9 @@ class NoRecord:
     def iteration(self, *ignored):
         """See Record."""
 
+    def say(self, line):
+        """See Record."""
+
     def flush(self):
         """See Record."""
 

@@ -180,7 +180,11 @@ def train_stage(plan, team=ALONE, gpu=None):
                 if solver.iter % s["SNAPSHOT_ITERS"] == 0 or solver.iter == s["MAX_ITERS"]:
                     record.flush()
                     last = _snapshot(plan, net, solver, team)
-                    score = _score(plan, last.weights, team)
+                    try:
+                        score = _score(plan, last.weights, team)
+                    except NotFiniteError as error:  # without a score it is never the best
+                        score = None
+                        record.say(f"no score   for iteration {solver.iter}: {error}")
                     if writes:
                         last = snapshots.note_score(plan.prefix, last, score)
                         snapshots.prune(plan.prefix, s["KEEP_SNAPSHOTS"], solver.iter)
@@ -247,7 +251,10 @@ def _send_nowhere(terminals):
 
 
 def _score(plan, weights, team):
-    """TAR at FAR 1% of the stage's feature on some of the held-out images, or None where there is no way to tell."""
+    """TAR at FAR 1% of the stage's feature on some of the held-out images, or None where there is no way to tell.
+
+    Raises NotFiniteError if the feature of an image holds NaN or infinity.
+    """
     s, feature, images = plan.settings, plan.settings["FEATURE"], plan.held_out
     if feature not in plan.measured:
         return None
