@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,9 +14,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import TINY_NET, make_project, run_train, write_config
-from tripletloss import extract, suspects
-from tripletloss.base.errors import InputError
-from tripletloss.cluster import group
+from tripletloss import cluster, config, evaluate, extract, suspects
+from tripletloss.base.errors import InputError, NotFiniteError
 from tripletloss.core import metrics
 from tripletloss.data.images import read_image, to_blob
 from tripletloss.dataset import list_folder, read_list, shared_identities
@@ -123,6 +123,16 @@ def test_the_verdict_says_whether_the_triplet_stage_helped(noise, sign):
     assert difference == pytest.approx(theirs[1] - theirs[0])
 
 
+def test_what_one_of_the_embeddings_does_not_resolve_is_not_compared():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(40), 6)
+    softmax = rng.normal(size=(40, 12))[labels] + rng.normal(size=(240, 12))
+    images = extract.ImageList("some", "", [""] * 240, labels)
+    found = compare.compare_embeddings({"norm2": softmax, "embedding": np.ones((240, 4))}, images, metrics.pairs_of(labels))
+    assert "TAR@FAR=0.01" not in found.describe() and found.figures[1] == {"AUC": 0.5, "EER": 0.5}
+    assert "made it worse: AUC -0." in found.verdict()
+
+
 def test_principal_axes_are_those_of_the_covariance():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(200, 5)) * [5, 1, 3, 0.5, 2] + 7
@@ -144,7 +154,11 @@ def test_a_folder_is_grouped_and_scored(trained):
     lists = sorted((folder / "groups").glob("cluster*.txt"))
     names = [line for path in lists for line in path.read_text().splitlines()]
     assert sorted(names) == sorted(path.name for path in (folder / "images").iterdir())
-    assert f"24 images in {len(lists)} clusters" in result.stdout and "24 images of 6 identities" in result.stdout
+    assert f"24 images in {len(lists)} clusters" in result.stdout
+    assert re.search(r"best pairwise F of the 2 identities of \S*held_out.txt", result.stdout)
+    # Neither those that were trained on without a word, nor those that the threshold was chosen on.
+    assert re.search(r"^note +4 identities have names that \S*train.txt has too", result.stdout, re.MULTILINE)
+    assert "; 16 images of 4 identities, none of which the threshold was chosen on" in result.stdout
     assert cv2.imread(str(folder / "groups" / "clusters.jpg")) is not None
     again = run("cluster", folder, weights, "--images", folder / "images", "--out", "groups")
     assert again.returncode == 1 and "groups is there already" in again.stderr
@@ -152,11 +166,140 @@ def test_a_folder_is_grouped_and_scored(trained):
     assert copied.returncode == 0 and len(list((folder / "copies").glob("cluster*/*.jpg"))) == 24, copied.stderr
 
 
+def test_a_threshold_given_is_scored_on_all_and_identities_too_few_to_divide_on_none(trained):
+    folder, _ = trained
+    weights = folder / "run" / "triplet_iter_4.caffemodel"
+    given = run("cluster", folder, weights, "--list", "held_out.txt", "--out", "given", "--threshold", 0.5)
+    assert given.returncode == 0, given.stderr
+    assert re.search(r"distance 0.5 \(given\): given\nscore .*; 8 images of 2 identities$", given.stdout, re.MULTILINE)
+    assert "note" not in given.stdout  # none of them was trained on
+    chosen = run("cluster", folder, weights, "--list", "held_out.txt", "--out", "chosen")
+    assert chosen.returncode == 0, chosen.stderr
+    assert "score      none: the threshold was chosen on these identities" in chosen.stdout
+
+
+def test_the_threshold_of_a_list_is_chosen_on_half_of_its_identities_and_scored_on_the_others(trained):
+    folder, _ = trained
+    weights = str(folder / "run" / "triplet_iter_4.caffemodel")
+    settings = config.load(str(folder / "config.py")).stage("triplet")
+    settings["HELD_OUT_LIST"] = str(folder / "list.txt")
+    images = read_list(settings["HELD_OUT_LIST"], settings["IMAGEPATH"])
+    found = cluster.threshold_of(weights, settings, False, images)
+    assert "best pairwise F of 3 of the 6 identities of" in found.origin
+    assert len(set(images.labels[found.scored])) == 3 and found.scored.sum() == 12
+    rows = extract.embed(weights, settings, "fc9_1", images, False).rows[~found.scored]
+    labels = images.labels[~found.scored]
+    pairs = metrics.pairs_of(labels)
+    distances = metrics.pair_distances(rows, pairs.first, pairs.second)
+    assert found.value == pytest.approx(metrics.threshold_of_best_f(distances, pairs.same), rel=1e-4)
+
+
 @pytest.mark.parametrize("method", ["average", "dbscan"])
 def test_identities_apart_are_found_and_loners_stay_alone(method):
     labels = np.array([0] * 6 + [1] * 4 + [2])
     rows = np.eye(3)[labels] + 0.05 * np.random.default_rng(0).normal(size=(11, 3))
-    np.testing.assert_array_equal(group(rows, method, 0.5), labels)
+    np.testing.assert_array_equal(cluster.group(rows, method, 0.5), labels)
+    copies = np.repeat(rows, 2, axis=0)
+    np.testing.assert_array_equal(np.sort(np.bincount(cluster.group(copies, method, 0.0))), [2] * 11)
+
+
+# --- NaN
+
+ROOT_LAYER = 'layer { name: "root" type: "Power" bottom: "BOTTOM" top: "root" power_param { power: 0.5 shift: SHIFT } }'
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_first_image_whose_embedding_is_nan_is_named(tmp_path, mirrored):
+    """A square root of the pixels minus 100: every image is finite but two in the second mini-batch."""
+    text = DEPLOY_HEAD + ROOT_LAYER.replace("BOTTOM", "data").replace("SHIFT", "0")
+    (tmp_path / "root.prototxt").write_text(text)
+    for number in range(50):
+        cv2.imwrite(str(tmp_path / f"{number:02}.png"), np.full((12, 12, 3), 50 if number in (41, 45) else 200, np.uint8))
+    images = list_folder(str(tmp_path))
+    net = caffe.Net(str(tmp_path / "root.prototxt"), caffe.TEST)
+    with pytest.raises(NotFiniteError, match=r"the blob 'root' is NaN or infinite for the image 41\.png"):
+        extract.extract_all(net, ["data", "root"], images, 0, 12, [100, 100, 100], mirrored)
+    good = images.only(np.arange(40))
+    rows, roots = extract.extract_all(net, ["data", "root"], good, 0, 12, [100, 100, 100], mirrored)
+    np.testing.assert_array_equal(rows, np.full((40, 432), 100))
+    np.testing.assert_allclose(roots, 10, rtol=1e-6)
+
+
+@pytest.mark.parametrize("module", ["extract", "evaluate", "cluster", "suspects"])
+def test_no_command_uses_embeddings_that_are_nan(trained, tmp_path, module):
+    folder, _ = trained
+    deploy = (folder / "deploy.prototxt").read_text() + ROOT_LAYER.replace("BOTTOM", "fc7").replace("SHIFT", "-1e9")
+    (tmp_path / "deploy.prototxt").write_text(deploy)
+    write_config(tmp_path, DEPLOY="deploy.prototxt", FEATURE={"softmax": "fc7", "triplet": "root"}, IMAGEPATH=str(folder / "images"),
+                 TRAIN_LIST=str(folder / "train.txt"), HELD_OUT_LIST=str(folder / "held_out.txt"))  # fmt: skip
+    more = {"extract": ["--out", "x.h5"], "cluster": ["--out", "groups"]}.get(module, [])
+    result = run(module, tmp_path, folder / "run" / "triplet_iter_4.caffemodel", *more)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert f"tripletloss.{module}: the blob 'root' is NaN or infinite for the image person4@0.jpg" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.py", "deploy.prototxt"]
+
+
+# --- what a report says
+
+
+def write_embeddings(path, rows, labels):
+    with h5py.File(path, "w") as file:
+        file["embeddings"], file["labels"] = rows.astype(np.float32), labels
+        file["names"] = [f"person{label}@{number}.jpg" for number, label in enumerate(labels)]
+        file.attrs.update(list="some", folder=".", feature="drawn", weights="none", weights_sha256="", mirrored=False)
+
+
+def test_embeddings_in_a_file_that_are_nan_are_named(trained):
+    folder, _ = trained
+    rows = np.ones((6, 4))
+    rows[3, 1] = np.nan
+    write_embeddings(folder / "nan.h5", rows, [0, 0, 0, 1, 1, 1])
+    result = run("evaluate", folder, "nan.h5")
+    assert result.returncode == 1 and "nan.h5: the embedding of person1@3.jpg holds NaN or infinity" in result.stderr
+
+
+def test_an_identity_of_more_images_than_are_clustered_is_measured(monkeypatch):
+    monkeypatch.setattr(evaluate, "MOST_CLUSTERED", 100)
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2, 3], [10, 150, 120, 8])
+    few = evaluate._few_images(labels)
+    assert len(few) <= evaluate.MOST_CLUSTERED and len(np.unique(labels[few])) >= 2 and (np.diff(few) > 0).all()
+    assert max(np.bincount(labels[few])) == evaluate.MOST_CLUSTERED // 2
+    report = evaluate.measure_list(labels, rng.normal(size=(4, 2))[labels] + 0.1 * rng.normal(size=(len(labels), 2)))
+    assert report["clustering"]["images"] == len(few) and report["clustering"]["B-cubed"]["F"] > 0.5
+    labels = np.repeat(np.arange(20), 10)  # whole identities, where they are small
+    assert set(np.bincount(labels[evaluate._few_images(labels)])) == {0, 10}
+
+
+def strict(text):
+    """A report.json, read as JSON's definition has it: NaN and infinities are errors."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_a_report_is_json_and_says_what_is_not_measured(trained):
+    """All embeddings are one point: no threshold tells a share of the pairs."""
+    folder, _ = trained
+    write_embeddings(folder / "point.h5", np.ones((60, 4)), np.arange(60) // 6)
+    result = run("evaluate", folder, "point.h5", "--out", "point")
+    assert result.returncode == 0, result.stderr
+    report = strict((folder / "point" / "report.json").read_text())
+    assert report["AUC"]["value"] == 0.5 and report["thresholds"] == {} and report["different_pairs"] == 1620
+    assert re.search(r"^TAR@FAR=0.01 +- +not resolved: too many of the nearest different pairs are equally", result.stdout, re.MULTILINE)
+
+
+def test_the_table_shows_the_threshold_of_each_far(trained):
+    folder, _ = trained
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) // 6
+    write_embeddings(folder / "apart.h5", rng.normal(size=(10, 4))[labels] + 0.5 * rng.normal(size=(60, 4)), labels)
+    result = run("evaluate", folder, "apart.h5", "--out", "apart")
+    assert result.returncode == 0, result.stderr
+    report = strict((folder / "apart" / "report.json").read_text())
+    assert set(report["thresholds"]) == {"FAR=0.1", "FAR=0.01"}
+    for far, threshold in report["thresholds"].items():
+        row = next(line for line in result.stdout.splitlines() if line.startswith(f"TAR@{far} "))
+        behind = f"{report['accepted_different_pairs'][far]} different pairs accepted"
+        assert re.search(rf" {threshold:.4g} +{behind}$", row), row
 
 
 # --- suspects
@@ -215,7 +358,8 @@ def test_the_command_ranks_all_images_and_shows_the_first(trained):
         ("extract", ["WEIGHTS", "--out", "x.h5", "--images", "empty"], "empty has no image"),
         ("extract", ["WEIGHTS", "--out", "x.h5", "--crop", "-3"], "CROP is -3, but must be a whole number"),
         ("evaluate", ["broken.h5"], "broken.h5 cannot be read as embeddings"),
-        ("evaluate", ["run/softmax_iter_4.caffemodel", "--compare"], "lacks fc9_1, which 'fc9_1' is made by"),
+        ("evaluate", ["run/softmax_iter_4.caffemodel", "--compare"], "is a snapshot of the softmax stage: it has no triplet stage to compare"),
+        ("evaluate", ["renamed.caffemodel", "--compare"], "renamed.caffemodel has no triplet stage to compare: renamed"),
         ("evaluate", ["WEIGHTS", "--images", "loose"], "nothing says whose image a.jpg is"),
         ("evaluate", ["WEIGHTS", "--list", "one.txt"], "needs two identities or more"),
         ("cluster", ["WEIGHTS", "--images", "nowhere", "--out", "g"], "nowhere has no image"),
@@ -229,6 +373,7 @@ def test_what_cannot_be_done_is_told_in_one_sentence(trained, module, arguments,
     for name in ("loose", "empty"):
         (folder / name).mkdir(exist_ok=True)
     cv2.imwrite(str(folder / "loose" / "a.jpg"), np.zeros((9, 9, 3), np.uint8))
+    shutil.copy(folder / "run" / "softmax_iter_4.caffemodel", folder / "renamed.caffemodel")
     (folder / "one.txt").write_text("person0@0.jpg 0\nperson0@1.jpg 0\n")
     weights = folder / "run" / "triplet_iter_4.caffemodel"
     result = run(module, folder, *[weights if a == "WEIGHTS" else a for a in arguments])

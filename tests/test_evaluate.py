@@ -1,5 +1,6 @@
 """Measuring: verification against plain loops, intervals, pairs files, and the command."""
 
+import json
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from tests.conftest import TINY_NET, make_project, run_train, write_config
 from tripletloss.base.errors import InputError
-from tripletloss.evaluate import read_pairs
+from tripletloss.evaluate import measure_pairs, read_pairs
 
 
 @pytest.fixture
@@ -76,8 +77,8 @@ def test_the_command_gives_the_figures_that_training_ended_with(trained):
     assert "24 of 6 identities" in result.stdout and "36 same and 240 different pairs" in result.stdout
     auc = said.split("AUC ")[1][:6]
     assert re.search(rf"^AUC +{auc} +\S+ to \S+ +all pairs$", result.stdout, re.MULTILINE)
-    assert re.search(r"^TAR@FAR=0.01 +- +not resolved: it takes 1000 pairs$", result.stdout, re.MULTILINE)
-    assert "6 identities are called like some of" in result.stdout  # it is the training list
+    assert re.search(r"^TAR@FAR=0.01 +- +not resolved: it takes 1000 different pairs$", result.stdout, re.MULTILINE)
+    assert "6 identities have names that" in result.stdout  # it is the training list
 
 
 def test_the_command_measures_pairs_mirrored_and_cropped(trained, pairs_folder):
@@ -87,7 +88,28 @@ def test_the_command_measures_pairs_mirrored_and_cropped(trained, pairs_folder):
     assert result.returncode == 0, result.stderr
     assert "6 of 2 identities" in result.stdout and "2 same and 2 different pairs" in result.stdout
     assert "mirrored average" in result.stdout
-    assert re.search(r"^accuracy +0.5000 +\+- 0.0000", result.stdout, re.MULTILINE)  # all images are one grey
+    accuracy = r"^accuracy +0.5000 +\+- 0.0000 .* each fold by the best threshold of the others$"
+    assert re.search(accuracy, result.stdout, re.MULTILINE)  # all images are one grey
+
+
+def test_a_pair_that_a_file_repeats_is_no_other_pair(pairs_folder):
+    lines = ["100", *["Ann_Lee 1 2", "Ann_Lee 1 Bo 3"] * 50, *["Ann_Lee 2 1", "Bo 3 Ann_Lee 1"] * 50]
+    (pairs_folder / "pairs.txt").write_text("\n".join(lines) + "\n")
+    file = read_pairs(str(pairs_folder / "pairs.txt"), str(pairs_folder / "faces"))
+    report = measure_pairs(file, np.arange(len(file.images.names))[:, None] + 1.0)
+    assert (report["same_pairs"], report["different_pairs"], report["thresholds"]) == (1, 1, {})
+
+
+def test_one_fold_is_judged_by_its_own_best_threshold_and_has_no_spread(trained, pairs_folder):
+    folder, _ = trained
+    lines = (pairs_folder / "pairs.txt").read_text().splitlines()
+    (pairs_folder / "one.txt").write_text("\n".join(["2", *lines[1:]]) + "\n")
+    arguments = ["--pairs", pairs_folder / "one.txt", "--images", pairs_folder / "faces", "--out", pairs_folder / "report"]
+    result = evaluate(folder, folder / "run" / "softmax_iter_4.caffemodel", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^accuracy +0.5000 +one fold, by its own best threshold: too good$", result.stdout, re.MULTILINE)
+    text = (pairs_folder / "report" / "report.json").read_text()
+    assert json.loads(text)["accuracy"] == {"value": 0.5, "standard_error": None, "folds": 1} and "NaN" not in text
 
 
 @pytest.mark.parametrize(
@@ -95,7 +117,7 @@ def test_the_command_measures_pairs_mirrored_and_cropped(trained, pairs_folder):
     [
         (["none.caffemodel"], "there are no weights none.caffemodel"),
         (["WEIGHTS", "--feature", "fc8"], "has no blob 'fc8': --feature must be one of"),
-        (["WEIGHTS", "--feature", "fc9_1"], "lacks fc9_1, which 'fc9_1' is made by"),
+        (["WEIGHTS", "--feature", "fc9_1"], "has no weights for fc9_1, which 'fc9_1' depends on"),
         (["WEIGHTS", "--list", "none.txt"], "none.txt cannot be read"),
         (["WEIGHTS", "--pairs", "none.txt"], "the pairs file none.txt cannot be read"),
     ],

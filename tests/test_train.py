@@ -90,10 +90,10 @@ def test_a_snapshot_whose_embeddings_are_nan_has_no_score_and_is_said_to_be_brok
     (project / "deploy.prototxt").write_text(head + deploy[deploy.index('layer {\n  name: "conv1"') :] + root)
     write_config(project, DEPLOY="deploy.prototxt", FEATURE="root", HELD_OUT_LIST="list.txt", MAX_ITERS=4, SNAPSHOT_ITERS=2)
     result = run_train(project, "--stage", "softmax")
-    broken = "'root' of images/person0@0.jpg holds NaN or infinity"
-    assert result.returncode == 1 and f"train.py: {broken}" in result.stderr.replace(f"{project}/", "")
+    broken = "the blob 'root' is NaN or infinite for the image person0@0.jpg"
+    assert result.returncode == 1 and f"train.py: {broken}" in result.stderr
     for number in (2, 4):
-        assert f"no score   for iteration {number}: {broken}" in result.stdout.replace(f"{project}/", "")
+        assert f"no score   for iteration {number}: {broken}" in result.stdout
         assert json.loads((project / "run" / f"softmax_iter_{number}.json").read_text())["held_out_tar"] is None
 
 

@@ -4,6 +4,7 @@ import argparse
 import os
 import shutil
 import sys
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.cluster import DBSCAN
@@ -11,7 +12,8 @@ from sklearn.cluster import DBSCAN
 from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.core import metrics
-from tripletloss.dataset import read_list
+from tripletloss.core.triplets import rounding_of
+from tripletloss.dataset import notes_on_trained, read_list, show_one_of
 from tripletloss.evaluation import montage
 from tripletloss.extract import add_arguments, embed, images_of, settings_of
 
@@ -19,18 +21,53 @@ MOST_IMAGES = 20_000  # distances of all pairs are kept
 SHOWN_CLUSTERS, SHOWN_IMAGES = 12, 12
 
 
-def threshold_of(weights, settings, mirrored):
-    """The squared distance up to which pairs of HELD_OUT_LIST are called the same with the highest F.
+class Threshold(NamedTuple):
+    """The squared distance up to which images are put together, where it comes from, and whom it may be judged by."""
 
-    Raises InputError if there is no such list.
+    value: float
+    origin: str  # in words
+    scored: np.ndarray  # (N,) bool: the images that have a label and took no part in the choice
+
+
+def threshold_of(weights, settings, mirrored, images):
+    """The Threshold for images that gives pairs of HELD_OUT_LIST the highest pairwise F.
+
+    Where two identities or more of the images are not in that list, they are scored. Else the threshold is chosen on a
+    half of the list's identities, drawn with SEED, and the others are scored; none are if a half is too few.
+    Raises InputError if there is no such list, or if its pairs are all of one kind.
     """
     source = settings["HELD_OUT_LIST"]
     if not source:
         raise InputError("the config has no HELD_OUT_LIST to take the threshold from: give --threshold")
     held_out = read_list(source, settings["IMAGEPATH"])
-    rows = embed(weights, settings, settings["FEATURE"], held_out, mirrored).rows
-    pairs = metrics.pairs_of(held_out.labels)
-    return metrics.threshold_of_best_f(metrics.pair_distances(rows, pairs.first, pairs.second), pairs.same)
+    known = images.labels >= 0
+    scored, chosen_on = known & ~show_one_of(images, held_out), held_out
+    people = np.unique(held_out.labels)
+    if known.any() and _identities(images, scored) < 2:
+        scored = np.zeros(len(known), bool)
+        half = np.random.default_rng(settings["SEED"]).permutation(people)[: -(-len(people) // 2)]
+        some = held_out.only(np.isin(held_out.labels, half))
+        others = known & ~show_one_of(images, some)
+        if _has_pairs(some) and _identities(images, others) >= 2:
+            scored, chosen_on = others, some
+    if not _has_pairs(chosen_on):
+        raise InputError(f"{source} needs two identities or more, one of them with two images: give --threshold")
+    rows = embed(weights, settings, settings["FEATURE"], chosen_on, mirrored).rows
+    pairs = metrics.pairs_of(chosen_on.labels)
+    distances = metrics.pair_distances(rows, pairs.first, pairs.second)
+    value = metrics.threshold_of_best_f(distances, pairs.same, metrics.different_weight(pairs, chosen_on.labels))
+    count = _identities(chosen_on, chosen_on.labels >= 0)
+    which = f"{count} of the {len(people)}" if count < len(people) else f"the {count}"
+    return Threshold(value, f"best pairwise F of {which} identities of {source}", scored)
+
+
+def _has_pairs(images):
+    sizes = np.unique(images.labels, return_counts=True)[1]
+    return len(sizes) > 1 and sizes.max() > 1
+
+
+def _identities(images, which):
+    return len(np.unique(images.labels[which]))
 
 
 def group(rows, method, threshold):
@@ -41,7 +78,8 @@ def group(rows, method, threshold):
     """
     if method == "average":
         return metrics.cluster(rows, threshold)
-    found = DBSCAN(eps=np.sqrt(threshold), min_samples=2).fit_predict(rows)
+    reach = np.nextafter(np.sqrt(threshold) + rounding_of(rows), np.inf)  # as of metrics.cluster
+    found = DBSCAN(eps=reach, min_samples=2).fit_predict(rows)
     alone = np.flatnonzero(found < 0)
     found[alone] = found.max() + 1 + np.arange(len(alone))
     return metrics.by_size(found)
@@ -100,22 +138,33 @@ def run(arguments):
         raise InputError(f"{arguments.out} is there already: move it away, or choose another --out")
     if len(images.names) > MOST_IMAGES:
         raise InputError(f"{len(images.names)} images are more than the {MOST_IMAGES} that are clustered at once")
-    threshold = arguments.threshold or threshold_of(arguments.weights, settings, arguments.mirrored)
+    if arguments.threshold:
+        threshold = Threshold(arguments.threshold, "given", images.labels >= 0)
+    else:
+        threshold = threshold_of(arguments.weights, settings, arguments.mirrored, images)
     rows = embed(arguments.weights, settings, settings["FEATURE"], images, arguments.mirrored).rows
-    clusters = group(rows, arguments.method, threshold)
+    clusters = group(rows, arguments.method, threshold.value)
     write(arguments.out, images, clusters, arguments.copy)
     sizes = np.bincount(clusters)
     lines = [
         f"{len(images.names)} images in {len(sizes)} clusters ({(sizes == 1).sum()} of one image), up to the squared "
-        f"distance {threshold:.4g}: {arguments.out}"
+        f"distance {threshold.value:.4g} ({threshold.origin}): {arguments.out}"
     ]
-    known = images.labels >= 0
-    if known.any():
-        of = metrics.clustering(clusters[known], images.labels[known])
-        people = len(np.unique(images.labels[known]))
+    scored = threshold.scored
+    if scored.any():
+        notes = notes_on_trained(images.only(scored), settings["TRAIN_LIST"], settings["IMAGEPATH"])
+        lines += [f"note       {note}" for note in notes]
+        of = metrics.clustering(clusters[scored], images.labels[scored])
         lines.append(
             f"score      NMI {of.nmi:.4f}, pairwise F {of.pairwise[2]:.4f} (precision {of.pairwise[0]:.3f}, recall "
-            f"{of.pairwise[1]:.3f}), B-cubed F {of.b_cubed[2]:.4f}; {known.sum()} images of {people} identities"
+            f"{of.pairwise[1]:.3f}), B-cubed F {of.b_cubed[2]:.4f}; {scored.sum()} images of "
+            f"{_identities(images, scored)} identities"
+            + ("" if arguments.threshold else ", none of which the threshold was chosen on")
+        )
+    elif (images.labels >= 0).any():
+        lines.append(
+            "score      none: the threshold was chosen on these identities, and they are too few to divide; give "
+            "--threshold"
         )
     return "\n".join(lines)
 

@@ -30,6 +30,11 @@ class ImageList(NamedTuple):
         """The path of an image, counted from 0."""
         return os.path.join(self.folder, self.names[number])
 
+    def only(self, which):
+        """Those images of the list that `which` names: (K,) int, numbers, or (M,) bool."""
+        numbers = np.arange(len(self.names))[which]
+        return self._replace(names=[self.names[number] for number in numbers], labels=self.labels[numbers])
+
 
 def read_list(source, folder, must_exist=True):
     """Read a list file of lines `person@file.jpg LABEL`; empty lines are passed over.
@@ -112,6 +117,34 @@ def shared_identities(one, other):
     """The identities that two ImageLists have in common, by name, sorted."""
     mine, yours = ({identity_of(name) for name in images.names} for images in (one, other))
     return sorted((mine & yours) - {""})
+
+
+def show_one_of(images, others):
+    """Which images of a list show an identity of another list, by its name, or are in it, by their path: (N,) bool."""
+    names = {identity_of(name) for name in others.names} - {""}
+    paths = {os.path.abspath(others.path(number)) for number in range(len(others.names))}
+    return np.array([
+        identity_of(name) in names or os.path.abspath(images.path(number)) in paths
+        for number, name in enumerate(images.names)
+    ], bool)  # fmt: skip
+
+
+def notes_on_trained(images, train_list, folder):
+    """Sentences about identities of a training list among images, which make figures on them better than they are.
+
+    train_list, folder: as for read_list. One sentence where the list cannot be read, as nothing is known then.
+    """
+    try:
+        trained = read_list(train_list, folder)
+    except InputError:
+        return [f"{train_list} cannot be read: identities that were trained on may be among these, unnoticed"]
+    shared = shared_identities(images, trained)
+    if not shared:
+        return []
+    return [
+        f"{len(shared)} identities have names that {trained.source} has too ({', '.join(shared[:3])}"
+        f"{' ...' if len(shared) > 3 else ''}): if they were trained on, the figures are too good"
+    ]
 
 
 def list_folder(folder):

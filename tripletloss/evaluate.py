@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import sys
 from typing import NamedTuple
 
@@ -11,14 +12,15 @@ from tabulate import tabulate
 
 from tripletloss import config
 from tripletloss.base import command
-from tripletloss.base.errors import InputError
+from tripletloss.base.errors import InputError, MissingLayersError
 from tripletloss.base.parallel import join
 from tripletloss.core import metrics
-from tripletloss.dataset import ImageList, leaves_folder, read_list, shared_identities
+from tripletloss.dataset import ImageList, leaves_folder, notes_on_trained
 from tripletloss.evaluation import plots
 from tripletloss.evaluation.compare import compare
 from tripletloss.extract import add_arguments, embed, images_of, is_embeddings, load, open_net, settings_of
 
+SOFTMAX_SNAPSHOT = re.compile(r"softmax_iter_\d+\.caffemodel(\.h5)?")  # as snapshots.py names it
 MOST_CLUSTERED = 5000  # images; clustering takes memory by the square of their number
 
 
@@ -68,17 +70,24 @@ def read_pairs(source, folder):
 
 
 def measure_pairs(file, rows):
-    """Figures of the pairs of a PairsFile, from embeddings (N, D): a dict to report."""
-    distances = metrics.pair_distances(rows, file.pairs.first, file.pairs.second)
-    found = metrics.cross_validated_accuracy(distances, file.pairs.same, file.folds)
+    """Figures of the pairs of a PairsFile, from embeddings (N, D): a dict to report.
+
+    A pair that the file repeats counts once, but in the accuracy, whose protocol is the file's.
+    """
+    pairs = file.pairs
+    distances = metrics.pair_distances(rows, pairs.first, pairs.second)
+    found = metrics.cross_validated_accuracy(distances, pairs.same, file.folds)
     accuracy = {"value": found.mean, "standard_error": found.standard_error, "folds": found.folds}
-    return {"accuracy": accuracy, **_verification(distances, file.pairs, file.images.labels)}
+    once = np.unique(np.sort([pairs.first, pairs.second], axis=0), axis=1, return_index=True)[1]
+    distinct = metrics.Pairs(pairs.first[once], pairs.second[once], pairs.same[once])
+    return {"accuracy": accuracy, **_verification(distances[once], distinct, file.images.labels)}
 
 
 def measure_list(labels, rows):
     """Figures of all pairs of a list, or of a million drawn ones, of its queries and its clusters: a dict to report.
 
-    labels: (N,); rows: (N, D).
+    labels: (N,); rows: (N, D). The clusters' threshold is the best for the same pairs, so that theirs are the best
+    figures that a threshold can give, not what to expect on other images.
     """
     pairs = metrics.pairs_of(labels)
     distances = metrics.pair_distances(rows, pairs.first, pairs.second)
@@ -90,7 +99,7 @@ def measure_list(labels, rows):
         resampled = metrics.resampled_means(values, queries.labels)
         found[name] = {"value": float(values.mean()), "interval": metrics.interval(resampled), "queries": len(values)}
     few = _few_images(labels)
-    threshold = metrics.threshold_of_best_f(distances, pairs.same)
+    threshold = metrics.threshold_of_best_f(distances, pairs.same, metrics.different_weight(pairs, labels))
     clusters = metrics.cluster(rows[few], threshold)
     of = metrics.clustering(clusters, labels[few])
     found["clustering"] = {
@@ -110,17 +119,27 @@ def _verification(distances, pairs, labels):
         report[name] = {"value": value, "interval": metrics.interval(resampled[name])}
     report["unresolved"] = [f"TAR@FAR={far:g}" for far in metrics.FARS if far not in found.tar]
     report["thresholds"] = {f"FAR={far:g}": value for far, value in found.thresholds.items()}
+    report["accepted_different_pairs"] = {f"FAR={far:g}": count for far, count in found.accepted.items()}
     return report
 
 
 def _few_images(labels, seed=0):
-    """Numbers of the images to cluster: all, or those of identities drawn at random up to MOST_CLUSTERED images."""
+    """Numbers of the images to cluster: all, or those of identities drawn at random up to MOST_CLUSTERED images.
+
+    Of an identity with more than half as many, that half is drawn, so that there are always two identities.
+    """
     if len(labels) <= MOST_CLUSTERED:
         return np.arange(len(labels))
-    people, numbers, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    order = np.random.default_rng(seed).permutation(len(people))
-    taken = order[np.cumsum(sizes[order]) <= MOST_CLUSTERED]
-    return np.flatnonzero(np.isin(numbers, taken))
+    rng = np.random.default_rng(seed)
+    numbers = np.unique(labels, return_inverse=True)[1]
+    order = rng.permutation(numbers.max() + 1)
+    images = rng.permutation(len(labels))
+    images = images[np.argsort(numbers[images], kind="stable")]  # identity by identity, each in random order
+    sizes = np.bincount(numbers)
+    ends = np.cumsum(sizes)
+    capped = np.minimum(sizes, MOST_CLUSTERED // 2)
+    taken = order[np.cumsum(capped[order]) <= MOST_CLUSTERED]
+    return np.sort(np.concatenate([images[ends[one] - sizes[one] :][: capped[one]] for one in taken]))
 
 
 def describe(report):
@@ -134,28 +153,44 @@ def describe(report):
     rows = []
     if "accuracy" in report:
         a = report["accuracy"]
-        spread = f"+- {a['standard_error']:.4f} (standard error of {a['folds']} folds)"
-        rows.append(["accuracy", f"{a['value']:.4f}", spread, "threshold from the other folds"])
-    for name in ("AUC", "EER"):
-        rows.append([name, *_cells(report[name]), "all pairs"])
-    for far in metrics.FARS:
-        name, accepted = f"TAR@FAR={far:g}", round(far * report["different_pairs"])
-        if name in report:
-            rows.append([name, *_cells(report[name]), f"{accepted} different pairs accepted"])
+        if a["folds"] > 1:
+            spread = f"+- {a['standard_error']:.4f} (standard error of {a['folds']} folds)"
+            rows.append(["accuracy", f"{a['value']:.4f}", spread, "", "each fold by the best threshold of the others"])
         else:
-            rows.append([name, "-", "", f"not resolved: it takes {round(metrics.LEAST_FALSE_ACCEPTS / far)} pairs"])
+            rows.append(["accuracy", f"{a['value']:.4f}", "", "", "one fold, by its own best threshold: too good"])
+    for name in ("AUC", "EER"):
+        rows.append([name, *_cells(report[name]), "", "all pairs"])
+    for far in metrics.FARS:
+        rows.append([f"TAR@FAR={far:g}", *_tar_cells(report, far)])
     for name in ("rank-1", "mAP", "R-precision"):
         if name in report:
-            rows.append([name, *_cells(report[name]), f"{report[name]['queries']} queries"])
+            rows.append([name, *_cells(report[name]), "", f"{report[name]['queries']} queries"])
     if "clustering" in report:
         c = report["clustering"]
+        threshold = f"{c['threshold']:.4g}"
         behind = f"{c['clusters']} clusters of {c['images']} images, {c['identities']} identities"
-        rows.append(["NMI", f"{c['NMI']:.4f}", "", behind])
+        rows.append(["NMI", f"{c['NMI']:.4f}", "", threshold, behind])
         for name in ("pairwise", "B-cubed"):
             p = c[name]
-            rows.append([f"{name} F", f"{p['F']:.4f}", "", f"precision {p['precision']:.3f}, recall {p['recall']:.3f}"])
-    table = tabulate(rows, ["", "", "95% interval", "behind it"], tablefmt="simple", disable_numparse=True)
-    return "\n".join([*lines, "", table, "", "Intervals: identities are resampled, not pairs."])
+            behind = f"precision {p['precision']:.3f}, recall {p['recall']:.3f}"
+            rows.append([f"{name} F", f"{p['F']:.4f}", "", threshold, behind])
+    headers = ["", "", "95% interval", "threshold", "behind it"]
+    table = tabulate(rows, headers, tablefmt="simple", disable_numparse=True)
+    below = ["Thresholds are squared distances. Intervals: identities are resampled, not pairs."]
+    if "clustering" in report:
+        below.append("NMI and F are at the threshold that gives these very pairs the best pairwise F.")
+    return "\n".join([*lines, "", table, "", *below])
+
+
+def _tar_cells(report, far):
+    """The cells of a FAR's row behind its name."""
+    if f"TAR@FAR={far:g}" in report:
+        threshold, accepted = (report[key][f"FAR={far:g}"] for key in ("thresholds", "accepted_different_pairs"))
+        return [*_cells(report[f"TAR@FAR={far:g}"]), f"{threshold:.4g}", f"{accepted} different pairs accepted"]
+    needed = round(metrics.LEAST_FALSE_ACCEPTS / far)
+    if report["different_pairs"] < needed:
+        return ["-", "", "", f"not resolved: it takes {needed} different pairs"]
+    return ["-", "", "", "not resolved: too many of the nearest different pairs are equally near"]
 
 
 def _cells(figure):
@@ -171,7 +206,7 @@ def write_report(folder, report, distances, same, mapped=None):
     try:
         os.makedirs(folder, exist_ok=True)
         with open(os.path.join(folder, "report.json"), "w", encoding="utf-8") as file:
-            json.dump(report, file, indent=2)
+            file.write(json.dumps(report, indent=2, allow_nan=False))  # what is not measured is null
         plots.roc(os.path.join(folder, "roc.png"), {report["feature"]: (distances, same)})
         plots.distances(os.path.join(folder, "distances.png"), distances, same)
         if mapped:
@@ -232,7 +267,17 @@ def _compare(arguments, settings, images, file, team):
         softmax = config.load(arguments.config).stage("softmax")["FEATURE"]
         if softmax == settings["FEATURE"] or not softmax:
             raise InputError("there is nothing to compare: FEATURE must name a blob of DEPLOY for each of the stages")
-        net = open_net(arguments.source, settings, [softmax, settings["FEATURE"]])
+        if SOFTMAX_SNAPSHOT.fullmatch(os.path.basename(arguments.source)):
+            # Layers of the triplet stage can be in it all the same: those of the weights that the run began with.
+            raise InputError(
+                f"{arguments.source} is a snapshot of the softmax stage: it has no triplet stage to compare"
+            )
+        try:
+            net = open_net(arguments.source, settings, [softmax, settings["FEATURE"]])
+        except MissingLayersError as error:
+            if error.args[1] == softmax:
+                raise
+            raise InputError(f"{arguments.source} has no triplet stage to compare: {error}") from None
     return compare(net, settings, softmax, images, pairs, arguments.mirrored, show=True, team=team)
 
 
@@ -243,7 +288,8 @@ def report_of(arguments, settings, file, found):
     report = {
         "weights": found.weights, "weights_sha256": found.weights_sha256, "feature": found.feature,
         "mirrored": found.mirrored, "list": found.images.source, "images": len(found.images.names),
-        "identities": len(np.unique(found.images.labels)), "notes": notes(settings, found.images), **figures,
+        "identities": len(np.unique(found.images.labels)),
+        "notes": notes_on_trained(found.images, settings["TRAIN_LIST"], settings["IMAGEPATH"]), **figures,
     }  # fmt: skip
     if arguments.out:
         distances = metrics.pair_distances(found.rows, pairs.first, pairs.second)
@@ -266,21 +312,6 @@ def _pairs_of(images):
         raise InputError(
             f"{images.source} needs two identities or more, one of them with two images, to measure"
         ) from None
-
-
-def notes(settings, images):
-    """Sentences about what makes figures on these images better than they are."""
-    try:
-        trained = read_list(settings["TRAIN_LIST"], settings["IMAGEPATH"])
-    except InputError:
-        return [f"whether identities of {settings['TRAIN_LIST']} are among them is not known: it cannot be read"]
-    shared = shared_identities(images, trained)
-    if not shared:
-        return []
-    return [
-        f"{len(shared)} identities are called like some of {trained.source} ({', '.join(shared[:3])}"
-        f"{' ...' if len(shared) > 3 else ''}): if they were trained on, the figures are too good"
-    ]
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ class Comparison(NamedTuple):
     same: int
     different: int
     names: list  # of the embeddings: the softmax feature first, the triplet embedding last
-    figures: list  # one dict a name: figure -> value
-    differences: list  # one dict a name but the first: figure -> (difference from the first, its interval or None)
+    figures: list  # for each name a dict, figure -> value; the figures are those that all embeddings resolve
+    differences: list  # for each name but the first a dict, figure -> (difference from the first, its interval or None)
 
     def helped(self, figure):
         """1, 0 or -1: the triplet embedding is better than the softmax feature, not clearly either, or worse."""
@@ -79,8 +79,7 @@ def compare(net, settings, softmax_feature, images, pairs, mirrored=False, show=
     softmax, triplet = extract_all(net, blobs, images, *how, mirrored, show, team=team)
     rng = np.random.default_rng(s["SEED"])
     chosen = np.sort(rng.permutation(len(train.names))[:FITTED_IMAGES])
-    fitted_on = train._replace(names=[train.names[i] for i in chosen], labels=train.labels[chosen])
-    [fitted] = extract_all(net, [softmax_feature], fitted_on, *how, mirrored, show, broken, team)
+    [fitted] = extract_all(net, [softmax_feature], train.only(chosen), *how, mirrored, show, broken, team)
     if team.rank > 0:
         return None
     dimension = triplet.shape[1]
@@ -105,6 +104,7 @@ def compare_embeddings(embeddings, images, pairs):
     distances = [metrics.pair_distances(rows, pairs.first, pairs.second) for rows in embeddings.values()]
     figures = [metrics.figures(metrics.verification_of_pairs(d, pairs.same)) for d in distances]
     resampled = metrics.resampled_verification(distances, pairs, images.labels)
+    figures = [{name: value for name, value in own.items() if all(name in one for one in figures)} for own in figures]
     differences = [
         {figure: (mine[figure] - figures[0][figure], metrics.interval(draws[figure] - resampled[0][figure]))
          for figure in mine}
