@@ -31,7 +31,7 @@ def main():
     arguments = parser.parse_args()
     nets.ALLOWED_MODULES.update(arguments.allow_module)
     if arguments.check:
-        return command.run("train.py", lambda: check_stages(arguments))
+        return command.run("train.py", lambda: check_once(arguments))
     stopped = "stopped at once; snapshots written before are whole: resume with --resume"
     return command.run("train.py", lambda: run(arguments), stopped)
 
@@ -92,7 +92,13 @@ def run_stage(settings, stage, gpu, team, resume):
         print(flush=True)
 
 
-def check_stages(arguments):
+def check_once(arguments):
+    """Check what a run of all processes that were started would use, in the first one. Returns the exit status."""
+    with parallel.join("train.py") as team:
+        return team.first(lambda: check_stages(arguments, team.size))
+
+
+def check_stages(arguments, processes):
     """Look closely at everything that a run would use, in a folder that is removed. Returns the exit status, 0."""
     settings = config.load(arguments.config)
     stages = [arguments.stage] if arguments.stage else settings["STAGES"]
@@ -101,7 +107,7 @@ def check_stages(arguments):
     trained = snapshots.last_whole(os.path.join(settings["RUN_FOLDER"], "softmax")) if stages[0] == "triplet" else None
     with tempfile.TemporaryDirectory() as folder:
         for stage in stages:
-            planned = plan.make_plan(settings.aside(folder, trained and trained.weights), stage, gpu)
+            planned = plan.make_plan(settings.aside(folder, trained and trained.weights), stage, gpu, processes)
             found = check.look_closely(planned, stage != stages[-1], settings["RUN_FOLDER"])
             print("\n".join([planned.describe(), *found]), "\n", flush=True)
     return 0

@@ -141,6 +141,15 @@ def test_a_worker_that_cannot_even_start_points_to_the_log(project, tmp_path, mo
     assert "ImportError: libGL.so.1" in log.read_text()
 
 
+def test_a_worker_tells_of_each_broken_image_once_and_not_with_every_batch(project):
+    for number in range(3):
+        (project / "images" / f"person2@{number}.jpg").write_text("broken")
+    loader, told = Loader(settings(project, workers=1, broken_images="skip", broken_list=str(project / "broken.txt"))), []
+    loader._list_broken = lambda broken: told.append(broken)
+    take(loader, 30)
+    assert len(told) == 30 and sorted(int(number) for broken in told for number in broken) == [8, 9, 10]
+
+
 def test_training_is_the_same_with_any_number_of_workers_and_says_the_wait(project):
     logs = {}
     for workers in (0, 1, 2):

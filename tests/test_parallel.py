@@ -266,6 +266,30 @@ def test_a_process_embeds_its_own_batches_only():
         np.testing.assert_array_equal(rows[0], expected[0])
 
 
+class Listening(OneProcess):
+    """One process that keeps what it sends to the first."""
+
+    def __init__(self):
+        self.sent = []
+
+    def gather(self, value):
+        self.sent.append(value)
+        return super().gather(value)
+
+
+def test_a_process_tells_of_each_broken_image_once_and_not_with_every_batch(project):
+    net = caffe.Net(str(ROOT / "deploy.prototxt"), str(ROOT / "models" / "face997" / "face997.caffemodel"), caffe.TEST)
+    images = read_list(str(project / "list.txt"), str(project / "images"))
+    many = images._replace(names=images.names * 6, labels=np.tile(images.labels, 6))  # 144 images, 5 batches of 32
+    (project / "images" / "person2@1.jpg").write_text("broken")
+    places = [n for n, name in enumerate(many.names) if name == "person2@1.jpg"]
+    team, broken = Listening(), {}
+    extract.extract_all(net, ["norm2"], many, 0, 64, [0, 0, 0], broken=broken, team=team)
+    assert {int(number) for number in broken} == set(places)
+    told = [number for _, skipped in team.sent for number in skipped]
+    assert len(team.sent) == 5 and sorted(map(int, told)) == places
+
+
 @needs_mpi
 @pytest.mark.parametrize("program", ["extract", "evaluate"])
 def test_commands_of_several_processes_end_in_one_sentence(project, program):
@@ -283,6 +307,25 @@ def test_a_process_that_fails_while_the_others_gather_ends_all(project, deed, wo
     began = time.time()
     status, _, errors = mpi_train(project)
     assert status != 0 and word in errors and time.time() - began < 30
+
+
+@needs_mpi
+def test_check_runs_once_for_all_processes(project):
+    gathering_project(project, one_layer=False)
+    write_config(project, **{**GATHERED, "BROKEN_IMAGES": "skip"})
+    (project / "images" / "person2@1.jpg").write_text("broken")
+    status, out, errors = mpi_train(project, "--check")
+    assert status == 0, errors
+    for line in ("device ", "stage      triplet", "sizes ", "time ", "advice     1 images cannot be read"):
+        assert out.count(line) == 1, out
+    assert "processes  2, each with 9 images of a mini-batch; triplets among the images of all" in out
+    assert errors.count("looking at images: 100%") == 1 and not (project / "run").exists()
+
+
+@needs_mpi
+def test_check_finds_what_several_processes_cannot_divide(project):
+    write_config(project, BATCH_SIZE=13)
+    ends_in_one_sentence(mpi_train(project, "--check", "--stage", "softmax"), "BATCH_SIZE 13 does not divide among 2 processes")
 
 
 @needs_mpi

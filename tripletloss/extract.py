@@ -61,11 +61,14 @@ def passes(net, blobs, images, crop, size, means, views=(False,), show="", first
     """
     data, step = net.inputs[0], BATCH_SIZE * team.size
 
-    def load(number):
-        return to_blob(read_or_next(images, number, broken), crop, size, means)
+    def load(number, skipped):
+        return to_blob(read_or_next(images, number, skipped), crop, size, means)
 
     def load_batch(start):
-        return [pool.submit(load, number) for number in range(start, min(start + BATCH_SIZE, len(images.names)))]
+        """What gets the broken images of a batch, and the batch's images to come."""
+        skipped = None if broken is None else {}
+        numbers = range(start, min(start + BATCH_SIZE, len(images.names)))
+        return skipped, [pool.submit(load, number, skipped) for number in numbers]
 
     def rows_of(batch):
         return [_forward(net, data, blobs, batch[..., ::-1] if mirrored else batch) for mirrored in views]
@@ -80,8 +83,9 @@ def passes(net, blobs, images, crop, size, means, views=(False,), show="", first
         coming = load_batch(own)
         for start in range(first, len(images.names), step):
             error, rows = None, None
+            skipped, batch = coming
             try:
-                batch = [one.result() for one in coming]
+                batch = [one.result() for one in batch]
                 own += step
                 coming = load_batch(own)
                 rows = rows_of(np.stack(batch)) if batch else None
@@ -89,9 +93,9 @@ def passes(net, blobs, images, crop, size, means, views=(False,), show="", first
             except InputError as problem:
                 error = problem
             team.raise_first(error)
-            for number, (found, skipped) in enumerate(team.gather((rows, broken))):
+            for number, (found, everyones) in enumerate(team.gather((rows, skipped))):
                 if broken is not None:
-                    broken.update(skipped)
+                    broken.update(everyones)
                 if found:
                     yield start + number * BATCH_SIZE, found
                     bar.update(len(found[0][0]))

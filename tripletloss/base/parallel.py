@@ -63,6 +63,12 @@ def join(program):
     return _joined
 
 
+def leave():
+    """Make this process, a fork of one that has joined, OneProcess: MPI knows nothing of it."""
+    global _joined
+    _joined = None
+
+
 def _share_cores():
     """Divide the cores among the processes of this machine, unless a variable says how many threads BLAS has."""
     local = next((int(os.environ[name]) for name in LOCAL_SIZES if os.environ.get(name, "").isdigit()), 1)

@@ -194,6 +194,7 @@ def _work():
     settings, source, folder, names, labels = json.loads(sys.stdin.readline())
     maker = BatchMaker(settings, ImageList(source, folder, names, np.array(labels, np.int64)))
     shared = np.frombuffer(mmap.mmap(memory, 0), np.float32).reshape(slots, *maker.shape)
+    sent = set()  # numbers of broken images
     while line := sys.stdin.readline():
         iteration = int(line)
         try:
@@ -201,8 +202,10 @@ def _work():
             answer = None
         except InputError as error:
             answer = str(error)
+        new = {number: said for number, said in (maker.broken or {}).items() if number not in sent}
+        sent.update(new)
         try:
-            print(json.dumps([answer, maker.broken or {}]), flush=True)
+            print(json.dumps([answer, new]), flush=True)
         except BrokenPipeError:
             os._exit(1)  # nobody is left to read it
 

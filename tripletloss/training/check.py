@@ -18,6 +18,7 @@ import numpy as np
 from caffe.proto import caffe_pb2
 from tqdm import tqdm
 
+from tripletloss.base import parallel
 from tripletloss.base.errors import InputError
 from tripletloss.base.process import try_in_child
 from tripletloss.data.images import decode, read_bytes
@@ -218,9 +219,13 @@ class Trial(NamedTuple):
 
 
 def try_stage(plan, net, snapshot):
-    """Train a few iterations in a process of its own, which writes a snapshot where asked. Returns a Trial."""
+    """Train a few iterations in a process of its own, which writes a snapshot where asked. Returns a Trial.
+
+    Of several processes that share a mini-batch, it does what the first one does, without the others.
+    """
 
     def run():
+        parallel.leave()
         params = nets.read_prototxt(f"{plan.prefix}_solver.prototxt", caffe_pb2.SolverParameter())
         use_device(params.device_id if params.solver_mode == params.GPU else None)
         solver = caffe.get_solver(f"{plan.prefix}_solver.prototxt")
