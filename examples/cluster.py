@@ -34,13 +34,14 @@ def main():
     """Print one line per person: how many images, and which."""
     if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
-    session, about, threshold = load(sys.argv[1], sys.argv[3:])
+    session, about, threshold, origin = load(sys.argv[1], sys.argv[3:])
     paths = sorted(path for path in Path(sys.argv[2]).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not paths:
         sys.exit(f"there is no .jpg or .png in {sys.argv[2]}")
     faces = np.stack([read_face(str(path), int(about["crop"]), int(about["image_size"])) for path in paths])
     blocks = np.array_split(faces, range(32, len(faces), 32))
     rows = np.concatenate([session.run(None, {"pixels": block})[0] for block in blocks])
+    print(f"groups up to the squared distance {threshold:.3f} ({origin})", file=sys.stderr)
     for number, members in enumerate(group(rows, threshold)):
         print(f"{number}: {len(members)} images: {' '.join(paths[member].name for member in sorted(members))}")
 

@@ -11,14 +11,23 @@ import numpy as np
 import onnxruntime
 
 
-def load(path, threshold=()):
-    """Return the model, its metadata, and the threshold: the one that is given, or the model's own."""
+def load(path, given=()):
+    """Return the model, its metadata, the threshold (the given one, or the model's) and where that comes from."""
     try:
         session = onnxruntime.InferenceSession(path)
         about = session.get_modelmeta().custom_metadata_map
-        return session, about, float([*threshold, about.get("threshold")][0])
     except Exception as error:  # onnxruntime has many classes of them
-        sys.exit(f"{path} cannot be used, or has no threshold and none was given: {error}")
+        sys.exit(f"{path} cannot be used: {error}")
+    if about.get("channels") != "bgr" or session.get_inputs()[0].name != "pixels":
+        sys.exit(f"{path} does not take images as OpenCV reads them: export it with --pixels bgr")
+    if not given and "threshold" not in about:
+        pairs = about.get("threshold_pairs", "not known")
+        sys.exit(f"{path} has no threshold (pairs that it was measured on: {pairs}): give one as the last argument")
+    origin = "given" if given else f"FAR {about['threshold_far']} on {about['threshold_pairs']}"
+    try:
+        return session, about, float(given[0] if given else about["threshold"]), origin
+    except ValueError:
+        sys.exit(f"the threshold {given[0]} is not a number")
 
 
 def read_face(path, crop, size):
@@ -38,12 +47,12 @@ def main():
     """Compare the squared distance of two embeddings with the threshold."""
     if len(sys.argv) not in (4, 5):
         sys.exit(__doc__)
-    session, about, threshold = load(sys.argv[1], sys.argv[4:])
+    session, about, threshold, origin = load(sys.argv[1], sys.argv[4:])
     faces = [read_face(path, int(about["crop"]), int(about["image_size"])) for path in sys.argv[2:4]]
     one, other = session.run(None, {"pixels": np.stack(faces)})[0]
     distance = np.sum((one - other) ** 2)
     answer = "the same person" if distance <= threshold else "not the same person"
-    print(f"{answer}: squared distance {distance:.3f}, threshold {threshold:.3f}")
+    print(f"{answer}: squared distance {distance:.3f}, threshold {threshold:.3f} ({origin})")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from tripletloss import config, export, extract
 from tripletloss.base.errors import InputError
 from tripletloss.data.images import read_image, to_pixels
 from tripletloss.dataset import list_folder
+from tripletloss.deploy.onnx_model import Model
 from tripletloss.formats import caffemodel
 
 WEIGHTS = ROOT / "models" / "face997" / "face997.caffemodel"
@@ -291,6 +292,53 @@ def test_the_command_needs_no_caffe_and_tells_what_it_made(tmp_path, settings, t
     near = ((rows[:, None] - rows[None]) ** 2).sum(2) <= float(about["threshold"]) + 1e-5
     same = images.labels[:, None] == images.labels[None]
     assert near[~same].sum() / 2 == 11 and near[np.triu(same, 1)].mean() == pytest.approx(float(about["threshold_tar"]), abs=1e-3)
+
+
+def with_held_out(folder, lines):
+    """The project's config.py with these lines as its held-out list."""
+    (folder / "few.txt").write_text("\n".join(lines) + "\n")
+    places = {"DEPLOY": ROOT / "deploy.prototxt", "IMAGEPATH": ROOT / "data" / "images", "HELD_OUT_LIST": folder / "few.txt"}
+    text = (ROOT / "config.py").read_text()
+    for name, path in places.items():
+        text, count = re.subn(rf"^{name} = '[^']*'", f"{name} = {str(path)!r}", text, flags=re.MULTILINE)
+        assert count == 1
+    (folder / "config.py").write_text(text)
+    return folder / "config.py"
+
+
+def test_the_threshold_is_that_of_the_lowest_far_which_the_pairs_resolve(tmp_path, settings):
+    """Of 6 identities x 4 images: 240 different pairs resolve FAR 0.1, as 24 are accepted, and no lower one."""
+    lines = (ROOT / "data" / "held_out.txt").read_text().splitlines()
+    lines = [line for start in range(0, 72, 12) for line in lines[start : start + 4]]
+    result = run(WEIGHTS, "--out", tmp_path / "model.onnx", "--config", with_held_out(tmp_path, lines))
+    assert result.returncode == 0, result.stderr
+    model = Model(str(tmp_path / "model.onnx"))
+    assert model.about["threshold_far"] == "0.1" and model.about["threshold_pairs"] == "36 same and 240 different of few.txt"
+    said = rf"^threshold {float(model.about['threshold']):.3f}: FAR 0.1, the lowest that these pairs resolve \(36 same and 240"
+    assert re.search(said, result.stdout, re.MULTILINE)
+    images = export.read_list(str(tmp_path / "few.txt"), settings["IMAGEPATH"])
+    faces = [to_pixels(read_image(images.path(number)), 64).transpose(1, 2, 0) for number in range(24)]
+    rows = model.embed(np.stack(faces).astype(np.uint8))
+    near = ((rows[:, None] - rows[None]) ** 2).sum(2) <= float(model.about["threshold"]) + 1e-5
+    same = images.labels[:, None] == images.labels[None]
+    assert near[~same].sum() / 2 == 24
+    photos = [images.path(number) for number in (0, 1)]
+    verify = subprocess.run([sys.executable, "-m", "tripletloss.verify", tmp_path / "model.onnx", *photos], capture_output=True, text=True)
+    assert "(FAR 0.1 on 36 same and 240 different of few.txt)" in verify.stdout, verify.stderr
+
+
+def test_too_few_pairs_for_any_far_give_no_threshold(tmp_path):
+    lines = (ROOT / "data" / "held_out.txt").read_text().splitlines()
+    config_file = with_held_out(tmp_path, [*lines[:4], *lines[12:16]])
+    result = run(WEIGHTS, "--out", tmp_path / "model.onnx", "--config", config_file)
+    assert result.returncode == 0, result.stderr
+    pairs = "12 same and 16 different of few.txt, too few for FAR 0.1"
+    assert f"no threshold was measured (pairs: {pairs}): verify needs --threshold" in result.stdout
+    about = Model(str(tmp_path / "model.onnx")).about
+    assert about["threshold_pairs"] == pairs and "threshold" not in about
+    face = ROOT / "data" / "images" / "face2000@00.jpg"
+    verify = subprocess.run([sys.executable, "-m", "tripletloss.verify", tmp_path / "model.onnx", face, face], capture_output=True, text=True)
+    assert verify.returncode == 1 and f"has no threshold (pairs that it was measured on: {pairs}): give one with" in verify.stderr
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_what_cannot_be_verified_is_told(tmp_path, model):
         ((model, face, ROOT / "README.md"), "README.md is no image that can be decoded"),
         ((tmp_path / "none.onnx", face, face), "none.onnx is not there or no ONNX model"),
         ((ROOT / "README.md", face, face), "README.md is not there or no ONNX model"),
-        ((tmp_path / "bare.onnx", face, face), "bare.onnx tells no threshold: give one with --threshold"),
+        ((tmp_path / "bare.onnx", face, face), "bare.onnx has no threshold (pairs that it was measured on: not known): give one with"),
         ((tmp_path / "alien.onnx", face, face), "alien.onnx does not say what it takes"),
     ]:
         result = run("tripletloss.verify", *arguments)
@@ -227,6 +227,7 @@ def test_the_examples_run_in_a_clean_environment(clean_python, tmp_path, model):
     verify = ROOT / "examples" / "verify.py"
     same, other = (run_clean(clean_python, verify, model, faces[0], face, cwd=tmp_path) for face in faces[1:])
     assert same.stdout.startswith("the same person: squared distance 0."), same.stderr
+    assert "(FAR 0.001 on 858 same and 11232 different of held_out.txt)" in same.stdout
     assert other.stdout.startswith("not the same person: squared distance 1."), other.stderr
     rows = Model(str(model)).embed(np.stack([cv2.resize(cv2.imread(str(p)), (64, 64), interpolation=cv2.INTER_AREA) for p in faces]))
     assert f"{((rows[0] - rows[1]) ** 2).sum():.3f}" in same.stdout
@@ -237,11 +238,22 @@ def test_the_examples_run_in_a_clean_environment(clean_python, tmp_path, model):
     assert result.stdout.splitlines() == [
         "0: 3 images: 2000@00.jpg 2000@01.jpg 2000@02.jpg", "1: 2 images: 2003@00.jpg 2003@01.jpg", "2: 1 images: 2015@04.jpg",
     ], result.stderr  # fmt: skip
+    assert "(FAR 0.001 on 858 same and 11232 different of held_out.txt)" in result.stderr
 
 
 def test_the_examples_tell_what_is_wrong(clean_python, tmp_path, model):
     examples, face = ROOT / "examples", SAMPLE / "face2000@00.jpg"
+    bare = onnx.load(str(model))
+    kept = {one.key: one.value for one in bare.metadata_props if not one.key.startswith("threshold")}
+    onnx.helper.set_model_props(bare, {**kept, "threshold_pairs": "9 same and 16 different of some.txt, too few for FAR 0.1"})
+    onnx.save(bare, str(tmp_path / "bare.onnx"))
+    onnx.helper.set_model_props(bare, {**kept, "channels": "rgb", "threshold": "1"})
+    onnx.save(bare, str(tmp_path / "rgb.onnx"))
     for arguments, sentence in [
+        ((examples / "verify.py", "bare.onnx", face, face), "bare.onnx has no threshold (pairs that it was measured on: 9 same and 16"),
+        ((examples / "cluster.py", "bare.onnx", tmp_path), "bare.onnx has no threshold (pairs that it was measured on: 9 same and 16"),
+        ((examples / "verify.py", "rgb.onnx", face, face), "rgb.onnx does not take images as OpenCV reads them"),
+        ((examples / "verify.py", model, face, face, "near"), "the threshold near is not a number"),
         ((examples / "verify.py", "none.onnx", face, face), "none.onnx cannot be used"),
         ((examples / "verify.py", model, face, "none.jpg"), "none.jpg does not exist or is not an image"),
         ((examples / "verify.py", model, face), "show the same person? verify.py MODEL.onnx"),

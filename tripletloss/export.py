@@ -6,9 +6,10 @@ unknown setting too: nothing is guessed.
 
 The file says in its metadata what it was made of and what its numbers mean: `weights` and `weights_sha256`, `net`,
 `feature`, `input`, `channels`, `image_size`, `crop`, `pixel_means`, `licence`; and, measured on HELD_OUT_LIST with this
-very file, `threshold`: the largest squared distance at which one in a thousand pairs of two identities is taken for the
-same (FAR 1e-3), with `threshold_far`, `threshold_tar`, the share of pairs of one identity that is accepted there, and
-`threshold_pairs`.
+very file, `threshold`: the largest squared distance at which the share `threshold_far` (FAR) of the pairs of two
+identities, or less, is taken for the same. It is the lowest FAR of metrics.FARS that the pairs resolve. `threshold_tar`
+is the share of the pairs of one identity that is accepted there, and `threshold_pairs` says on how many pairs of which
+list both were measured.
 """
 
 import argparse
@@ -32,7 +33,6 @@ from tripletloss.deploy.onnx_layers import IR_VERSION, LAYERS, OPSET, Blob, Grap
 from tripletloss.deploy.onnx_model import BATCH_SIZE, Model
 from tripletloss.formats.caffemodel import NetParameter, made_by, read_prototxt, read_weights
 
-FAR = 1e-3  # of the threshold
 MOST_BYTES = 2**31 - 1  # protobuf's
 INPUTS = {
     "": "data: float32, N x 3 x S x S; B, G, R from 0 to 255, minus pixel_means",
@@ -151,9 +151,9 @@ def _from_pixels(graph, pixels, means, size):
 
 
 def threshold_of(model, settings):
-    """Metadata about the squared distance at which FAR is 1e-3 on HELD_OUT_LIST, measured with a Model.
+    """Metadata about the squared distance of the lowest FAR that HELD_OUT_LIST resolves, measured with a Model.
 
-    Without `threshold` where there is no such list, or fewer pairs than it takes.
+    Without `threshold` where there is no such list, or where it resolves no FAR.
     """
     source = settings["HELD_OUT_LIST"]
     if not source:
@@ -175,12 +175,23 @@ def threshold_of(model, settings):
     distances = metrics.pair_distances(np.concatenate(rows), pairs.first, pairs.second)
     found = metrics.verification_of_pairs(distances, pairs.same)
     behind = f"{found.same} same and {found.different} different of {os.path.basename(source)}"
-    if not np.isfinite(found.thresholds.get(FAR, np.inf)):
-        return {"threshold_pairs": f"{behind}: too few for FAR {FAR:g}"}
+    if not found.thresholds:
+        return {"threshold_pairs": f"{behind}, too few for FAR {max(metrics.FARS):g}"}
+    far = min(found.thresholds)
     return {
-        "threshold": f"{found.thresholds[FAR]:.6g}", "threshold_far": f"{FAR:g}",
-        "threshold_tar": f"{found.tar[FAR]:.4f}", "threshold_pairs": behind,
+        "threshold": f"{found.thresholds[far]:.6g}", "threshold_far": f"{far:g}",
+        "threshold_tar": f"{found.tar[far]:.4f}", "threshold_pairs": behind,
     }  # fmt: skip
+
+
+def say_threshold(about):
+    """What the metadata say about the threshold, as a sentence."""
+    if "threshold" not in about:
+        return f"no threshold was measured (pairs: {about['threshold_pairs']}): verify needs --threshold"
+    return (
+        f"threshold {float(about['threshold']):.3f}: FAR {about['threshold_far']}, the lowest that these pairs resolve "
+        f"({about['threshold_pairs']}), at which {float(about['threshold_tar']):.1%} of the same pairs are accepted"
+    )
 
 
 def main():
@@ -228,6 +239,7 @@ def run(arguments):
     width = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     print(f"{arguments.out}: {settings['FEATURE']}, {width} numbers; {model.ByteSize() / 1e6:.1f} MB, opset {OPSET}")
     print("\n".join(f"  {name}: {value}" for name, value in about.items()))
+    print(say_threshold(about))
 
 
 if __name__ == "__main__":

@@ -50,7 +50,11 @@ def run(arguments):
     threshold, known = arguments.threshold, "given"
     if threshold is None:
         if "threshold" not in model.about:
-            raise InputError(f"{arguments.model} tells no threshold: give one with --threshold")
+            pairs = model.about.get("threshold_pairs", "not known")
+            raise InputError(
+                f"{arguments.model} has no threshold (pairs that it was measured on: {pairs}): give one with "
+                "--threshold, or export it with a larger HELD_OUT_LIST"
+            )
         threshold = float(model.about["threshold"])
         known = f"FAR {model.about['threshold_far']} on {model.about['threshold_pairs']}"
     found = distance(model, arguments.photos)
