@@ -12,13 +12,11 @@ from tripletloss.base.errors import InputError
 from tripletloss.net import nets
 from tripletloss.training import check, plan, snapshots, solver
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-
 
 def main():
     """Plan, train and measure each stage in turn. Returns the exit status."""
     parser = argparse.ArgumentParser(description="Train an embedding with Caffe: softmax first, then triplets.")
-    parser.add_argument("--config", default=os.path.join(HERE, "config.py"), help="the settings (default: %(default)s)")
+    config.add_argument(parser)
     parser.add_argument("--stage", choices=config.STAGES, help="train this stage only (default: STAGES of the config)")
     parser.add_argument(
         "--check", action="store_true", help="train nothing: read every image, try a few iterations, say what is wrong"
@@ -66,9 +64,15 @@ def train(arguments, team):
     return 0
 
 
+def load_config(arguments):
+    """The settings, once it is said which file they come from."""
+    print(f"config     {arguments.config}", flush=True)
+    return config.load(arguments.config)
+
+
 def prepare(arguments, locks):
     """What holds for the whole run: the config and the stages. The folder's lock is added to locks."""
-    settings = config.load(arguments.config)
+    settings = load_config(arguments)
     stages = [arguments.stage] if arguments.stage else settings["STAGES"]
     locks.append(plan.claim_folder(settings["RUN_FOLDER"], stages, arguments.resume))
     return settings, stages
@@ -100,7 +104,7 @@ def check_once(arguments):
 
 def check_stages(arguments, processes):
     """Look closely at everything that a run would use, in a folder that is removed. Returns the exit status, 0."""
-    settings = config.load(arguments.config)
+    settings = load_config(arguments)
     stages = [arguments.stage] if arguments.stage else settings["STAGES"]
     gpu, sentence = solver.choose_device(settings["DEVICE"])
     print(sentence)

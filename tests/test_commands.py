@@ -1,11 +1,13 @@
 """extract, evaluate --out and --compare, cluster, suspects: the commands on a tiny trained net."""
 
+import argparse
 import csv
 import json
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import caffe
 import cv2
@@ -13,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.conftest import TINY_NET, make_project, run_train, write_config
+from tests.conftest import ROOT, TINY_NET, make_project, run_train, write_config
 from tripletloss import cluster, config, evaluate, extract, suspects
 from tripletloss.base.errors import InputError, NotFiniteError
 from tripletloss.core import metrics
@@ -44,7 +46,8 @@ def trained(tmp_path_factory):
 
 
 def run(module, folder, *arguments):
-    command = [sys.executable, "-m", f"tripletloss.{module}", *map(str, arguments), "--config", str(folder / "config.py")]
+    """A command with config.py of the folder, unless the arguments name another one."""
+    command = [sys.executable, "-m", f"tripletloss.{module}", "--config", str(folder / "config.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder)
 
 
@@ -354,15 +357,18 @@ def test_the_command_ranks_all_images_and_shows_the_first(trained):
     ("module", "arguments", "sentence"),
     [
         ("extract", ["none.caffemodel", "--out", "x.h5"], "there are no weights none.caffemodel"),
+        ("extract", ["WEIGHTS", "--out", "x.h5", "--config", "moved/my.py"], "IMAGEPATH is FOLDER/moved/images, which does not exist: correct it in the config file; paths there"),
+        ("extract", ["WEIGHTS", "--out", "x.h5", "--config", "moved/deploys.py"], "HELD_OUT_LIST is FOLDER/moved/held_out.txt, which does not exist"),
+        ("export", ["WEIGHTS", "--out", "x.onnx", "--config", "moved/my.py"], "DEPLOY is FOLDER/moved/deploy.prototxt, which does not exist"),
         ("extract", ["WEIGHTS", "--out", "no/where.h5"], "no/where.h5 cannot be written"),
         ("extract", ["WEIGHTS", "--out", "x.h5", "--images", "empty"], "empty has no image"),
-        ("extract", ["WEIGHTS", "--out", "x.h5", "--crop", "-3"], "CROP is -3, but must be a whole number"),
+        ("extract", ["WEIGHTS", "--out", "x.h5", "--crop", "-3"], "CROP is -3, but must be a whole number from 0"),
         ("evaluate", ["broken.h5"], "broken.h5 cannot be read as embeddings"),
         ("evaluate", ["run/softmax_iter_4.caffemodel", "--compare"], "is a snapshot of the softmax stage: it has no triplet stage to compare"),
         ("evaluate", ["renamed.caffemodel", "--compare"], "renamed.caffemodel has no triplet stage to compare: renamed"),
         ("evaluate", ["WEIGHTS", "--images", "loose"], "nothing says whose image a.jpg is"),
         ("evaluate", ["WEIGHTS", "--list", "one.txt"], "needs two identities or more"),
-        ("cluster", ["WEIGHTS", "--images", "nowhere", "--out", "g"], "nowhere has no image"),
+        ("cluster", ["WEIGHTS", "--images", "nowhere", "--out", "g"], "the folder nowhere cannot be read (No such file or directory)"),
         ("suspects", ["WEIGHTS", "--list", "one.txt"], "must name two identities or more"),
     ],
 )
@@ -375,8 +381,12 @@ def test_what_cannot_be_done_is_told_in_one_sentence(trained, module, arguments,
     cv2.imwrite(str(folder / "loose" / "a.jpg"), np.zeros((9, 9, 3), np.uint8))
     shutil.copy(folder / "run" / "softmax_iter_4.caffemodel", folder / "renamed.caffemodel")
     (folder / "one.txt").write_text("person0@0.jpg 0\nperson0@1.jpg 0\n")
+    (folder / "moved").mkdir(exist_ok=True)
+    (folder / "moved" / "my.py").write_text((folder / "config.py").read_text())
+    (folder / "moved" / "deploys.py").write_text((folder / "config.py").read_text().replace("'deploy", "'../deploy").replace("'images", "'../images"))
     weights = folder / "run" / "triplet_iter_4.caffemodel"
     result = run(module, folder, *[weights if a == "WEIGHTS" else a for a in arguments])
+    sentence = sentence.replace("FOLDER", str(folder))
     assert result.returncode == 1 and sentence in result.stderr and "Traceback" not in result.stderr
     assert not (folder / "x.h5").exists() and not list(folder.glob("**/*.part"))
 
@@ -404,7 +414,8 @@ def poison(folder, value, name, layer="conv1"):
 def test_weights_that_are_not_numbers_are_refused_by_every_command(trained, module, arguments, value, name):
     folder, _ = trained
     result = run(module, folder, poison(folder, value, name), *arguments)
-    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1, result.stderr
+    [which, said] = result.stderr.splitlines()
+    assert result.returncode == 1 and which.startswith("config     ") and said.startswith(f"tripletloss.{module}: ")
     assert f"{name}: the weights of layer 'conv1' hold NaN or infinity" in result.stderr
     assert not [made for made in ("x.h5", "g", "x.onnx") if (folder / made).exists()]
 
@@ -430,6 +441,26 @@ def test_embeddings_that_are_not_finite_are_refused(trained):
     assert "tripletloss.evaluate: the blob 'fc9_1' is NaN or infinite for the image person4@0.jpg" in result.stderr
 
 
+@pytest.mark.parametrize("command", [["-m", "tripletloss.extract", "w", "--out", "x.h5"], ["-m", "tripletloss.export", "w", "--out", "x"],
+                                     [str(ROOT / "train.py")], [str(ROOT / "train.py"), "--check"]])  # fmt: skip
+def test_train_and_the_commands_take_and_name_the_same_config(tmp_path, command):
+    (tmp_path / "config.py").write_text("MARGN = 1\n")
+    result = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 1 and "config.py, line 1: there is no setting MARGN" in result.stderr
+    assert "config     config.py\n" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_the_config_is_that_of_the_current_folder_or_else_the_projects(tmp_path, monkeypatch, here):
+    monkeypatch.chdir(tmp_path)
+    if here:
+        (tmp_path / "config.py").write_text("")
+    parser = argparse.ArgumentParser()
+    config.add_argument(parser)
+    assert Path(parser.parse_args([]).config).resolve() == (tmp_path if here else ROOT) / "config.py"
+    assert parser.parse_args(["--config", "other.py"]).config == "other.py"
+
+
 def test_identities_in_two_lists_are_found_by_name():
     def images(*names):
         return extract.ImageList("", "", list(names), np.zeros(len(names), int))
@@ -443,5 +474,6 @@ def test_images_of_a_folder_without_identities_have_none(tmp_path):
         (tmp_path / name).write_bytes(b"")
     found = list_folder(str(tmp_path))
     assert dict(zip(found.names, found.labels, strict=True)) == {"ann@1.png": 0, "loose.jpg": -1, "x/1.jpg": 1}
+    (tmp_path / "nothing").mkdir()
     with pytest.raises(InputError, match="has no image"):
         list_folder(str(tmp_path / "nothing"))

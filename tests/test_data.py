@@ -1,5 +1,6 @@
 """List files, images and config files: what is read, and what is refused in which words."""
 
+import ast
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from tripletloss import config
 from tripletloss.base.errors import InputError
 from tripletloss.core.sampling import Batch
 from tripletloss.data import images
-from tripletloss.dataset import read_list
+from tripletloss.dataset import list_folder, read_list, walk
 
 
 def test_list_lines_of_the_2015_toolkit(project):
@@ -24,19 +25,24 @@ def test_list_lines_of_the_2015_toolkit(project):
 def test_names_may_hold_spaces_folders_and_no_identity(project):
     (project / "images" / "a b").mkdir()
     (project / "images" / "person0@0.jpg").rename(project / "images" / "a b" / "c d.jpg")
-    (project / "list.txt").write_text("a b/c d.jpg\t7\n\n  person1@0.jpg   3  \r\n")
+    (project / "list.txt").write_text("\ufeffa b/c d.jpg\t7\n\n  person1@0.jpg   3  \r\n./person2@0.jpg 08\n")
     listed = read_list(str(project / "list.txt"), str(project / "images"))
-    assert listed.names == ["a b/c d.jpg", "person1@0.jpg"] and list(listed.labels) == [7, 3]
+    assert listed.names == ["a b/c d.jpg", "person1@0.jpg", "person2@0.jpg"] and list(listed.labels) == [7, 3, 8]
 
 
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
         ("person0@0.jpg", r"line 2: 'person0@0.jpg' is not `person@file.jpg LABEL`"),
-        ("person0@0.jpg zero", r"line 2: the label 'zero' is not an integer"),
-        ("person0@0.jpg 1.5", r"line 2: the label '1.5' is not an integer"),
+        ("person0@0.jpg zero", r"line 2: the label 'zero' is not a whole number"),
+        ("person0@0.jpg 1.5", r"line 2: the label '1.5' is not a whole number"),
+        ("person0@0.jpg 1_0", r"line 2: the label '1_0' is not a whole number"),
+        ("person0@0.jpg ٣", r"line 2: the label '٣' is not a whole number"),
         ("person0@0.jpg -1", r"line 2: the label -1 is not between 0"),
         ("person0@0.jpg 99999999999", r"line 2: the label 99999999999 is not between 0"),
+        ("person0@0.jpg " + "9" * 5000, r"line 2: the label 9+ is not between 0"),
+        ("person1@0.jpg 4", r"line 2: person1@0.jpg is in line 1 already: list each image once, under one label"),
+        ("./person1@0.jpg 4\n\nperson1@0.jpg 4", r"line 2: person1@0.jpg is in line 1 already \(2 such lines\)"),
         ("person0@0.jpg 4", r"line 2: label 4 has identity 'person0' here and 'person1' before"),
         ("person1@1.jpg 5", r"line 2: identity 'person1' has label 5 here and 4 before"),
         ("nobody@0.jpg 5", r"names the image nobody@0.jpg, but there is no"),
@@ -46,6 +52,12 @@ def test_bad_list_lines_are_named(project, line, sentence):
     (project / "list.txt").write_text(f"person1@0.jpg 4\n{line}\n")
     with pytest.raises(InputError, match=sentence):
         read_list(str(project / "list.txt"), str(project / "images"))
+
+
+def test_an_image_under_two_labels_is_named_with_both_lines(project):
+    (project / "list.txt").write_text("a/1.jpg 0\nb/1.jpg 1\na/1.jpg 1\n")
+    with pytest.raises(InputError, match=r"line 3: a/1.jpg is in line 1 already"):
+        read_list(str(project / "list.txt"), str(project / "images"), must_exist=False)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe\x00", None])
@@ -83,7 +95,7 @@ def list_faces(*arguments):
 def test_lists_of_a_folder_of_identities(tree, tmp_path):
     result = list_faces(tree, "--out", tmp_path, "--held-out", "0.3")
     assert result.returncode == 0, result.stderr
-    assert "37 images of 10 identities; left out: 2 images, 1 files" in result.stdout
+    assert "37 images of 10 identities; left out: 2 images or links, 1 files" in result.stdout
     assert "broken.png is no image" in result.stdout and "a@b.jpg' has an @" in result.stdout
     train, held_out = (read_list(str(tmp_path / f"{name}.txt"), str(tree)) for name in ("train", "held_out"))
     of_list = [{name.split("/")[0] for name in listed.names} for listed in (train, held_out)]
@@ -107,9 +119,123 @@ def test_lists_are_never_written_over_and_the_seed_decides_the_split(tree, tmp_p
         assert list_faces(tree, "--out", tmp_path / name, "--seed", seed).returncode == 0
     one, two, other = ((tmp_path / name / "held_out.txt").read_text() for name in ("one", "two", "other"))
     assert one == two != other
-    refused = list_faces(tree, "--out", tmp_path / "one")
-    assert refused.returncode == 1 and "train.txt is there already" in refused.stderr
-    assert (tmp_path / "one" / "held_out.txt").read_text() == one
+    (tmp_path / "two" / "train.txt").unlink()
+    for name, there in (("one", "train.txt"), ("two", "held_out.txt")):
+        refused = list_faces(tree, "--out", tmp_path / name)
+        assert refused.returncode == 1 and f"{there} exists already" in refused.stderr
+    assert (tmp_path / "one" / "held_out.txt").read_text() == one == two
+    assert not (tmp_path / "two" / "train.txt").exists()
+
+
+def lines_for_config(said):
+    """The settings that dataset prints: name -> value."""
+    lines = said.partition("Set these in config.py:\n")[2].splitlines()
+    return {line.partition(" = ")[0]: ast.literal_eval(line.partition(" = ")[2]) for line in lines}
+
+
+def few(folder, sizes):
+    """A folder of identities, each with so many images."""
+    rng = np.random.default_rng(0)
+    for person, size in enumerate(sizes):
+        (folder / f"p{person}").mkdir(parents=True)
+        for number in range(size):
+            cv2.imwrite(str(folder / f"p{person}" / f"{number}.jpg"), rng.integers(0, 255, (8, 8, 3), np.uint8))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("sizes", "arguments", "held_out"),
+    [
+        ([2, 2], [], 0),
+        ([2, 2, 2], [], 0),  # one alone cannot be measured
+        ([2, 2, 2, 2], [], 2),
+        ([2, 1, 1, 1, 1, 1, 1], [], 0),  # only one identity has a pair
+        ([2, 2, 1, 1, 1, 1, 1], [], 2),
+        ([3] * 7, [], 2),
+        ([2] * 20, [], 4),
+        ([2] * 20, ["--held-out", "0"], 0),
+        ([2] * 7, ["--held-out", "0.9"], 5),
+    ],
+)
+def test_none_or_two_identities_or_more_with_pairs_are_held_out(tmp_path, sizes, arguments, held_out):
+    faces = few(tmp_path / "faces", sizes)
+    result = list_faces(faces, "--out", tmp_path, *arguments)
+    assert result.returncode == 0, result.stderr
+    settings = lines_for_config(result.stdout)
+    train = read_list(settings["TRAIN_LIST"], settings["IMAGEPATH"])
+    assert len(np.unique(train.labels)) == len(sizes) - held_out
+    assert bool(settings["HELD_OUT_LIST"]) == (tmp_path / "held_out.txt").exists() == (held_out > 0)
+    if held_out:
+        counts = np.unique(read_list(settings["HELD_OUT_LIST"], settings["IMAGEPATH"]).labels, return_counts=True)[1]
+        assert len(counts) == held_out and counts.min() >= 2
+    assert ("no held_out.txt: it takes 2 identities" in result.stdout) == (not held_out and not arguments)
+
+
+def test_the_config_of_a_folder_is_whole_commented_and_says_what_the_lines_say(tmp_path):
+    faces = few(tmp_path / "faces", [3] * 7)
+    printed = lines_for_config(list_faces(faces, "--out", tmp_path / "faces").stdout)
+    for name in ("train.txt", "held_out.txt"):
+        (faces / name).unlink()
+    (tmp_path / "mine").mkdir()
+    made = tmp_path / "mine" / "my.py"
+    result = list_faces(faces, "--out", faces, "--config", made)
+    assert result.returncode == 0, result.stderr
+    loaded, project = config.load(str(made)), config.load(str(ROOT / "config.py"))
+    beside = {"RUN_FOLDER": str(tmp_path / "mine" / "runs" / "my"), "FEATURE_CACHE": str(tmp_path / "mine" / "runs" / "features")}
+    assert loaded.values == {**project.values, **printed, **beside}
+    assert loaded["BATCH_SIZE"] == {"softmax": 64, "triplet": 30}  # 5 identities x 6, instead of 16 x 6
+    text, template = made.read_text(), (ROOT / "config.py").read_text()
+    assert "TRAIN_LIST = '../faces/train.txt'" in text and str(tmp_path) not in text
+    assert [comment.strip() for _, hash, comment in comments(text)] == [comment.strip() for _, hash, comment in comments(template)]
+    written = {path: path.read_text() for path in (made, faces / "train.txt", faces / "held_out.txt")}
+    (faces / "train.txt").unlink()
+    (faces / "held_out.txt").unlink()
+    refused = list_faces(faces, "--out", faces, "--config", made)
+    assert refused.returncode == 1 and "my.py exists already" in refused.stderr
+    assert made.read_text() == written[made] and not (faces / "train.txt").exists()
+
+
+def comments(text):
+    return [line.partition("#") for line in text.splitlines() if "#" in line]
+
+
+def test_lists_are_written_whole_or_not_at_all(tree, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    refused = list_faces(tree, "--out", out, "--config", tmp_path / "nowhere" / "my.py")
+    assert refused.returncode == 1 and "nowhere/my.py cannot be written (No such file or directory)" in refused.stderr
+    assert list(out.iterdir()) == []
+
+
+def test_links_lead_to_each_file_once(tree, tmp_path):
+    (tree / "a loop").symlink_to(".")
+    (tree / "alias").symlink_to("person 5")
+    (tree / "person 5" / "up").symlink_to(tree.parent)
+    (tree / "person 6" / "copy.jpg").symlink_to("../person 5/0.jpg")
+    (tree / "person 7" / "gone.jpg").symlink_to("nothing.jpg")
+    few(tmp_path / "elsewhere", [2])
+    (tree / "person 8" / "linked").symlink_to(tmp_path / "elsewhere" / "p0")  # what is found by no other way is taken
+    (tree / "person 9" / "linked again").symlink_to(tmp_path / "elsewhere")
+    result = list_faces(tree, "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "39 images of 10 identities; left out: 7 images or links" in result.stdout
+    for link, reason in (
+        ("a loop", "which is found without it"), ("alias", "which is found without it"), ("person 5/up", "which contains"),
+        ("person 6/copy.jpg", "which is found without it"), ("person 7/gone.jpg", "which does not exist"),
+    ):  # fmt: skip
+        [line] = [line for line in result.stdout.splitlines() if f"{tree / link} is a link" in line]
+        assert reason in line
+    assert "person 8/linked/0.jpg" in "".join((tmp_path / name).read_text() for name in ("train.txt", "held_out.txt"))
+    assert {name for name in walk(str(tree))[0] if "link" in name} == {"person 8/linked/0.jpg", "person 8/linked/1.jpg"}
+    assert set(list_folder(str(tree)).names) == {name for name in walk(str(tree))[0] if name.endswith(("jpg", "png"))}
+
+
+def test_a_folder_with_spaces_around_its_name_can_be_listed_and_read(tmp_path):
+    faces = few(tmp_path / "faces", [2, 2])
+    (faces / "p0").rename(faces / " p0 ")
+    assert list_faces(faces, "--out", tmp_path).returncode == 0
+    listed = read_list(str(tmp_path / "train.txt"), str(faces))
+    assert listed.names == [" p0 /0.jpg", " p0 /1.jpg", "p1/0.jpg", "p1/1.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +243,7 @@ def test_lists_are_never_written_over_and_the_seed_decides_the_split(tree, tmp_p
     [
         (["nowhere"], "the folder nowhere cannot be read"),
         (["."], "has 0 folders with an image that can be read, but two identities are the least"),
-        (["FACES", "--out", "nowhere"], "cannot be written (No such file or directory)"),
+        (["FACES", "--out", "nowhere"], "nowhere/train.txt cannot be written (No such file or directory)"),
     ],
 )
 def test_folders_that_cannot_be_listed_are_refused(tree, tmp_path, monkeypatch, arguments, sentence):
@@ -340,15 +466,30 @@ def test_the_shipped_config_is_accepted():
         ("MAX_ITERS = open('/etc/passwd').read()", "must be a plain value"),
         ("import os", "only lines of the form NAME = value"),
         ("MARGIN = ", "this is not Python"),
+        ("MARGIN = 0.2\nMARGIN = 0.2", r"MARGIN is set in line \d+ already: keep one"),
+        ("MARGIN = 0.2; MARGIN = 0.2", r"MARGIN is set in line \d+ already: keep one"),
+        ("WEIGHTS = {'softmax': 'a', 'triplet': '', 'softmax': 'b'}", "WEIGHTS has 'softmax' 2 times: keep one"),
+        ("SEED = " + "9" * 50, r"SEED is 9+, but must be a whole number from 0 to 2147483647"),
+        ("SEED = 0x" + "f" * 5000, "SEED is a number of thousands of digits, but must be a whole number from 0 to 2147483647"),
+        ("FREEZE = " + "3" * 4000, r"FREEZE is 3+\.\.\., but must be the name of a blob"),
+        ("DEVICE = 99999999999", "DEVICE is 99999999999, but must be"),
     ],
 )
 def test_bad_settings_are_refused_by_name_and_line(project, line, sentence):
-    write_config(project)
-    with open(project / "config.py", "a") as file:
+    name = line.partition(" ")[0]
+    write_config(project, **{name: None} if name in TINY_CONFIG else {})
+    first = len((project / "config.py").read_text().splitlines()) + 1
+    with open(project / "config.py", "a", encoding="utf-8") as file:
         file.write(line + "\n")
     with pytest.raises(InputError, match=sentence) as caught:
         config.load(str(project / "config.py"))
-    assert f"config.py, line {len(TINY_CONFIG) + 1}" in str(caught.value)
+    assert f"config.py, line {first + line.count(chr(10))}" in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_a_config_may_begin_with_a_byte_order_mark(project):
+    text = (project / "config.py").read_text()
+    (project / "config.py").write_text(text, encoding="utf-8-sig")
+    assert config.load(str(project / "config.py"))["TRAIN_LIST"] == str(project / "list.txt")
 
 
 def test_a_missing_setting_is_named(project):

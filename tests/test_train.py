@@ -251,14 +251,19 @@ def with_weights(content):
     ("change", "sentence"),
     [
         (lambda p: replace(p / "list.txt", "person0@1.jpg 0", "person0@1.jpg"), "list.txt, line 2: 'person0@1.jpg' is not"),
-        (lambda p: replace(p / "list.txt", "person0@1.jpg 0", "person0@1.jpg x"), "line 2: the label 'x' is not an integer"),
+        (lambda p: replace(p / "list.txt", "person0@1.jpg 0", "person0@1.jpg x"), "line 2: the label 'x' is not a whole number"),
         (lambda p: replace(p / "list.txt", "person0@1.jpg 0", "person0@1.jpg -1"), "line 2: the label -1"),
         (one_identity, "one identity only"),
         (bad_label, "the image person6@3.jpg has label 6, but 'fc9' has 6 outputs, for labels 0 to 5"),
         (lambda p: (p / "images" / "person1@1.jpg").unlink(), "names the image person1@1.jpg, but there is no"),
         (cut_image, "person2@1.jpg is"),
         (lambda p: (p / "images" / "person2@1.jpg").write_text("hello"), "person2@1.jpg is no image"),
-        (in_config(WEIGHTS={"softmax": "none.caffemodel"}), "there are no weights"),
+        (in_config(WEIGHTS={"softmax": "none.caffemodel"}), "WEIGHTS is {0}/none.caffemodel, which does not exist: correct it in the config file"),
+        (in_config(DEPLOY="none.prototxt"), "DEPLOY is {0}/none.prototxt, which does not exist"),
+        (in_config(SOLVER="none.prototxt"), "SOLVER is {0}/none.prototxt, which does not exist"),
+        (in_config(HELD_OUT_LIST="none.txt"), "HELD_OUT_LIST is {0}/none.txt, which does not exist"),
+        (in_config(IMAGEPATH="nowhere"), "IMAGEPATH is {0}/nowhere, which does not exist"),
+        (in_config(NET=""), "NET is '', but must be a path"),
         (with_weights(b"this is no caffemodel, but a text of some length"), "is not a caffemodel, or is cut off"),
         (with_weights(b""), "holds no weights"),
         (in_net("stride: 2", "strid: 2"), 'net.prototxt, line 9, column'),
@@ -272,7 +277,8 @@ def with_weights(content):
         (in_config(DEVICE="gpu"), "DEVICE asks for GPU 0"),
         (in_config(RUN_FOLDER="list.txt/run"), "cannot be written (Not a directory): set RUN_FOLDER"),
         (in_config(MARGN=3), "there is no setting MARGN: did you mean MARGIN"),
-        (in_config(NET="none.prototxt"), "none.prototxt cannot be read (No such file"),
+        (in_config(NET="none.prototxt"), "NET is {0}/none.prototxt, which does not exist: correct it in the config file; paths there are relative to that file's folder"),
+        (in_config(NET="images"), "images cannot be read (Is a directory)"),
         (in_config(LEARNING_RATE=1e30), "lower LEARNING_RATE"),
         (lambda p: (p / "solver.prototxt").write_text('lr_policy: "fxed"'), "Unknown learning rate policy: fxed"),
         (lambda p: (p / "solver.prototxt").write_text('type: "Adm"'), "the type 'Adm' must be one of SGD"),
@@ -282,7 +288,7 @@ def with_weights(content):
 )  # fmt: skip
 def test_bad_input_ends_in_one_sentence_and_status_1(project, change, sentence):
     change(project)
-    refused(run_train(project, "--stage", "softmax"), sentence)
+    refused(run_train(project, "--stage", "softmax"), sentence.replace("{0}", str(project)))
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_a_small_image_that_asks_for_gigabytes_is_refused():
         images.decode(header, "here")
 
 
-@pytest.mark.parametrize("name", ["../images/person0@0.jpg", "/etc/hostname", "a/../../person0@0.jpg"])
+@pytest.mark.parametrize("name", ["../images/person0@0.jpg", "/etc/hostname", "  /etc/hostname", "a/../../person0@0.jpg"])
 def test_a_list_names_no_image_outside_of_its_folder(project, name):
     replace(project / "list.txt", "person0@0.jpg 0", f"{name} 0")
     with pytest.raises(InputError, match=r"line 1: .* is outside of the image folder"):

@@ -11,6 +11,7 @@ from sklearn.cluster import DBSCAN
 
 from tripletloss.base import command
 from tripletloss.base.errors import InputError
+from tripletloss.config import need_files
 from tripletloss.core import metrics
 from tripletloss.core.triplets import rounding_of
 from tripletloss.dataset import notes_on_trained, read_list, show_one_of
@@ -39,6 +40,7 @@ def threshold_of(weights, settings, mirrored, images):
     source = settings["HELD_OUT_LIST"]
     if not source:
         raise InputError("the config has no HELD_OUT_LIST to take the threshold from: give --threshold")
+    need_files(settings, "IMAGEPATH", "HELD_OUT_LIST")
     held_out = read_list(source, settings["IMAGEPATH"])
     known = images.labels >= 0
     scored, chosen_on = known & ~show_one_of(images, held_out), held_out

@@ -7,14 +7,20 @@ the stages takes one value for both, or a dictionary by stage.
 import ast
 import difflib
 import os
+import sys
+from collections import Counter
 from typing import NamedTuple
 
+from tripletloss.base.command import launched
 from tripletloss.base.errors import InputError
 from tripletloss.core.sampling import BATCHES
 from tripletloss.core.triplets import STRATEGIES
 
 STAGES = ("softmax", "triplet")
 REQUIRED = object()
+LARGEST = 2**31 - 1  # of whole numbers, as Caffe keeps them
+SHOWN_CHARACTERS = 60  # of a value that is refused
+PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the folder with train.py and its config.py
 
 
 class Setting(NamedTuple):
@@ -33,9 +39,9 @@ def _is_number(value):
 
 def _integer(least, default=REQUIRED, by_stage=False):
     def accepts(value):
-        return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**31
+        return isinstance(value, int) and not isinstance(value, bool) and least <= value <= LARGEST
 
-    return Setting(accepts, f"a whole number, {least} or more", default, by_stage)
+    return Setting(accepts, f"a whole number from {least} to {LARGEST}", default, by_stage)
 
 
 def _share(most):
@@ -46,8 +52,15 @@ def _text(wants, default=REQUIRED, by_stage=False, is_path=False):
     return Setting(lambda value: isinstance(value, str) and "\0" not in value, wants, default, by_stage, is_path)
 
 
-def _path(default=REQUIRED, by_stage=False):
-    return _text("a path, as text", default, by_stage, is_path=True)
+def _path(default=REQUIRED):
+    def accepts(value):
+        return isinstance(value, str) and value != "" and "\0" not in value
+
+    return Setting(accepts, "a path in quotes", default, is_path=True)
+
+
+def _path_or_none(default="", by_stage=False):
+    return _text("a path in quotes, or '' for none", default, by_stage, is_path=True)
 
 
 def _choice(values, default, by_stage=False):
@@ -63,19 +76,21 @@ def _is_means(value):
 
 
 def _is_device(value):
-    return value in ("auto", "cpu", "gpu") or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return 0 <= value <= LARGEST
+    return value in ("auto", "cpu", "gpu")
 
 
 SCHEMA = {
     "NET": _path("train.prototxt"),
     "SOLVER": _path("solver.prototxt"),
-    "DEPLOY": _path(""),
+    "DEPLOY": _path_or_none(),
     "IMAGEPATH": _path(),
     "TRAIN_LIST": _path(),
-    "HELD_OUT_LIST": _path(""),
+    "HELD_OUT_LIST": _path_or_none(),
     "RUN_FOLDER": _path("runs/train"),
     "STAGES": Setting(_is_stages, "['softmax'], ['triplet'] or ['softmax', 'triplet']", list(STAGES)),
-    "WEIGHTS": _path("", by_stage=True),
+    "WEIGHTS": _path_or_none(by_stage=True),
     "FREEZE": _text("the name of a blob of the net, or '' for none", "", by_stage=True),
     "FEATURE": _text("the name of a blob of the deploy net", "", by_stage=True),
     "CROP": _integer(0, 0),
@@ -105,14 +120,14 @@ SCHEMA = {
     "WORKERS": _integer(0, 2),
     "DEVICE": Setting(_is_device, "'auto', 'cpu', 'gpu', or the number of a GPU", "auto"),
     "SEED": _integer(0, 1),
-    "FEATURE_CACHE": _path("runs/features"),
+    "FEATURE_CACHE": _path_or_none("runs/features"),
     "FEATURE_TYPE": _choice(("float32", "float16"), "float32"),
     "MINE_ITERS": _integer(0, 0),
     "POSITIVE_CAP": Setting(lambda v: _is_number(v) and v >= 0, "a squared distance, or 0 for none", 0.0),
     "IDENTITIES": _integer(1),
     "FEATURES": _path(),
-    "MINED": _path(""),
-    "BROKEN_LIST": _path(""),
+    "MINED": _path_or_none(),
+    "BROKEN_LIST": _path_or_none(),
     "RANK": _integer(0, 0),
     "RANKS": _integer(1, 1),
     "FIRST_ITERATION": _integer(0, 0),
@@ -131,7 +146,16 @@ def default_of(name, stage):
 def check_value(name, value, where):
     """Check one plain value against SCHEMA[name]; raises InputError, beginning with `where`."""
     if not SCHEMA[name].accepts(value):
-        raise InputError(f"{where}: {name} is {value!r}, but must be {SCHEMA[name].wants}")
+        raise InputError(f"{where}: {name} is {_shown(value)}, but must be {SCHEMA[name].wants}")
+
+
+def _shown(value):
+    """A refused value as text: the beginning of a long one."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more digits than sys.get_int_max_str_digits()
+        return "a number of thousands of digits"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def unknown_name(name, known, where):
@@ -171,22 +195,41 @@ class Config:
         return Config(values, self.source)
 
 
+def need_files(settings, *names):
+    """Raise InputError where one of some settings of a stage is the path of what does not exist; '' is no path."""
+    for name in names:
+        if settings[name] and not os.path.exists(settings[name]):
+            raise InputError(
+                f"{name} is {settings[name]}, which does not exist: correct it in the config file; paths there are "
+                "relative to that file's folder"
+            )
+
+
+def add_argument(parser):
+    """The argument --config, the same for train.py and for the commands."""
+    here = os.path.isfile("config.py")
+    parser.add_argument(
+        "--config", metavar="FILE", default="config.py" if here else os.path.join(PROJECT, "config.py"),
+        help="the settings (default: config.py in the current folder, else the project's)",
+    )  # fmt: skip
+
+
+def say_which(arguments):
+    """Say on standard error which config file a command uses, once for all its processes."""
+    if launched()[0] == 0:
+        print(f"config     {arguments.config}", file=sys.stderr, flush=True)
+
+
 def load(path):
     """Read a config file. Paths in it are relative to its folder.
 
     Raises InputError, naming file and line, for a file that cannot be read, a line that is not `NAME = value`,
-    an unknown name, a value of the wrong type, a required setting that is missing.
+    an unknown name, a name or a stage that is given twice, a value of the wrong type, a required setting that is
+    missing.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            tree = ast.parse(file.read(), path)
-    except OSError as error:
-        raise InputError(f"the config file {path} cannot be read ({error.strerror})") from None
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
-        raise InputError(f"{path}{line}: this is not Python ({getattr(error, 'msg', error)})") from None
+    _, tree = _parse(path)
     values = {name: setting.default for name, setting in SCHEMA.items() if setting.default is not REQUIRED}
-    folder = os.path.dirname(os.path.abspath(path))
+    folder, lines = os.path.dirname(os.path.abspath(path)), {}
     for statement in tree.body:
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
             continue  # a docstring
@@ -194,6 +237,9 @@ def load(path):
         where = f"{path}, line {statement.lineno}"
         if name not in SCHEMA or name in COUNTED:
             raise unknown_name(name, [known for known in SCHEMA if known not in COUNTED], where)
+        if name in lines:
+            raise InputError(f"{where}: {name} is set in line {lines[name]} already: keep one of the two lines")
+        lines[name] = statement.lineno
         values[name] = _checked(name, value, where, values.get(name))
     for name in SCHEMA:
         if name in COUNTED:
@@ -205,6 +251,19 @@ def load(path):
     return Config(values, path)
 
 
+def _parse(path):
+    """The text of a config file and its syntax tree. A byte order mark is passed over. Raises InputError."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read()
+        return text, ast.parse(text, path)
+    except OSError as error:
+        raise InputError(f"the config file {path} cannot be read ({error.strerror})") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
+        raise InputError(f"{path}{line}: this is not Python ({getattr(error, 'msg', error)})") from None
+
+
 def _assignment(statement, path):
     """Name and value of a line `NAME = value`."""
     where = f"{path}, line {statement.lineno}"
@@ -212,12 +271,18 @@ def _assignment(statement, path):
     if len(targets) != 1 or not isinstance(targets[0], ast.Name):
         raise InputError(f"{where}: only lines of the form NAME = value can stand here")
     try:
-        return targets[0].id, ast.literal_eval(statement.value)
+        value = ast.literal_eval(statement.value)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         raise InputError(
             f"{where}: {targets[0].id} must be a plain value (a number, a text in quotes, True, False, or a list or "
             "dictionary of them): config files are read, not run"
         ) from None
+    for part in ast.walk(statement.value):
+        keys = [key.value for key in part.keys if isinstance(key, ast.Constant)] if isinstance(part, ast.Dict) else []
+        twice, times = Counter(keys).most_common(1)[0] if keys else ("", 1)
+        if times > 1:
+            raise InputError(f"{where}: {targets[0].id} has {_shown(twice)} {times} times: keep one of them")
+    return targets[0].id, value
 
 
 def _checked(name, value, where, default):
@@ -238,3 +303,40 @@ def _absolute(path, folder):
     if isinstance(path, dict):
         return {stage: _absolute(path[stage], folder) for stage in path}
     return os.path.normpath(os.path.join(folder, path)) if path else ""
+
+
+def _relative(path, folder):
+    """The path, or each stage's, relative to a folder; no path stays none."""
+    if isinstance(path, dict):
+        return {stage: _relative(path[stage], folder) for stage in path}
+    return os.path.relpath(path, folder) if path else ""
+
+
+def copy_text(source, path, changes):
+    """The text of a config file `source`, comments included, for a copy at `path` with some values changed.
+
+    changes: name -> value, paths from the root. In the copy all paths are relative to its folder. Raises InputError as
+    load().
+    """
+    text, tree = _parse(source)
+    given = load(source).values.items()
+    values = {name: value for name, value in given if SCHEMA[name].is_path and name not in COUNTED}
+    values.update(changes)
+    folder = os.path.dirname(os.path.abspath(path))
+    values = {name: _relative(value, folder) if SCHEMA[name].is_path else value for name, value in values.items()}
+    lines = text.encode().splitlines(keepends=True)  # the syntax tree counts columns in bytes of UTF-8
+    for statement in reversed(tree.body):
+        if isinstance(statement, ast.Assign) and statement.targets[0].id in values:
+            _put(lines, statement.value, repr(values.pop(statement.targets[0].id)).encode())
+    return b"".join(lines).decode() + "".join(f"{name} = {value!r}\n" for name, value in values.items())
+
+
+def _put(lines, node, value):
+    """Put a value in place of a node of the syntax tree; a comment behind it keeps its column where it can."""
+    first, last = node.lineno - 1, node.end_lineno - 1
+    before, after = lines[first][: node.col_offset], lines[last][node.end_col_offset :]
+    comment = after.lstrip(b" ")
+    if comment.startswith(b"#"):
+        column = len(lines[last]) - len(comment)
+        after = b" " * max(column - len(before) - len(value), 2) + comment
+    lines[first : last + 1] = [before + value + after]

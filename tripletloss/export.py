@@ -202,7 +202,7 @@ def main():
     )
     parser.add_argument("weights", help="a .caffemodel or .caffemodel.h5 of this project's")
     parser.add_argument("--out", required=True, help="the .onnx file to write")
-    parser.add_argument("--config", default="config.py", help="names net, sizes and lists (default: config.py)")
+    config.add_argument(parser)
     parser.add_argument("--feature", default="", help="blob of the deploy net (default: FEATURE of the triplet stage)")
     parser.add_argument("--crop", type=int, help="side of the central square to take, in pixels (default: CROP)")
     parser.add_argument(
@@ -216,7 +216,9 @@ def main():
 
 def run(arguments):
     """Write the model that the arguments ask for, and print what it is. Raises InputError."""
+    config.say_which(arguments)
     settings = config.load(arguments.config).stage("triplet")
+    config.need_files(settings, "DEPLOY", *(["IMAGEPATH", "HELD_OUT_LIST"] if settings["HELD_OUT_LIST"] else []))
     settings["FEATURE"] = arguments.feature or settings["FEATURE"]
     if arguments.crop is not None:
         config.check_value("CROP", arguments.crop, "--crop")

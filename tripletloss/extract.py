@@ -149,6 +149,7 @@ def open_net(weights, settings, features):
     deploy = settings["DEPLOY"]
     if not deploy:
         raise InputError("the config has no DEPLOY net to make embeddings with: name one")
+    config.need_files(settings, "DEPLOY")
     definition = nets.read_net(deploy)
     nets.check_wiring(definition, deploy)
 
@@ -264,7 +265,7 @@ def _load(path):
 
 def add_arguments(parser):
     """The arguments that say which images, and how they go through which net."""
-    parser.add_argument("--config", default="config.py", help="names net, sizes and lists (default: config.py)")
+    config.add_argument(parser)
     parser.add_argument("--feature", default="", help="blob of the deploy net (default: FEATURE of the triplet stage)")
     parser.add_argument("--list", help="a list file (default: HELD_OUT_LIST)")
     parser.add_argument("--images", help="folder of the images (default: IMAGEPATH)")
@@ -276,6 +277,7 @@ def add_arguments(parser):
 def settings_of(arguments):
     """Settings of the triplet stage, with what the arguments change; feature included. Raises InputError."""
     nets.ALLOWED_MODULES.update(arguments.allow_module)
+    config.say_which(arguments)
     settings = config.load(arguments.config).stage("triplet")
     if arguments.crop is not None:
         config.check_value("CROP", arguments.crop, "--crop")
@@ -289,13 +291,15 @@ def images_of(arguments, settings):
 
     Raises InputError if there are none, or something is wrong with them.
     """
-    folder = arguments.images or settings["IMAGEPATH"]
-    source = arguments.list or settings["HELD_OUT_LIST"]
     if arguments.images and not arguments.list:
-        return list_folder(folder)
+        return list_folder(arguments.images)
+    source = arguments.list or settings["HELD_OUT_LIST"]
     if not source:
         raise InputError("there are no images: name a list with --list, or a folder with --images")
-    return read_list(source, folder)
+    config.need_files(
+        settings, *([] if arguments.images else ["IMAGEPATH"]), *([] if arguments.list else ["HELD_OUT_LIST"])
+    )
+    return read_list(source, arguments.images or settings["IMAGEPATH"])
 
 
 def main():

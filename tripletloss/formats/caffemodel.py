@@ -110,7 +110,7 @@ def read_prototxt(path, message, allow_unknown=False):
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"the prototxt {path} cannot be read ({reason}): check the setting that names it") from None
+        raise InputError(f"the prototxt {path} cannot be read ({reason}): check its path") from None
     try:
         return text_format.Parse(text, message, allow_unknown_field=allow_unknown)
     except text_format.ParseError as error:

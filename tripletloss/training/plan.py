@@ -15,7 +15,7 @@ from caffe.proto import caffe_pb2
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import digest, write_whole
 from tripletloss.base.process import try_in_child
-from tripletloss.config import COUNTED, SCHEMA, STAGES, default_of
+from tripletloss.config import COUNTED, SCHEMA, STAGES, default_of, need_files
 from tripletloss.dataset import ImageList, read_list
 from tripletloss.formats import caffemodel
 from tripletloss.net import nets
@@ -162,6 +162,7 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
     Raises InputError for whatever does not fit, naming the file, line or setting.
     """
     settings = config.stage(stage)
+    need_files(settings, "NET", "SOLVER", "DEPLOY", "IMAGEPATH", "TRAIN_LIST", "HELD_OUT_LIST", "WEIGHTS")
     prefix = os.path.join(settings["RUN_FOLDER"], stage)
     source = settings["NET"]
     snapshot = snapshots.last_whole(prefix, lambda said: say(f"snapshot   {said}")) if resume else None
