@@ -160,7 +160,7 @@ def test_training_waits_for_mined_negatives_that_another_machine_sees_late(proje
     ],
 )
 def test_mined_negatives_that_never_come_end_in_a_sentence(project, monkeypatch, content, sentence):
-    monkeypatch.setattr(layers, "LATEST_S", 0.3)
+    monkeypatch.setattr(layers.data, "LATEST_S", 0.3)
     net = feature_layer(project)
     if content:
         (project / "mined.npz").write_bytes(content)

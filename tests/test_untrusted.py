@@ -20,6 +20,7 @@ from tripletloss.dataset import read_list
 from tripletloss.evaluate import read_pairs
 from tripletloss.extract import load
 from tripletloss.formats import caffemodel
+from tripletloss.layers.settings import parse_param_str
 from tripletloss.net import nets
 
 MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -60,7 +61,7 @@ def test_lists(tmp_path, content):
 @MANY
 @given(text=mutated(b"{train_list: a, batches: shuffled, batch_size: 64, pixel_means: [1, 2, 3]}").map(lambda b: b.decode("latin-1")) | st.text(max_size=80))
 def test_param_strs(text):
-    only_input_errors(layers.parse_param_str, text, layers.DataLayer.keys, "here")
+    only_input_errors(parse_param_str, text, layers.DataLayer.keys, "here")
 
 
 GOOD_CONFIG = "\n".join(f"{name} = {value!r}" for name, value in TINY_CONFIG.items()).encode()

@@ -20,6 +20,7 @@ with atheris.instrument_imports(include=["tripletloss"]):
     from tripletloss.base.errors import InputError
     from tripletloss.data import images
     from tripletloss.formats import caffemodel
+    from tripletloss.layers.settings import parse_param_str
     from tripletloss.net import nets
     from tripletloss.training import snapshots
 
@@ -95,7 +96,7 @@ class Kinds:
     def read(self, kind, content):
         """Read a file with this content. Raises InputError."""
         if kind == "param_str":
-            layers.parse_param_str(content.decode("latin-1"), layers.DataLayer.keys, "fuzz")
+            parse_param_str(content.decode("latin-1"), layers.DataLayer.keys, "fuzz")
             return
         if kind == "image":
             images.decode(content, "fuzz")

@@ -18,16 +18,15 @@ from tripletloss.base.errors import InputError
 from tripletloss.config import SCHEMA
 from tripletloss.formats.caffemodel import made_by, read_prototxt, shape_of
 from tripletloss.layers import (
-    PROCESS_KEYS,
+    MODULE,
     BatchTripletLossLayer,
     DataLayer,
     FeatureLayer,
     SelectingLayer,
-    SettingsLayer,
     TripletLossLayer,
     TripletSelectLayer,
-    parse_param_str,
 )
+from tripletloss.layers.settings import PROCESS_KEYS, SettingsLayer, parse_param_str
 
 # A prototxt runs no other code than this; add() here what its user trusts.
 ALLOWED_MODULES = {"tripletloss.layers", "datalayer", "norm2layer", "tripletselectlayer", "tripletlosslayer"}
@@ -385,7 +384,7 @@ def above_cut(net, cut, features, settings):
     net: the uncut NetParameter; features: path of the cache's file; settings: the stage's, as for fill_settings.
     """
     layer = caffe_pb2.LayerParameter(name="features", type="Python", top=[cut.blob, cut.labels])
-    layer.python_param.module, layer.python_param.layer = FeatureLayer.__module__, FeatureLayer.__name__
+    layer.python_param.module, layer.python_param.layer = MODULE, FeatureLayer.__name__
     params = {key: features if key == "features" else settings[key.upper()] for key in FeatureLayer.keys}
     layer.python_param.param_str = _dump(params)
     return new_net(net.name, [layer, *cut.rest])

@@ -1,0 +1,131 @@
+"""Layers that begin a net: images, or features of them that were computed before."""
+
+import time
+import zipfile
+
+import numpy as np
+
+from tripletloss.base.errors import InputError
+from tripletloss.core import sampling
+from tripletloss.data import images
+from tripletloss.data.loader import Loader
+from tripletloss.dataset import read_list
+from tripletloss.layers.settings import PROCESS_KEYS, SettingsLayer
+
+LATEST_S = 60  # seconds, until a file is seen that another machine has written
+
+
+class DataLayer(SettingsLayer):
+    """Images and labels, batch by batch, from a list file and an image folder.
+
+    Tops: data (N, 3, S, S) float32, BGR minus pixel_means; labels (N,); by choice the seconds waited for them, ().
+    param_str: train_list, imagepath, batches (shuffled | identities | anchor), batch_size, images_per_identity, crop,
+    image_size, pixel_means, mirror, crop_jitter, zoom_jitter, light_jitter, grey_share, rotation_jitter, colour_jitter,
+    coarse_share, seed, workers, broken_images; as in config.py. broken_list: the file that skipped images are added to.
+    Example:
+    "{train_list: data/train.txt, imagepath: data/images, batches: shuffled, batch_size: 64, image_size: 64}"
+    With several processes also rank and ranks: of each mini-batch, it makes the rows of sampling.Share. In a run that
+    goes on, first_iteration.
+    """
+
+    keys = (
+        "train_list", "imagepath", "batches", "batch_size", "images_per_identity",
+        "crop", "image_size", "pixel_means", "seed", *images.Augmentation._fields, "workers",
+        "broken_images", "broken_list", *PROCESS_KEYS,
+    )  # fmt: skip
+
+    def setup(self, bottom, top):
+        """Read the list. Raises InputError for wrong settings, a bad list, or too few identities or images."""
+        self.check_arity(bottom, top, (0,), (2, 3), "no bottom and two tops, data and labels, or three")
+        self.loader = Loader(self.read_settings())
+
+    def reshape(self, bottom, top):
+        """The shapes never change."""
+        top[0].reshape(*self.loader.shape)
+        top[1].reshape(self.loader.shape[0])
+        if len(top) == 3:
+            top[2].reshape()
+
+    def forward(self, bottom, top):
+        """The next mini-batch. Raises InputError for an image that cannot be decoded."""
+        top[0].data[...], top[1].data[...], waited = self.loader.next()
+        if len(top) == 3:
+            top[2].data[...] = waited
+
+    def backward(self, top, propagate_down, bottom):
+        """Images have no gradient."""
+
+
+class FeatureLayer(SettingsLayer):
+    """Features of images, computed before, and labels, batch by batch: DataLayer's mini-batches, above a frozen net.
+
+    Tops: features (N, ...) float32; labels (N,). Each row shows one of its image's views, at random.
+    param_str: features, the .npy file (views, images, ...) of features.compute; train_list, imagepath, batches,
+    batch_size, images_per_identity, seed, mine_iters, positive_cap, as in config.py; mined, the file of mining.Miner;
+    rank, ranks and first_iteration as in DataLayer.
+    """
+
+    keys = (
+        "features", "train_list", "imagepath", "batches", "batch_size", "images_per_identity", "seed", "mine_iters",
+        "positive_cap", "mined", *PROCESS_KEYS,
+    )  # fmt: skip
+
+    def setup(self, bottom, top):
+        """Read the list and open the file. Raises InputError for wrong settings, a bad list, a file that differs."""
+        self.check_arity(bottom, top, (0,), (2,), "no bottom and two tops, features and labels")
+        s = self.settings = self.read_settings()
+        self.labels = read_list(s["train_list"], s["imagepath"], must_exist=False).labels
+        self.batches = sampling.make_batches(
+            s["batches"], self.labels, s["batch_size"], s["images_per_identity"], s["seed"], s["rank"], s["ranks"],
+            s["positive_cap"] if s["mine_iters"] else None,
+        )  # fmt: skip
+        try:
+            self.features = np.load(s["features"], mmap_mode="r")
+        except (OSError, EOFError, ValueError) as error:
+            raise InputError(f"FeatureLayer: {s['features']} cannot be read ({error}): train from images") from None
+        if self.features.ndim < 3 or self.features.shape[1] != len(self.labels):
+            raise InputError(f"FeatureLayer: {s['features']} holds no features of the {len(self.labels)} listed images")
+        self.iteration, self.mined = s["first_iteration"], False
+
+    def reshape(self, bottom, top):
+        """The shapes never change."""
+        count = self.settings["batch_size"] // self.settings["ranks"]
+        top[0].reshape(count, *self.features.shape[2:])
+        top[1].reshape(count)
+
+    def forward(self, bottom, top):
+        """The next mini-batch."""
+        every = self.settings["mine_iters"]
+        if every and (self.iteration % every == 0 or not self.mined):
+            self.mined = True
+            self._take_mined(self.iteration - self.iteration % every)
+        batch = self.batches.batch(self.iteration)
+        rng = sampling.random_stream(self.settings["seed"], sampling.AUGMENTATION, self.iteration)
+        views = rng.integers(0, len(self.features), batch.draws.max() + 1)[batch.draws]
+        top[0].data[...] = self.features[views, batch.images]
+        top[1].data[...] = self.labels[batch.images]
+        self.iteration += 1
+
+    def _take_mined(self, iteration):
+        """Read what was mined in an iteration, once it is there: another machine may see a file on NFS late.
+
+        Until then the file may be an old one, or missing, or be replaced while it is read. Raises InputError after
+        LATEST_S.
+        """
+        path, deadline = self.settings["mined"], time.monotonic() + LATEST_S
+        while True:
+            try:
+                with np.load(path) as mined:
+                    if mined["iteration"] == iteration:
+                        found = mined["embeddings"], mined["negatives"]
+                        break
+                problem = f"was not mined in iteration {iteration}"
+            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                problem = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+            if time.monotonic() > deadline:
+                raise InputError(f"{path} {problem}: go on with --resume")
+            time.sleep(0.1)
+        self.batches.take(*found)
+
+    def backward(self, top, propagate_down, bottom):
+        """What is frozen has no gradient."""

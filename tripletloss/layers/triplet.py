@@ -1,0 +1,187 @@
+"""The layers that select triplets, and their loss."""
+
+import math
+
+import numpy as np
+
+from tripletloss.base import parallel
+from tripletloss.base.errors import InputError, NotFiniteError
+from tripletloss.core import sampling, triplets
+from tripletloss.layers.settings import SettingsLayer, check_labelled, rows_of
+
+
+def check_lengths(embeddings, layer):
+    """Raise InputError unless all rows (N, D) have length one, which distance-weighted selection is made for."""
+    lengths = np.linalg.norm(embeddings, axis=1)
+    if np.abs(lengths - 1).max() > 1e-3:
+        raise InputError(
+            f"{layer}: distance-weighted selection needs embeddings of length one, but one has "
+            f"{lengths[np.abs(lengths - 1).argmax()]:.3g}: let Norm2Layer come last, fc7, fc9_1, norm2"
+        )
+
+
+class SelectingLayer(SettingsLayer):
+    """What the layers that select triplets have in common.
+
+    With several processes and `gather`, each selects the same triplets among the embeddings of all of them, and takes
+    its own rows of the gradient. The processes' gradients are averaged later, so these are multiplied by their number.
+    """
+
+    keys = ("selection", "margin", "seed", "first_iteration", "gather")
+
+    def read_selection(self, **defaults):
+        """Take the settings; raises InputError."""
+        settings = self.read_settings(**defaults)
+        self.strategy, self.margin, self.seed, self.iteration, gather = (settings[key] for key in self.keys)
+        self.team = parallel.team() if gather else parallel.OneProcess()
+
+    def select(self, bottom):
+        """Select from bottoms embeddings and, by choice, labels. Keeps distances and selection.
+
+        Returns the embeddings (N, D) that were selected from. Raises NotFiniteError for embeddings that are not finite,
+        and InputError for a mini-batch that the selection is not made for.
+        """
+        embeddings = self.team.gather_rows(rows_of(bottom[0].data))
+        labels = self.team.gather_rows(bottom[1].data.ravel()) if len(bottom) == 2 else None
+        name = type(self).__name__
+        try:
+            self.distances = triplets.squared_distances(embeddings, np.float32)
+        except FloatingPointError as error:
+            raise NotFiniteError(f"{name}: {error}") from None
+        if self.strategy == "distance-weighted":
+            check_lengths(embeddings, name)
+        rng = sampling.random_stream(self.seed, sampling.NEGATIVES, self.iteration)
+        try:
+            self.selection = triplets.select(
+                self.strategy, self.distances, labels, self.margin, embeddings.shape[1], rng
+            )
+        except ValueError as error:
+            raise InputError(f"{name}: {error}") from None
+        self.iteration += 1
+        return embeddings
+
+    def pass_on(self, gradient, bottom):
+        """Assign the bottom's own rows of the gradient of all embeddings (N, D)."""
+        start = self.team.rank * len(bottom.data)
+        own = gradient[start : start + len(bottom.data)] * self.team.size
+        bottom.diff[...] = own.reshape(bottom.diff.shape)
+
+    def write_statistics(self, tops):
+        """The active share of the triplets, the mean d(a,p) and the mean d(a,n), into three tops."""
+        chosen, d = self.selection, self.distances
+        tops[0].data[...] = triplets.active_share(chosen, d, self.margin)
+        for top, others in ((tops[1], chosen.positives), (tops[2], chosen.negatives)):
+            top.data[...] = d[chosen.anchors, others].mean() if len(others) else 0
+
+
+class TripletSelectLayer(SelectingLayer):
+    """Select triplets among the embeddings of a mini-batch.
+
+    Bottoms: embeddings (N, ...), labels (N,). With embeddings alone, the selection is rank-paired.
+    Tops: anchors, positives, negatives (T, D), T changing from iteration to iteration and sometimes 0; and, by
+    choice, three numbers (): the active share of the triplets, the mean d(a,p) and the mean d(a,n).
+    param_str: selection (semi-hard | batch-hard | batch-all | distance-weighted | rank-paired), margin, seed, gather.
+    Example: "{selection: semi-hard, margin: 0.2}"
+    """
+
+    def setup(self, bottom, top):
+        """Check arity and settings; raises InputError."""
+        self.check_arity(
+            bottom, top, (1, 2), (3, 6), "embeddings and labels, and three tops, or six with the statistics"
+        )
+        self.read_selection(**({"selection": "rank-paired"} if len(bottom) == 1 else {}))
+        if len(bottom) == 1 and self.strategy != "rank-paired":
+            raise InputError(
+                f"TripletSelectLayer: selection {self.strategy} needs the labels: add `bottom: \"labels\"`"
+            )
+
+    def reshape(self, bottom, top):
+        """One row a top until forward knows how many triplets there are. Raises InputError for other bottoms."""
+        check_labelled(type(self).__name__, "embeddings", bottom)
+        for i in range(3):
+            top[i].reshape(1, math.prod(bottom[0].shape[1:]))
+        for i in range(3, len(top)):
+            top[i].reshape()
+
+    def forward(self, bottom, top):
+        """Select, and gather the rows. Raises InputError for embeddings that are not finite."""
+        embeddings, chosen = self.select(bottom), self.selection
+        for i, rows in enumerate((chosen.anchors, chosen.positives, chosen.negatives)):
+            top[i].reshape(len(rows), embeddings.shape[1])
+            top[i].data[...] = embeddings[rows]
+        if len(top) == 6:
+            self.write_statistics([top[i] for i in range(3, 6)])
+
+    def backward(self, top, propagate_down, bottom):
+        """Sum the triplets' gradients into the rows that they came from; every row is assigned."""
+        if propagate_down[0]:
+            rows = len(bottom[0].data) * self.team.size
+            diffs = (top[i].diff for i in range(3))
+            self.pass_on(triplets.scatter_gradients(self.selection, *diffs, rows), bottom[0])
+
+
+class BatchTripletLossLayer(SelectingLayer):
+    """TripletSelectLayer and TripletLossLayer in one, for large mini-batches: rows are not copied for each triplet.
+
+    Bottoms: embeddings (N, ...), labels (N,). Tops: the loss, (); and, by choice, TripletSelectLayer's three numbers.
+    param_str: as TripletSelectLayer's. Give the layer `loss_weight: 1`.
+    """
+
+    def setup(self, bottom, top):
+        """Check arity and settings; raises InputError."""
+        self.check_arity(bottom, top, (2,), (1, 4), "embeddings and labels, and one top, or four with the statistics")
+        self.read_selection()
+
+    def reshape(self, bottom, top):
+        """Every top is one number, of shape () as the losses of Caffe's own layers. Raises InputError."""
+        check_labelled(type(self).__name__, "embeddings", bottom)
+        for i in range(len(top)):
+            top[i].reshape()
+
+    def forward(self, bottom, top):
+        """triplets.selected_loss; its gradient is kept. Raises InputError for embeddings that are not finite."""
+        embeddings = self.select(bottom)
+        top[0].data[...], self.gradient = triplets.selected_loss(
+            embeddings, self.distances, self.selection, self.margin
+        )
+        if len(top) == 4:
+            self.write_statistics([top[i] for i in range(1, 4)])
+
+    def backward(self, top, propagate_down, bottom):
+        """The gradient, times the top diff."""
+        if propagate_down[0]:
+            self.pass_on(self.gradient * top[0].diff, bottom[0])
+
+
+class TripletLossLayer(SettingsLayer):
+    """FaceNet's triplet loss, see triplets.triplet_loss. Give the layer `loss_weight: 1`: Caffe sets none by itself.
+
+    Bottoms: anchors, positives, negatives (T, ...), T may be 0. Top: the loss, (), as Caffe's own losses are.
+    param_str: margin, a squared distance. Example: "{margin: 0.2}"
+    """
+
+    keys = ("margin",)
+
+    def setup(self, bottom, top):
+        """Check arity and settings; raises InputError."""
+        self.check_arity(bottom, top, (3,), (1,), "anchors, positives and negatives, and one top")
+        self.margin = self.read_settings()["margin"]
+
+    def reshape(self, bottom, top):
+        """Raises InputError if the bottoms differ in shape."""
+        shapes = [tuple(bottom[i].shape) for i in range(3)]
+        if len(set(shapes)) > 1:
+            raise InputError(f"TripletLossLayer: anchors, positives and negatives differ in shape: {shapes}")
+        top[0].reshape()
+
+    def forward(self, bottom, top):
+        """triplets.triplet_loss."""
+        self.rows = [rows_of(bottom[i].data) for i in range(3)]
+        top[0].data[...], self.active = triplets.triplet_loss(*self.rows, self.margin)
+
+    def backward(self, top, propagate_down, bottom):
+        """triplets.triplet_loss_gradients, times the top diff."""
+        diffs = triplets.triplet_loss_gradients(*self.rows, self.active, top[0].diff)
+        for i in range(3):
+            if propagate_down[i]:
+                bottom[i].diff[...] = diffs[i].reshape(bottom[i].diff.shape)
