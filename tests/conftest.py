@@ -1,8 +1,10 @@
 """A small data set, a tiny net and config files, for tests that run real Caffe."""
 
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -117,3 +119,14 @@ def run_train(folder, *arguments, config="config.py"):
     command = [sys.executable, str(ROOT / "train.py"), "--config", str(folder / config), *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GLOG_")}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder, env=environment)
+
+
+def _chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def empty_png(side):
+    """A black picture of `side` pixels a side, a bit each: 109 KB for 30,000."""
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes((1 + side // 8) * side), 9)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")

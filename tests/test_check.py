@@ -114,7 +114,7 @@ def test_a_deploy_net_whose_layer_differs_is_an_error(project):
 def test_broken_images_are_an_error_at_the_start_or_are_counted(project):
     path = project / "images" / "person2@1.jpg"
     path.write_bytes(path.read_bytes()[:300])
-    refused(run_train(project, "--check"), "person2@1.jpg is cut off: restore it or take it off the list, or set BROKEN_IMAGES to 'skip'")
+    refused(run_train(project, "--check"), "is cut off: replace it, or leave it out, or set BROKEN_IMAGES to 'skip'")
     (project / "images" / "person3@1.jpg").unlink()
     said = advice(project, BROKEN_IMAGES="skip")
     assert "2 images cannot be read and are skipped" in said

@@ -1,7 +1,9 @@
 """Files from a stranger: they run no code, reach no file outside of the folders named, and end in a sentence at worst."""
 
 import os
+import struct
 import sys
+import zlib
 
 import cv2
 import h5py
@@ -10,12 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import TINY_CONFIG, TINY_NET, run_train, write_config
+from tests.conftest import TINY_CONFIG, TINY_NET, empty_png, run_train, write_config
 from tests.test_train import refused, replace
 from tripletloss import config, layers
 from tripletloss.base import process
 from tripletloss.base.errors import InputError
 from tripletloss.data import images
+from tripletloss.data.headers import size_of
 from tripletloss.dataset import read_list
 from tripletloss.evaluate import read_pairs
 from tripletloss.extract import load
@@ -150,10 +153,92 @@ def test_images(content):
     only_input_errors(images.decode, content, "here")
 
 
-def test_a_small_image_that_asks_for_gigabytes_is_refused():
-    header = b"P6\n60000 60000\n255\n" + b"x" * 100
+@pytest.mark.parametrize("kind", [".jpg", ".png", ".bmp", ".webp", ".tiff", ".ppm", ".pgm"])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 200), (300, 7), (129, 64)])
+def test_the_size_in_the_header_is_that_of_the_picture(kind, shape):
+    picture = np.random.default_rng(0).integers(0, 255, shape if kind == ".pgm" else (*shape, 3), np.uint8)
+    content = cv2.imencode(kind, picture)[1].tobytes()
+    assert size_of(content) == shape[::-1]
+    assert images.decode(content, "here").shape[:2] == shape
+    if kind == ".webp":
+        assert size_of(cv2.imencode(kind, picture, [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes()) == shape[::-1]  # lossless
+    if kind == ".jpg":
+        assert size_of(cv2.imencode(kind, picture, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()) == shape[::-1]
+
+
+@MANY
+@given(content=st.one_of([mutated(good) for good in GOOD_IMAGES]))
+def test_opencv_decodes_no_more_pixels_than_the_header_says(content):
+    size = size_of(content)
+    picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    if size and picture is not None:
+        assert picture.shape[0] * picture.shape[1] <= size[0] * size[1]
+
+
+def empty_tiff(side, first_width):
+    """A black picture that has two tags for its width: OpenCV's decoder goes by the first, others by the last."""
+    pixels = zlib.compress(bytes(side * side), 9)
+    tags = [
+        (256, first_width), (256, 10), (257, side), (258, 8), (259, 8), (262, 1), (273, 146), (277, 1), (278, side),
+        (279, len(pixels)), (284, 1),
+    ]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + pixels
+
+
+def test_a_header_with_two_sizes_counts_as_the_larger():
+    assert cv2.imdecode(np.frombuffer(empty_tiff(64, 64), np.uint8), cv2.IMREAD_COLOR).shape == (64, 64, 3)
+    assert size_of(empty_tiff(64, 64)) == (64, 64)
+    with pytest.raises(InputError, match="has 20000 x 20000 pixels"):
+        images.decode(empty_tiff(20000, 20000), "here")
+
+
+PATCHES = {  # format -> for each of width and height, where the header has it and how
+    ".png": [(16, ">I"), (20, ">I")], ".bmp": [(18, "<i"), (22, "<i")], ".jpg": [(-2, ">H"), (-4, ">H")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PATCHES)
+def test_an_image_whose_header_claims_too_many_pixels_is_not_decoded(kind):
+    content = bytearray(cv2.imencode(kind, np.zeros((9, 9, 3), np.uint8))[1].tobytes())
+    for at, form in PATCHES[kind]:
+        at = content.index(b"\xff\xc0") + 9 + at if at < 0 else at
+        content[at : at + struct.calcsize(form)] = struct.pack(form, 30000)
+    with pytest.raises(InputError, match="has 30000 x 30000 pixels, and 134217728 are the most"):
+        images.decode(bytes(content), "here")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"P6\n60000 60000\n255\n", b"P5 # 9 9\n60000\n#\n60000 255\n",
+        b"RIFF\0\0\0\0WEBPVP8X\n\0\0\0\0\0\0\0" + (59999).to_bytes(3, "little") * 2,
+        b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 2) + b"".join(struct.pack("<HHQQ", tag, 4, 1, 60000) for tag in (256, 257)),
+        b"MM\0*" + struct.pack(">IH", 8, 2) + b"".join(struct.pack(">HHII", tag, 4, 1, 60000) for tag in (256, 257)),
+    ],
+)  # fmt: skip
+def test_every_format_has_the_limit(header):
+    with pytest.raises(InputError, match="has 60000 x 60000 pixels"):
+        images.decode(header + b"x" * 100, "here")
+
+
+@pytest.mark.parametrize("content", [b"#?RADIANCE\n", b"\x76\x2f\x31\x01", b"GIF89a\xff\xff\xff\xff", b"\x59\xa6\x6a\x95"])
+def test_formats_whose_headers_are_not_read_are_not_decoded(content):
     with pytest.raises(InputError, match="is no image that can be decoded"):
-        images.decode(header, "here")
+        images.decode(content + b"x" * 100, "here")
+
+
+def test_a_data_worker_refuses_a_picture_of_gigabytes(project):
+    (project / "images" / "person0@0.jpg").write_bytes(empty_png(30000))
+    write_config(project, WORKERS=2)
+    refused(run_train(project, "--stage", "softmax"), "person0@0.jpg has 30000 x 30000 pixels")
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "pipe"])
+def test_an_image_that_is_no_regular_file_is_refused(tmp_path, path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"cannot be read \(it is not a regular file"):
+        images.read_image(tmp_path / path)
 
 
 @pytest.mark.parametrize("name", ["../images/person0@0.jpg", "/etc/hostname", "  /etc/hostname", "a/../../person0@0.jpg"])

@@ -14,7 +14,7 @@ from skimage.data import astronaut
 from skimage.transform import SimilarityTransform, warp
 from sklearn.cluster import AgglomerativeClustering
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, empty_png
 from tripletloss import detect
 from tripletloss.base.errors import InputError
 from tripletloss.deploy.onnx_model import Model
@@ -129,6 +129,7 @@ def test_one_command_tells_who_is_the_same_person_in_two_photos(tmp_path, model)
 def test_what_cannot_be_verified_is_told(tmp_path, model):
     face = SAMPLE / "face2000@00.jpg"
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((100, 100, 3), 120, np.uint8))
+    (tmp_path / "huge.png").write_bytes(empty_png(30000))
     bare = onnx.load(str(model))
     kept = {one.key: one.value for one in bare.metadata_props if not one.key.startswith("threshold")}
     onnx.helper.set_model_props(bare, kept)
@@ -138,6 +139,7 @@ def test_what_cannot_be_verified_is_told(tmp_path, model):
     for arguments, sentence in [
         ((model, face, tmp_path / "grey.png"), f"no face found in {tmp_path}/grey.png"),
         ((model, face, ROOT / "README.md"), "README.md is no image that can be decoded"),
+        ((model, face, tmp_path / "huge.png"), "huge.png has 30000 x 30000 pixels"),
         ((tmp_path / "none.onnx", face, face), "none.onnx is not there or no ONNX model"),
         ((ROOT / "README.md", face, face), "README.md is not there or no ONNX model"),
         ((tmp_path / "bare.onnx", face, face), "bare.onnx has no threshold (pairs that it was measured on: not known): give one with"),

@@ -1,8 +1,25 @@
 """Files that are whole or not there, whenever the machine stops; and what tells one from another."""
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
+
+MOST_BYTES = 2**30  # of a file that is read at once
+
+
+def read_file(path, most=MOST_BYTES):
+    """The bytes of a file. Raises OSError, also where it is no regular file, or has more than `most` bytes."""
+    found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(found.st_mode):  # a device never ends, and a pipe may have nobody at its other end
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
+    if found.st_size > most:
+        raise OSError(errno.EFBIG, f"it has {found.st_size} bytes, and {most} are the most that are read", path)
+    with open(path, "rb") as file:
+        return file.read(most)
 
 
 def write_whole(path, content):

@@ -1,16 +1,16 @@
 """Pixels: read an image, augment it, and make the blob that a net takes."""
 
-import os
 import re
 from typing import NamedTuple
-
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))  # a small file can ask for gigabytes; read on import
 
 import cv2
 import numpy as np
 
 from tripletloss.base.errors import InputError
+from tripletloss.base.files import read_file
+from tripletloss.data.headers import size_of
 
+MOST_PIXELS = 2**27  # of an image; as many take 400 MB
 COARSEST = 0.25  # share of the side that the fewest pixels of coarse images are
 JPEG_START = b"\xff\xd8"
 # A marker that begins a segment, or ends the picture; not the stuffed bytes and restart markers of compressed data.
@@ -21,7 +21,8 @@ BGR_TO_LUMA = np.array([0.114, 0.587, 0.299], np.float32)  # ITU-R BT.601
 def read_image(path):
     """Decode an image file to (H, W, 3) uint8, BGR. A grey image gives three equal channels.
 
-    Raises InputError if the file cannot be read, is no image that OpenCV knows, or is cut off.
+    Raises InputError if the file cannot be read, is no image of a known format, is cut off, or has more than
+    MOST_PIXELS pixels.
     """
     return decode(read_bytes(path), path)
 
@@ -29,25 +30,28 @@ def read_image(path):
 def read_bytes(path):
     """The content of an image file; raises InputError if it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return read_file(path)
     except OSError as error:
-        raise InputError(
-            f"the image {path} cannot be read ({error.strerror}): restore it or take it off the list"
-        ) from None
+        raise InputError(f"the image {path} cannot be read ({error.strerror}): replace it, or leave it out") from None
 
 
 def decode(data, path):
     """read_image from the file's content; path: what an error names."""
+    size = size_of(data)
+    if size and size[0] * size[1] > MOST_PIXELS:
+        raise InputError(
+            f"the image {path} has {size[0]} x {size[1]} pixels, and {MOST_PIXELS} are the most that are read: "
+            "make it smaller, or leave it out"
+        )
     # Older OpenCV decodes a cut-off JPEG to a picture that is grey from there on, so its end is looked for here.
     cut_off = data.startswith(JPEG_START) and not _has_jpeg_end(data)
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data and not cut_off else None
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if size and not cut_off else None
     except cv2.error:
         image = None
     if image is None:
         what = "is cut off" if cut_off else "is empty" if not data else "is no image that can be decoded, or is cut off"
-        raise InputError(f"the image {path} {what}: restore it or take it off the list")
+        raise InputError(f"the image {path} {what}: replace it, or leave it out")
     return image
 
 

@@ -69,8 +69,7 @@ def cache_key(cut, weights, images, settings):
         except OSError as error:
             if settings["BROKEN_IMAGES"] == "stop":
                 raise InputError(
-                    f"the image {images.path(number)} cannot be read ({error.strerror}): restore it or take it off the "
-                    "list"
+                    f"the image {images.path(number)} cannot be read ({error.strerror}): replace it, or leave it out"
                 ) from None
             total.update(f"\0{name}\0broken".encode())
     return total.hexdigest()[:24]
