@@ -3,6 +3,7 @@
 import os
 import struct
 import sys
+import time
 import zlib
 
 import cv2
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import TINY_CONFIG, TINY_NET, empty_png, run_train, write_config
 from tests.test_train import refused, replace
-from tripletloss import config, layers
+from tripletloss import config, export, layers
 from tripletloss.base import process
 from tripletloss.base.errors import InputError
 from tripletloss.data import images
@@ -89,6 +90,47 @@ def test_prototxts(tmp_path, content):
         nets.check_files(net, path, [])
 
     only_input_errors(read)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("layer { name: 'a' }\n" + "layer {" * 20_000, "line 2: this is 51 levels deep"),
+        ("x: " + "[" * 20_000, "line 1: this is 51 levels deep"),
+        ('layer { name: "x" type: "ReLU" }\n' * 1_000_000, "has more than 10000 layers"),
+        ("layer { x { " + "dim: 1 " * 1_000_000 + "} }", "or 200000 values"),
+    ],
+)
+@pytest.mark.parametrize("read", [nets.read_net, lambda path: export.read_deploy(path, "x")])
+def test_a_prototxt_that_is_too_deep_or_too_long_is_refused_at_once(tmp_path, text, sentence, read):
+    path = tmp_path / "net.prototxt"
+    path.write_text(text)
+    start = time.perf_counter()
+    with pytest.raises(InputError, match=sentence):
+        read(str(path))
+    assert time.perf_counter() - start < 10  # it was 80 s; now it is less than one
+
+
+def test_braces_in_comments_and_texts_are_no_levels(tmp_path):
+    (tmp_path / "net.prototxt").write_text("# " + "{" * 99 + '\nlayer { name: "' + "{" * 99 + "\\\"{\" type: '" + "[" * 99 + "' }")
+    [layer] = nets.read_net(str(tmp_path / "net.prototxt")).layer
+    assert layer.name == "{" * 99 + '"{' and layer.type == "[" * 99
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: read_list(path, "."), config.load, lambda path: read_pairs(path, "."), nets.read_net,
+        caffemodel.weight_shapes, images.read_image,
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/dev/zero", "pipe", "large"])
+def test_what_never_ends_or_is_too_large_is_not_read(tmp_path, read, path):
+    os.mkfifo(tmp_path / "pipe")
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(2**40)  # a hole, which takes no room on the disk
+    with pytest.raises(InputError, match=r"cannot be read.*\((it is not a regular file|it has 1099511627776 bytes)"):
+        read(str(tmp_path / path))
 
 
 def weights():
@@ -234,11 +276,6 @@ def test_a_data_worker_refuses_a_picture_of_gigabytes(project):
     refused(run_train(project, "--stage", "softmax"), "person0@0.jpg has 30000 x 30000 pixels")
 
 
-@pytest.mark.parametrize("path", ["/dev/zero", "pipe"])
-def test_an_image_that_is_no_regular_file_is_refused(tmp_path, path):
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match=r"cannot be read \(it is not a regular file"):
-        images.read_image(tmp_path / path)
 
 
 @pytest.mark.parametrize("name", ["../images/person0@0.jpg", "/etc/hostname", "  /etc/hostname", "a/../../person0@0.jpg"])

@@ -13,9 +13,11 @@ from typing import NamedTuple
 
 from tripletloss.base.command import launched
 from tripletloss.base.errors import InputError
+from tripletloss.base.files import read_file
 from tripletloss.core.sampling import BATCHES
 from tripletloss.core.triplets import STRATEGIES
 
+MOST_BYTES = 2**20  # of a config file
 STAGES = ("softmax", "triplet")
 REQUIRED = object()
 LARGEST = 2**31 - 1  # of whole numbers, as Caffe keeps them
@@ -254,8 +256,7 @@ def load(path):
 def _parse(path):
     """The text of a config file and its syntax tree. A byte order mark is passed over. Raises InputError."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            text = file.read()
+        text = read_file(path, MOST_BYTES).decode("utf-8-sig")
         return text, ast.parse(text, path)
     except OSError as error:
         raise InputError(f"the config file {path} cannot be read ({error.strerror})") from None

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from tripletloss import config
 from tripletloss.base import command
 from tripletloss.base.errors import InputError
-from tripletloss.base.files import write_whole
+from tripletloss.base.files import read_file, write_whole
 from tripletloss.data.images import read_image
 
 PROJECT_CONFIG = os.path.join(config.PROJECT, "config.py")
@@ -56,8 +56,7 @@ def read_list(source, folder, must_exist=True):
     two identities, an image that is listed twice, a missing image.
     """
     try:
-        with open(source, encoding="utf-8-sig") as file:
-            lines = file.read().splitlines()
+        lines = read_file(source).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the list file {source} cannot be read ({_reason(error)}): check its path") from None
     names, labels, label_of, identity_of, line_of, twice = [], [], {}, {}, {}, []

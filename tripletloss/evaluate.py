@@ -13,6 +13,7 @@ from tabulate import tabulate
 from tripletloss import config
 from tripletloss.base import command
 from tripletloss.base.errors import InputError, MissingLayersError
+from tripletloss.base.files import read_file
 from tripletloss.base.parallel import join
 from tripletloss.core import metrics
 from tripletloss.dataset import ImageList, leaves_folder, notes_on_trained
@@ -40,10 +41,10 @@ def read_pairs(source, folder):
     folder/name/name_000n.jpg. Raises InputError, naming the line, for what does not fit and for missing images.
     """
     try:
-        with open(source, encoding="utf-8") as file:
-            lines = [line.split() for line in file.read().splitlines()]
+        lines = [line.split() for line in read_file(source).decode("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the pairs file {source} cannot be read ({error}): check --pairs") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"the pairs file {source} cannot be read ({reason}): check --pairs") from None
     if not lines or not 1 <= len(lines[0]) <= 2 or not all(word.isdigit() for word in lines[0]):
         raise InputError(f"{source}, line 1: it must hold the number of folds and of pairs a fold: `10 300`")
     folds = int(lines[0][0]) if len(lines[0]) == 2 else 1

@@ -7,11 +7,13 @@ import onnx
 import onnxruntime
 from google.protobuf.message import DecodeError
 from onnx import numpy_helper
-from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf
 
 from tripletloss.base.errors import InputError
+from tripletloss.base.files import read_file
 
 BATCH_SIZE = 32
+MOST_BYTES = 2**31 - 1  # protobuf's
 
 
 class Model:
@@ -24,12 +26,10 @@ class Model:
         """
         self.name = name or str(source)
         try:
-            if isinstance(source, bytes):
-                loaded = onnx.load_model_from_string(source)
-            else:
-                loaded = onnx.load_model(source, load_external_data=False)
-            self.session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
-        except (OSError, DecodeError, Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile):
+            content = source if isinstance(source, bytes) else read_file(source, MOST_BYTES)
+            loaded = onnx.load_model_from_string(content)
+            self.session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        except (OSError, DecodeError, Fail, InvalidArgument, InvalidGraph, InvalidProtobuf):
             raise InputError(f"{self.name} is not there or no ONNX model: make one with tripletloss.export") from None
         for parameter in loaded.graph.initializer:
             if not np.isfinite(numpy_helper.to_array(parameter)).all():

@@ -5,6 +5,7 @@ numbers, types and defaults are those of src/caffe/proto/caffe.proto (BVLC Caffe
 """
 
 import math
+import re
 
 import h5py
 import numpy as np
@@ -12,8 +13,14 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from google.protobuf.message import DecodeError
 
 from tripletloss.base.errors import InputError
+from tripletloss.base.files import read_file
 from tripletloss.base.process import read_hdf5
 
+# A prototxt's comments, strings, and what begins or ends a message or a list, or gives a field its value.
+TOKENS = re.compile(r"""#[^\n]*|"(?:[^"\\\n]|\\.)*"?|'(?:[^'\\\n]|\\.)*'?|[][{}<>:]""")
+OPENING, CLOSING = "{<[", "}>]"
+MOST_WEIGHT_BYTES = 2**31 - 1  # protobuf's
+MOST_LEVELS, MOST_MESSAGES, MOST_VALUES = 50, 10_000, 200_000
 ENGINE = "DEFAULT|CAFFE|CUDNN"
 # Message -> its fields, a line each: number, name, type (* for many), default. A type with | lists an enumeration's
 # values; they count from 0, or from the number before a colon.
@@ -103,14 +110,15 @@ NetParameter = _classes()["NetParameter"]
 def read_prototxt(path, message, allow_unknown=False):
     """Parse a prototxt into a message, an empty NetParameter or SolverParameter, and return it.
 
-    Raises InputError with line and column for a syntax error or, unless those are allowed, an unknown field.
+    Raises InputError with line and column for a syntax error or, unless those are allowed, an unknown field; and for
+    a file that is too deep or too long to parse.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
+        text = read_file(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"the prototxt {path} cannot be read ({reason}): check its path") from None
+    _check_extent(text, path)
     try:
         return text_format.Parse(text, message, allow_unknown_field=allow_unknown)
     except text_format.ParseError as error:
@@ -118,6 +126,28 @@ def read_prototxt(path, message, allow_unknown=False):
         where = f", line {line}, column {column}" if line else ""
         reason = str(error).removeprefix(f"{line}:{column} : ")
         raise InputError(f"{path}{where}: {reason}") from None
+
+
+def _check_extent(text, path):
+    """Raise InputError for a prototxt with more levels, messages or values than any net's.
+
+    protobuf's parser for text calls itself on each level, and takes a second for 10,000 messages.
+    """
+    depth = messages = values = 0
+    for token in TOKENS.finditer(text):
+        values += token[0] == ":"
+        if token[0] in OPENING:
+            depth += 1
+            messages += depth == 1
+        elif token[0] in CLOSING:
+            depth -= 1
+        if depth > MOST_LEVELS:
+            line = text.count("\n", 0, token.start()) + 1
+            raise InputError(f"{path}, line {line}: this is {depth} levels deep, and nets have four: close the braces")
+        if messages > MOST_MESSAGES or values > MOST_VALUES:
+            raise InputError(
+                f"{path} has more than {MOST_MESSAGES} layers or {MOST_VALUES} values, which are the most that are read"
+            )
 
 
 def made_by(net, blob):
@@ -175,15 +205,15 @@ def _parameters(path):
                     for number in range(len(layer)):
                         yield name, np.asarray(layer[str(number)], np.float32)
         else:
-            with open(path, "rb") as file:
-                net = NetParameter.FromString(file.read())
+            net = NetParameter.FromString(read_file(path, MOST_WEIGHT_BYTES))
             for layer in net.layer or net.layers:
                 for blob in layer.blobs:
                     yield layer.name, _values_of(blob)
     except FileNotFoundError:
         raise InputError(f"there are no weights {path}: check WEIGHTS, or train the stage before") from None
     except OSError as error:
-        raise InputError(f"the weights {path} cannot be read ({error}): check WEIGHTS") from None
+        reason = error.strerror or error
+        raise InputError(f"the weights {path} cannot be read ({reason}): check WEIGHTS") from None
     except (DecodeError, KeyError, AttributeError, TypeError, ValueError, RuntimeError, MemoryError):  # most by h5py
         raise InputError(f"{path} is not a caffemodel, or is cut off: fetch or train it again") from None
 
