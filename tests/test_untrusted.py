@@ -1,5 +1,6 @@
 """Files from a stranger: they run no code, reach no file outside of the folders named, and end in a sentence at worst."""
 
+import contextlib
 import os
 import struct
 import sys
@@ -212,9 +213,9 @@ def test_the_size_in_the_header_is_that_of_the_picture(kind, shape):
 @given(content=st.one_of([mutated(good) for good in GOOD_IMAGES]))
 def test_opencv_decodes_no_more_pixels_than_the_header_says(content):
     size = size_of(content)
-    picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    if size and picture is not None:
-        assert picture.shape[0] * picture.shape[1] <= size[0] * size[1]
+    with contextlib.suppress(cv2.error):
+        picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        assert not size or picture is None or picture.shape[0] * picture.shape[1] <= size[0] * size[1]
 
 
 def empty_tiff(side, first_width):
