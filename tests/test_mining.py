@@ -7,6 +7,7 @@ import time
 import caffe
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 from tests.conftest import run_train, write_config
 from tests.test_features import losses, softmax, triplet  # noqa: F401 (softmax is a fixture)
@@ -39,6 +40,30 @@ def test_hardest_negatives_equal_a_plain_loop(identities, block, monkeypatch):
             if labels[other] != labels[image]:
                 nearest[labels[other]] = min(nearest.get(labels[other], (np.inf, 0)), (distance, other))
         assert list(row) == [other for _, other in sorted(nearest.values())[:identities]]
+
+
+def test_the_nearest_of_many_identities_are_found_in_their_order():
+    rng = np.random.default_rng(2)
+    labels, x = rng.permutation(np.repeat(np.arange(600), 2)), rng.normal(size=(1200, 4)).astype(np.float32)
+    lengths = cdist(x, x)
+    lengths[labels[:, None] == labels] = np.inf
+    for identities in (1, 4, 40):
+        found = hardest_negatives(x, labels, identities)
+        for image, row in list(enumerate(found))[::20]:
+            firsts, seen = [], set()
+            for other in np.argsort(lengths[image]):
+                if len(firsts) < identities and labels[other] not in seen:
+                    firsts.append(other)
+                    seen.add(labels[other])
+            assert row.tolist() == firsts
+
+
+def test_of_equally_near_images_of_an_identity_the_first_of_the_list_is_taken():
+    labels = np.random.default_rng(3).permutation(np.repeat(np.arange(3), 30))
+    x = np.repeat([[1.0], [-1], [0]], 30, axis=0)[np.argsort(np.argsort(labels, kind="stable"))]  # copies, identity by identity
+    firsts = [int(np.flatnonzero(labels == label)[0]) for label in range(3)]
+    for label, row in zip(labels, hardest_negatives(x, labels, 2), strict=True):
+        assert set(row.tolist()) == set(firsts) - {firsts[label]}
 
 
 def test_negatives_are_found_far_from_the_origin_and_refused_where_not_finite():

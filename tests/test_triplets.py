@@ -38,6 +38,31 @@ def test_distances_of_near_duplicates_far_from_the_origin_are_kept():
     np.testing.assert_allclose(triplets.squared_distances(x)[0], [0, 0.125**2, 0.25**2], rtol=1e-6)
 
 
+def test_distances_of_near_duplicates_are_kept_where_each_dimension_lies_elsewhere():
+    x = np.array([1e6, -1e6]) / 3 + np.array([[0, 0], [0.125, 0], [0, 0.25]])
+    expected = np.array([[0, 1, 4], [1, 0, 5], [4, 5, 0]]) / 64
+    np.testing.assert_allclose(triplets.squared_distances(x), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_no_distance_is_negative_and_those_of_rows_to_themselves_are_zero(dtype):
+    x = np.repeat(np.random.default_rng(0).normal(size=(40, 64)), 5, axis=0).astype(dtype)  # rounding hits copies both ways
+    d = triplets.squared_distances(x, dtype)
+    assert d.min() == 0 and not d.diagonal().any() and d.max() > 100
+    for numbers, rows in triplets.distance_blocks(x, np.arange(0, 200, 3)):
+        assert rows.min() == 0 and not rows[np.arange(len(numbers)), numbers].any() and rows.max() > 100
+
+
+@pytest.mark.parametrize("block", [1, 40, 10**6])
+def test_distances_in_blocks_equal_scikit_learns(block, monkeypatch):
+    monkeypatch.setattr(triplets, "BLOCK_ENTRIES", block)
+    x, _ = make_batch()
+    rows = np.array([3, 0, 13, 7, 8])
+    numbers, distances = zip(*triplets.distance_blocks(x, rows), strict=True)
+    np.testing.assert_array_equal(np.concatenate(numbers), rows)
+    np.testing.assert_allclose(np.concatenate(distances), pairwise_distances(x.astype(float))[rows] ** 2, atol=1e-9)
+
+
 def test_distances_in_single_precision_are_good_to_a_millionth():
     x, _ = norm.l2_normalize(np.random.default_rng(0).normal(size=(300, 64)).astype(np.float32))
     found = triplets.squared_distances(x, np.float32)
@@ -86,6 +111,31 @@ def test_batch_hard_equals_a_plain_loop(seed):
     assert as_set(triplets.batch_hard(d, labels, 0.2)) == expected
 
 
+def test_batch_hard_keeps_anchors_whose_positives_are_exact_copies():
+    x = np.array([[0.0, 0], [0, 0], [3, 4], [3, 4], [3, 4]])
+    selection = triplets.batch_hard(triplets.squared_distances(x), np.array([0, 0, 1, 1, 1]), 0.2)
+    assert list(selection.anchors) == [0, 1, 2, 3, 4] and selection.considered == 5
+    assert list(selection.positives[:2]) == [1, 0] and (selection.positives[2:] != selection.anchors[2:]).all()
+    assert (selection.positives[2:] >= 2).all() and (selection.negatives[:2] >= 2).all() and (selection.negatives[2:] < 2).all()
+
+
+def test_limits_are_open_by_hand():
+    """Rows 0 and 1 are one identity, at distance 1 of each other; the others are alone."""
+    d = np.full((5, 5), 9.0)
+    d[0, 1] = d[1, 0] = 1
+    d[0, 2:], d[1, 2:] = (1, 1.5, 1.25), (1.5, 1, 4)  # the positive's own distance, the end of the band, inside
+    labels = np.array([0, 0, 1, 2, 3])
+    assert as_set(triplets.semi_hard(d, labels, 0.5)) == {(0, 1, 4)}
+    everything = triplets.batch_all(d, labels, 0.5)  # a negative at the end of the band has no loss
+    assert as_set(everything) == {(0, 1, 2), (0, 1, 4), (1, 0, 3)} and everything.considered == 6
+    at_the_end = triplets.Selection(np.array([0, 1]), np.array([1, 0]), np.array([3, 2]), np.ones(2, bool), 2)
+    assert triplets.active_share(at_the_end, d, 0.5) == 0
+    loss, gradient = triplets.selected_loss(np.eye(5), d, at_the_end, 0.5)
+    assert loss == 0 and not gradient.any()
+    learning = at_the_end._replace(learns=np.array([True, False]))
+    assert triplets.active_share(learning, d, 0.75) == 0.5
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("block", [1, 10**6])
 def test_batch_all_equals_a_plain_loop(seed, block, monkeypatch):
@@ -109,6 +159,21 @@ def test_rank_paired_by_hand():
     selection = triplets.rank_paired(triplets.squared_distances(x), None, 0.2)
     assert list(selection.positives) == [3, 2] and list(selection.negatives) == [4, 5]
     assert list(selection.learns) == [False, True]
+
+
+def test_rank_paired_of_three_rows_and_of_equal_distances():
+    x = np.array([[0.0], [1], [2]])
+    selection = triplets.rank_paired(triplets.squared_distances(x), None, 0.2)
+    assert as_set(selection) == {(0, 1, 2)} and list(selection.learns) == [True] and selection.considered == 1
+    x[2] = -1
+    assert list(triplets.rank_paired(triplets.squared_distances(x), None, 0.2).learns) == [False]
+
+
+def test_rank_paired_takes_equal_distances_in_the_order_of_the_rows():
+    d = np.tile(np.random.default_rng(0).integers(1, 4, 600).astype(float), (600, 1))
+    selection = triplets.rank_paired(d, None, 0.2)
+    assert selection.positives.tolist() == sorted(range(200, 400), key=lambda row: (-d[0, row], row))
+    assert selection.negatives.tolist() == sorted(range(400, 600), key=lambda row: (-d[0, row], row))
 
 
 def test_rank_paired_refuses_a_batch_that_has_no_three_parts():
@@ -186,6 +251,39 @@ def test_an_anchor_whose_negatives_all_lie_beyond_the_cut_off_gives_no_distance_
     assert len(far.anchors) == 0 and far.considered == 4
 
 
+def test_anchors_far_from_all_others_draw_as_evenly_as_those_with_near_negatives():
+    """In many dimensions the weights of near negatives are e^260 times those of far ones; each anchor has its own."""
+    labels = np.repeat(np.arange(4), 2)
+    d = np.full((8, 8), 1.39**2)  # identities 2 and 3 are far from all
+    d[:4, :4] = 0.5**2
+    for group in range(4):
+        d[2 * group : 2 * group + 2, 2 * group : 2 * group + 2] = 0
+    drawn = np.zeros((8, 8), int)
+    with np.errstate(all="raise", under="ignore"):
+        for seed in range(300):
+            chosen = triplets.distance_weighted(d, labels, 256, np.random.default_rng(seed))
+            np.add.at(drawn, (chosen.anchors, chosen.negatives), 1)
+    expected = np.zeros((8, 8))
+    expected[:2, 2:4] = expected[2:4, :2] = 150
+    expected[4:6, [0, 1, 2, 3, 6, 7]] = expected[6:, :6] = 50
+    assert (np.abs(drawn - expected) <= 0.4 * expected).all()
+
+
+def test_every_anchor_draws_by_itself():
+    """Twenty copies of a point, all with the same ten negatives: one call draws them all."""
+    d = np.zeros((30, 30))
+    d[:20, 20:] = d[20:, :20] = d[20:, 20:] = 1
+    chosen = triplets.distance_weighted(d, np.repeat([0, *range(1, 11)], [20] + [1] * 10), 8, np.random.default_rng(0))
+    assert set(chosen.negatives) == set(range(20, 30)) and len(chosen.anchors) == 20 * 19
+
+
+def test_a_negative_at_the_very_cut_off_is_not_drawn_and_an_opposite_one_does_no_harm():
+    d = np.array([[0, 0, triplets.CUT_OFF_DISTANCE**2, 4, 1.9], [0, 0, 4, 4, 4], *[[9.0] * 5] * 3])
+    with np.errstate(all="raise"):
+        chosen = triplets.distance_weighted(d, np.array([0, 0, 1, 2, 3]), 256, np.random.default_rng(0))
+    assert as_set(chosen) == {(0, 1, 4)} and chosen.considered == 2
+
+
 @pytest.mark.parametrize("name", ["semi-hard", "batch-hard", "batch-all", "distance-weighted"])
 @pytest.mark.parametrize("labels", [[1, 1, 1], [0, 1, 2], [7]])
 def test_batches_without_triplets_give_an_empty_selection(name, labels):
@@ -224,6 +322,25 @@ def test_loss_without_triplets_is_zero():
     assert all(g.shape == (0, 3) for g in triplets.triplet_loss_gradients(none, none, none, active, 1.0))
 
 
+def test_loss_and_gradients_of_one_triplet_by_hand():
+    a, p, n = np.zeros((1, 2), np.float32), np.array([[1, 0]], np.float32), np.array([[0, 1]], np.float32)
+    loss, active = triplets.triplet_loss(a, p, n, 0.5)
+    assert loss == 0.25 and list(active) == [True]
+    gradients = triplets.triplet_loss_gradients(a, p, n, active, 1.0)
+    assert [gradient.tolist() for gradient in gradients] == [[[-1, 1]], [[1, 0]], [[0, -1]]]
+    assert {gradient.dtype for gradient in gradients} == {np.dtype(np.float32)}
+    x = np.concatenate([a, p, n])
+    one = triplets.Selection(*np.array([[0], [1], [2]]), np.ones(1, bool), 1)
+    assert triplets.selected_loss(x, triplets.squared_distances(x), one, 0.5)[0] == 0.25
+    assert triplets.selected_loss(x, triplets.squared_distances(x), one, 0.5)[1].tolist() == [[-1, 1], [1, 0], [0, -1]]
+
+
+def test_the_loss_of_large_distances_in_single_precision_is_exact():
+    a, p, n = np.zeros((1, 2), np.float32), np.array([[4096, 1]], np.float32), np.array([[4096, 0]], np.float32)
+    assert triplets.triplet_loss(a, p, n, 0.5)[0] == 0.75  # 4096^2 + 1 has 25 bits
+    assert triplets.triplet_loss(a, n, p, 1.5)[0] == 0.25
+
+
 def test_loss_gradients_equal_finite_differences():
     rng = np.random.default_rng(1)
     inputs = list(rng.normal(size=(3, 6, 4)))
@@ -248,7 +365,9 @@ def test_scattered_gradients_equal_a_plain_loop():
         expected[selection.anchors[t]] += diffs[0, t]
         expected[selection.positives[t]] += diffs[1, t]
         expected[selection.negatives[t]] += diffs[2, t]
-    np.testing.assert_allclose(triplets.scatter_gradients(selection, *diffs, rows=len(x)), expected, atol=1e-4)
+    found = triplets.scatter_gradients(selection, *diffs, rows=len(x))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_l2_norm_and_its_gradient():

@@ -167,12 +167,12 @@ def semi_hard(distances, labels, margin):
     same, other = same_and_other(labels)
     anchors, positives = np.nonzero(same)  # (A,) each
     d_ap = distances[anchors, positives]  # (A,)
-    negatives = np.full(len(anchors), -1)
+    negatives = np.empty(len(anchors), np.int64)
 
     def nearest_beyond(rows):
         """Of the pairs whose anchors are these rows, the negative next beyond the positive; -1 where there is none."""
         keys = _sortable(distances[rows]) << 32 | np.arange(len(labels))  # (B, N), by distance, then by column
-        keys[~other[rows]] = NO_KEY
+        keys[~other[rows]] = NO_KEY  # one or more in each row: an anchor is no negative of itself
         keys.sort(axis=1)
         pairs = slice(*np.searchsorted(anchors, (rows.start, rows.stop)))
         beyond = _first_above(keys, anchors[pairs] - rows.start, _sortable(d_ap[pairs]) << 32 | COLUMN)
@@ -190,18 +190,18 @@ def _sortable(distances):
 
 
 def _first_above(keys, rows, queries):
-    """In each query's row, the first key above the query, NO_KEY where none is: a binary search, all queries at once.
+    """In each query's row, the first key above the query: a binary search, all queries at once.
 
-    keys: (B, N) int64, ascending in each row; rows, queries: (A,). Returns (A,) int64.
+    keys: (B, N) int64, ascending in each row, the last one above every query; rows, queries: (A,). Returns (A,) int64.
     """
     size = keys.shape[1]
     count = np.zeros(len(rows), np.int64)  # of keys that are known not to be above the query
-    step = 1 << max(size.bit_length() - 1, 0)
+    step = 1 << (size.bit_length() - 1)
     while step:
         ahead = np.minimum(count + step, size)
         count = np.where(keys[rows, ahead - 1] <= queries, ahead, count)
         step //= 2
-    return np.where(count < size, keys[rows, np.minimum(count, size - 1)], NO_KEY)
+    return keys[rows, count]
 
 
 def _in_threads(function, blocks):
