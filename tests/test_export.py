@@ -327,6 +327,21 @@ def test_the_threshold_is_that_of_the_lowest_far_which_the_pairs_resolve(tmp_pat
     assert "(FAR 0.1 on 36 same and 240 different of few.txt)" in verify.stdout, verify.stderr
 
 
+def test_the_image_is_named_that_a_model_makes_nan_of(tmp_path, settings):
+    """The square root of pixels minus 100: dark ones have none."""
+    root = "power_param { power: 0.5 shift: -100 }"
+    (tmp_path / "net.prototxt").write_text(HEAD.replace("SIZE", "9") + layer("Power", root))
+    for name, grey in {"a@0.png": 200, "a@1.png": 120, "b@0.png": 50, "b@1.png": 40}.items():
+        cv2.imwrite(str(tmp_path / name), np.full((9, 9, 3), grey, np.uint8))
+    (tmp_path / "list.txt").write_text("a@0.png 0\na@1.png 0\nb@0.png 1\nb@1.png 1\n")
+    some = {**settings_of(tmp_path / "net.prototxt", "out", 9), "PIXEL_MEANS": [0.0, 0.0, 0.0], "CROP": 0}
+    some.update(HELD_OUT_LIST=str(tmp_path / "list.txt"), IMAGEPATH=str(tmp_path))
+    model = export.build(str(WEIGHTS), some, "bgr")
+    onnx.helper.set_model_props(model, {"image_size": "9", "crop": "0", "pixel_means": "[0, 0, 0]", "channels": "bgr"})
+    with pytest.raises(InputError, match=r"m.onnx makes NaN or infinity of \S*b@0.png, so it is of no use"):
+        export.threshold_of(Model(model.SerializeToString(), "m.onnx"), some)
+
+
 def test_too_few_pairs_for_any_far_give_no_threshold(tmp_path):
     lines = (ROOT / "data" / "held_out.txt").read_text().splitlines()
     config_file = with_held_out(tmp_path, [*lines[:4], *lines[12:16]])

@@ -166,11 +166,11 @@ def threshold_of(model, settings):
     rows = []
     with tqdm(total=len(images.names), desc="threshold", unit="image", mininterval=0.5) as bar:
         for start in range(0, len(images.names), BATCH_SIZE):
+            names = [images.path(number) for number in range(start, min(start + BATCH_SIZE, len(images.names)))]
             batch = [
-                to_pixels(central_box(read_image(images.path(number)), settings["CROP"]), settings["IMAGE_SIZE"])
-                for number in range(start, min(start + BATCH_SIZE, len(images.names)))
+                to_pixels(central_box(read_image(name), settings["CROP"]), settings["IMAGE_SIZE"]) for name in names
             ]
-            rows.append(model.embed(np.stack(batch).transpose(0, 2, 3, 1).astype(np.uint8)))
+            rows.append(model.embed(np.stack(batch).transpose(0, 2, 3, 1).astype(np.uint8), names))
             bar.update(len(batch))
     distances = metrics.pair_distances(np.concatenate(rows), pairs.first, pairs.second)
     found = metrics.verification_of_pairs(distances, pairs.same)

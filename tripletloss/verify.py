@@ -25,7 +25,7 @@ def distance(model, photos):
         if points is None:
             raise InputError(f"no face found in {path}: show it larger, upright and from the front")
         faces.append(cut(photo, points, model.size))
-    one, other = model.embed(np.stack(faces))
+    one, other = model.embed(np.stack(faces), photos)
     return float(np.sum((one - other) ** 2))
 
 

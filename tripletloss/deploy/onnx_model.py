@@ -11,6 +11,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, I
 
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import read_file
+from tripletloss.core.triplets import first_not_finite
 
 BATCH_SIZE = 32
 MOST_BYTES = 2**31 - 1  # protobuf's
@@ -47,8 +48,11 @@ class Model:
         except (KeyError, ValueError):
             raise InputError(f"{self.name} does not say what it takes: make it with tripletloss.export") from None
 
-    def embed(self, faces):
-        """Embeddings (N, D) float32 of faces (N, size, size, 3) uint8, B, G, R. Raises InputError if not finite."""
+    def embed(self, faces, names=()):
+        """Embeddings (N, D) float32 of faces (N, size, size, 3) uint8, B, G, R.
+
+        Raises InputError if one is not finite; names: what it calls the faces.
+        """
         [given] = self.session.get_inputs()
         if self.channels == "rgb":
             faces = faces[..., ::-1]
@@ -59,6 +63,8 @@ class Model:
             for start in range(0, len(faces), BATCH_SIZE)
         ]
         embeddings = np.concatenate(rows)
-        if not np.isfinite(embeddings).all():
-            raise InputError(f"{self.name} makes NaN or infinity of a face, so it is of no use: export other weights")
+        row = first_not_finite(embeddings)
+        if row is not None:
+            face = names[row] if names else f"face {row}"
+            raise InputError(f"{self.name} makes NaN or infinity of {face}, so it is of no use: export other weights")
         return embeddings
