@@ -9,7 +9,7 @@ import time
 import numpy as np
 from tabulate import tabulate
 
-from tripletloss.core import metrics, sampling, triplets
+from tripletloss.core import sampling, triplets, verification
 
 DIMENSION, MARGIN, REPEATS = 256, 0.2, 3
 
@@ -61,7 +61,7 @@ def by_list():
         numbers = iter(range(1, 10**9))
         each = timed(lambda batches=batches, numbers=numbers: batches.batch(next(numbers)))
         start = time.perf_counter()
-        metrics.verification(x, labels)
+        verification.verification(x, labels)
         rows.append([images, f"{first:.1f}", f"{each:.2f}", f"{time.perf_counter() - start:.2f}",
                      f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}"])  # fmt: skip
     print(tabulate(rows, ["images", "first mini-batch ms", "others ms", "verification s", "peak MB"]))

@@ -25,7 +25,8 @@ from tqdm import tqdm
 from tripletloss import config
 from tripletloss.base.process import caffe_log
 from tripletloss.core import norm
-from tripletloss.core.metrics import pair_distances, pairs_of, verification_of_pairs
+from tripletloss.core.pairs import pair_distances, pairs_of
+from tripletloss.core.verification import verification_of_pairs
 from tripletloss.dataset import read_list
 from tripletloss.extract import embed
 from tripletloss.net import nets

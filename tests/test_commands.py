@@ -18,7 +18,8 @@ import pytest
 from tests.conftest import ROOT, TINY_NET, make_project, run_train, write_config
 from tripletloss import cluster, config, evaluate, extract, suspects
 from tripletloss.base.errors import InputError, NotFiniteError
-from tripletloss.core import metrics
+from tripletloss.core import clustering, verification
+from tripletloss.core.pairs import pair_distances, pairs_of
 from tripletloss.data.images import read_image, to_blob
 from tripletloss.dataset import list_folder, read_list, shared_identities
 from tripletloss.evaluation import compare
@@ -116,13 +117,13 @@ def test_the_verdict_says_whether_the_triplet_stage_helped(noise, sign):
     softmax = centres + rng.normal(size=centres.shape)
     triplet = softmax if sign == 0 else centres + noise * rng.normal(size=centres.shape)
     images = extract.ImageList("some", "", [""] * len(labels), labels)
-    found = compare.compare_embeddings({"norm2": softmax, "embedding": triplet}, images, metrics.pairs_of(labels))
+    found = compare.compare_embeddings({"norm2": softmax, "embedding": triplet}, images, pairs_of(labels))
     assert found.helped("AUC") == found.helped("EER") == sign
     words = {1: "the triplet stage helped", 0: "did not clearly help", -1: "made it worse"}
     assert words[sign] in found.verdict()
     difference, (low, high) = found.differences[0]["AUC"]
     assert low <= difference <= high
-    theirs = [metrics.verification(rows, labels).auc for rows in (softmax, triplet)]
+    theirs = [verification.verification(rows, labels).auc for rows in (softmax, triplet)]
     assert difference == pytest.approx(theirs[1] - theirs[0])
 
 
@@ -131,7 +132,7 @@ def test_what_one_of_the_embeddings_does_not_resolve_is_not_compared():
     labels = np.repeat(np.arange(40), 6)
     softmax = rng.normal(size=(40, 12))[labels] + rng.normal(size=(240, 12))
     images = extract.ImageList("some", "", [""] * 240, labels)
-    found = compare.compare_embeddings({"norm2": softmax, "embedding": np.ones((240, 4))}, images, metrics.pairs_of(labels))
+    found = compare.compare_embeddings({"norm2": softmax, "embedding": np.ones((240, 4))}, images, pairs_of(labels))
     assert "TAR@FAR=0.01" not in found.describe() and found.figures[1] == {"AUC": 0.5, "EER": 0.5}
     assert "made it worse: AUC -0." in found.verdict()
 
@@ -192,9 +193,9 @@ def test_the_threshold_of_a_list_is_chosen_on_half_of_its_identities_and_scored_
     assert len(set(images.labels[found.scored])) == 3 and found.scored.sum() == 12
     rows = extract.embed(weights, settings, "fc9_1", images, False).rows[~found.scored]
     labels = images.labels[~found.scored]
-    pairs = metrics.pairs_of(labels)
-    distances = metrics.pair_distances(rows, pairs.first, pairs.second)
-    assert found.value == pytest.approx(metrics.threshold_of_best_f(distances, pairs.same), rel=1e-4)
+    pairs = pairs_of(labels)
+    distances = pair_distances(rows, pairs.first, pairs.second)
+    assert found.value == pytest.approx(clustering.threshold_of_best_f(distances, pairs.same), rel=1e-4)
 
 
 @pytest.mark.parametrize("method", ["average", "dbscan"])

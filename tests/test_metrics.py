@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from tripletloss.core import metrics
+from tripletloss.core import bootstrap, clustering, retrieval, verification
+from tripletloss.core.pairs import Pairs, different_weight, pair_distances, pairs_of
 
 
 def people(identities, images, noise, seed=0):
@@ -23,7 +24,7 @@ def plain_distances(x):
 
 
 def test_all_pairs_where_they_are_few():
-    pairs = metrics.pairs_of(np.array([4, 7, 4]))
+    pairs = pairs_of(np.array([4, 7, 4]))
     found = list(zip(pairs.first, pairs.second, pairs.same, strict=True))
     assert found == [(0, 1, False), (0, 2, True), (1, 2, False)]
 
@@ -31,13 +32,13 @@ def test_all_pairs_where_they_are_few():
 @pytest.mark.parametrize("most", [50, 400, 2000])
 def test_drawn_pairs_are_what_they_say_and_same_ones_do_not_repeat(most):
     labels = np.random.default_rng(1).integers(0, 12, 90)
-    pairs = metrics.pairs_of(labels, most=most, seed=3)
+    pairs = pairs_of(labels, most=most, seed=3)
     np.testing.assert_array_equal(labels[pairs.first] == labels[pairs.second], pairs.same)
     assert len(pairs.same) == most and (pairs.first != pairs.second).all()
     same = {frozenset(pair) for pair in zip(pairs.first[pairs.same], pairs.second[pairs.same], strict=True)}
     all_same = sum(labels[i] == labels[j] for i in range(90) for j in range(i))
     assert len(same) == pairs.same.sum() == min(all_same, most // 2)
-    again = metrics.pairs_of(labels, most=most, seed=3)
+    again = pairs_of(labels, most=most, seed=3)
     assert all((a == b).all() for a, b in zip(pairs, again, strict=True))
 
 
@@ -45,7 +46,7 @@ def test_all_pairs_of_a_kind_are_drawn_alike():
     labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3], [1, 3, 4, 6]))
     counts = np.zeros((14, 14))
     for seed in range(600):
-        pairs = metrics.pairs_of(labels, most=20, seed=seed)  # of 24 same and 67 different ones
+        pairs = pairs_of(labels, most=20, seed=seed)  # of 24 same and 67 different ones
         np.add.at(counts, (pairs.first, pairs.second), 1)
     counts = (counts + counts.T)[np.triu_indices(14, 1)]
     same = (labels[:, None] == labels)[np.triu_indices(14, 1)]
@@ -57,7 +58,7 @@ def test_all_pairs_of_a_kind_are_drawn_alike():
 def test_drawn_pairs_are_distinct():
     labels = np.repeat(np.arange(9), [70, 4, 4, 1, 1, 1, 1, 1, 1])  # 2427 same pairs, 1059 different ones
     for most in (100, 2000, 3000, 3485):
-        pairs = metrics.pairs_of(labels, most=most)
+        pairs = pairs_of(labels, most=most)
         distinct = {frozenset(pair) for pair in zip(pairs.first, pairs.second, strict=True)}
         assert len(distinct) == len(pairs.same) == most
         assert np.sum(~pairs.same) == min(most - most // 2, 1059)
@@ -66,30 +67,30 @@ def test_drawn_pairs_are_distinct():
 
 def test_a_few_different_pairs_of_large_identities_are_not_reported_as_many():
     labels = np.repeat([0, 1], [1500, 20])
-    pairs = metrics.pairs_of(labels)
+    pairs = pairs_of(labels)
     assert np.sum(~pairs.same) == 30_000 and len(pairs.same) == 1_000_000
-    found = metrics.verification_of_pairs(np.random.default_rng(0).random(len(pairs.same)), pairs.same)
+    found = verification.verification_of_pairs(np.random.default_rng(0).random(len(pairs.same)), pairs.same)
     assert found.different == 30_000 and set(found.tar) == {0.1, 0.01, 0.001}  # three pairs are no FAR of 1e-4
 
 
 def test_a_different_pair_stands_for_as_many_as_were_not_drawn():
     labels = np.repeat(np.arange(30), 10)  # 1350 same and 43,500 different pairs
     for most in (100, 1000, 20_000, 44_850):
-        pairs = metrics.pairs_of(labels, most=most)
+        pairs = pairs_of(labels, most=most)
         kinds = np.bincount(pairs.same.astype(int))
-        ratio = metrics.different_weight(pairs, labels) * kinds[0] / kinds[1]
+        ratio = different_weight(pairs, labels) * kinds[0] / kinds[1]
         assert ratio == pytest.approx(43_500 / 1350)
 
 
 @pytest.mark.parametrize("labels", [[1, 1, 1], [1, 2, 3], [1], []])
 def test_pairs_of_one_kind_alone_are_refused(labels):
     with pytest.raises(ValueError, match="pairs of one identity and pairs of two"):
-        metrics.pairs_of(np.array(labels, int))
+        pairs_of(np.array(labels, int))
 
 
 def test_pair_distances_are_squared_euclidean():
     x = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
-    got = metrics.pair_distances(x, np.array([0, 3]), np.array([5, 3]))
+    got = pair_distances(x, np.array([0, 3]), np.array([5, 3]))
     np.testing.assert_allclose(got, [sum((a - b) ** 2 for a, b in zip(x[0], x[5], strict=True)), 0], rtol=1e-5)
 
 
@@ -99,19 +100,19 @@ def test_copies_of_one_image_have_distance_0_and_no_others_have():
     x[len(labels) :] += np.float32(2e-7) * np.abs(x[len(labels) :])  # what rounding in a net does
     n = len(labels)
     first, second = np.triu_indices(2 * n, 1)
-    np.testing.assert_array_equal(metrics.pair_distances(x, first, second) == 0, second == first + n)
+    np.testing.assert_array_equal(pair_distances(x, first, second) == 0, second == first + n)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_embeddings_that_are_not_finite_are_refused_by_their_row(bad):
     x, labels = people(6, 4, 1.0)
     x[17, 2] = x[20, 0] = bad
-    pairs = metrics.pairs_of(labels)
+    pairs = pairs_of(labels)
     for measure in (
-        lambda: metrics.verification(x, labels),
-        lambda: metrics.pair_distances(x, pairs.first, pairs.second),
-        lambda: metrics.retrieval(x, labels),
-        lambda: metrics.cluster(x, 1.0),
+        lambda: verification.verification(x, labels),
+        lambda: pair_distances(x, pairs.first, pairs.second),
+        lambda: retrieval.retrieval(x, labels),
+        lambda: clustering.cluster(x, 1.0),
     ):
         with pytest.raises(FloatingPointError, match="row 17 of the embeddings holds NaN or infinity"):
             measure()
@@ -120,11 +121,11 @@ def test_embeddings_that_are_not_finite_are_refused_by_their_row(bad):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_distances_that_are_not_finite_are_refused(bad):
     d, same = np.array([1.0, 2, bad, 3]), np.array([1, 0, 1, 0], bool)
-    for measure in (metrics.verification_of_pairs, metrics.threshold_of_best_f):
+    for measure in (verification.verification_of_pairs, clustering.threshold_of_best_f):
         with pytest.raises(FloatingPointError, match="row 2 of the distances"):
             measure(d, same)
     with pytest.raises(FloatingPointError, match="row 2 of the distances"):
-        metrics.cross_validated_accuracy(d, same, np.array([0, 0, 1, 1]))
+        verification.cross_validated_accuracy(d, same, np.array([0, 0, 1, 1]))
 
 
 # --- verification
@@ -134,39 +135,39 @@ def test_distances_that_are_not_finite_are_refused(bad):
 @pytest.mark.parametrize("seed", range(4))
 def test_the_roc_curve_is_scikit_learns(seed, decimals):
     x, labels = people(7, 5, 1.2, seed)
-    pairs = metrics.pairs_of(labels)
-    d = metrics.pair_distances(x, pairs.first, pairs.second).round(decimals)
-    far, tar = metrics.Roc(d, pairs.same).curve()
+    pairs = pairs_of(labels)
+    d = pair_distances(x, pairs.first, pairs.second).round(decimals)
+    far, tar = verification.Roc(d, pairs.same).curve()
     theirs_far, theirs_tar, _ = roc_curve(pairs.same, -d, drop_intermediate=False)
     np.testing.assert_allclose(far, theirs_far[1:], atol=1e-12)
     np.testing.assert_allclose(tar, theirs_tar[1:], atol=1e-12)
-    assert metrics.area(far, tar) == pytest.approx(roc_auc_score(pairs.same, -d), abs=1e-12)
+    assert verification.area(far, tar) == pytest.approx(roc_auc_score(pairs.same, -d), abs=1e-12)
 
 
 def test_verification_by_hand():
     # Distances of the same pairs 1 2 5, of the different ones 3 4 6 7 8.
     d, same = np.array([1.0, 2, 3, 4, 5, 6, 7, 8]), np.array([1, 1, 0, 0, 1, 0, 0, 0], bool)
-    roc = metrics.Roc(d, same)
+    roc = verification.Roc(d, same)
     far, tar = roc.curve()
-    assert metrics.area(far, tar) == pytest.approx(13 / 15)
-    assert metrics.accepted_at(far, tar, 0.2) == (pytest.approx(2 / 3), 2)
-    assert metrics.accepted_at(far, tar, 0.0) == (pytest.approx(2 / 3), 1)
+    assert verification.area(far, tar) == pytest.approx(13 / 15)
+    assert verification.accepted_at(far, tar, 0.2) == (pytest.approx(2 / 3), 2)
+    assert verification.accepted_at(far, tar, 0.0) == (pytest.approx(2 / 3), 1)
     # 1 - TAR stays at 1/3 while FAR goes from 1/5 to 2/5.
-    assert metrics.equal_error_rate(far, tar) == pytest.approx(1 / 3)
+    assert verification.equal_error_rate(far, tar) == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(("distances", "auc", "eer"), [([1, 1, 9, 9], 1, 0), ([9, 9, 1, 1], 0, 1), ([5, 5, 5, 5], 0.5, 0.5)])
 def test_perfect_inverted_and_constant_distances(distances, auc, eer):
-    far, tar = metrics.Roc(np.array(distances, float), np.array([1, 1, 0, 0], bool)).curve()
-    assert metrics.area(far, tar) == auc and metrics.equal_error_rate(far, tar) == eer
+    far, tar = verification.Roc(np.array(distances, float), np.array([1, 1, 0, 0], bool)).curve()
+    assert verification.area(far, tar) == auc and verification.equal_error_rate(far, tar) == eer
 
 
 def test_a_far_that_the_pairs_cannot_resolve_is_not_reported():
     x, labels = people(10, 10, 1.0)  # 4,500 different pairs: 4.5 of them at 1e-3
-    found = metrics.verification(x, labels)
+    found = verification.verification(x, labels)
     assert found.different == 4500 and set(found.tar) == {0.1, 0.01} == set(found.thresholds)
-    pairs = metrics.pairs_of(labels)
-    d = metrics.pair_distances(x, pairs.first, pairs.second)
+    pairs = pairs_of(labels)
+    d = pair_distances(x, pairs.first, pairs.second)
     for far, threshold in found.thresholds.items():
         assert np.mean(d[~pairs.same] <= threshold) <= far < np.mean(d[~pairs.same] <= threshold) + 1 / 4500 + 1e-12
         assert np.mean(d[pairs.same] <= threshold) == pytest.approx(found.tar[far])
@@ -175,30 +176,30 @@ def test_a_far_that_the_pairs_cannot_resolve_is_not_reported():
 def test_a_far_that_equal_distances_go_beyond_is_not_reported():
     rng = np.random.default_rng(0)
     d, same = rng.random(6000), np.arange(6000) < 1000
-    assert metrics.verification_of_pairs(d, same).accepted == {0.1: 500, 0.01: 50}
+    assert verification.verification_of_pairs(d, same).accepted == {0.1: 500, 0.01: 50}
     d[1000:1046] = 0  # more than half of the 50 pairs, but not all
-    assert metrics.verification_of_pairs(d, same).accepted[0.01] == 50
+    assert verification.verification_of_pairs(d, same).accepted[0.01] == 50
     d[1000:1060] = 0  # all or none of these 60
-    assert set(metrics.verification_of_pairs(d, same).accepted) == {0.1}
+    assert set(verification.verification_of_pairs(d, same).accepted) == {0.1}
     d[995:1005] = -1  # 5 different pairs are nearer still, of which a FAR cannot be told
-    assert set(metrics.verification_of_pairs(d, same).accepted) == {0.1}
-    pairs = metrics.Pairs(np.arange(6000) % 50, np.arange(6000) % 49, same)
-    assert set(metrics.resampled_verification(d, pairs, np.arange(50))) == {"AUC", "EER", "TAR@FAR=0.1"}
+    assert set(verification.verification_of_pairs(d, same).accepted) == {0.1}
+    pairs = Pairs(np.arange(6000) % 50, np.arange(6000) % 49, same)
+    assert set(verification.resampled_verification(d, pairs, np.arange(50))) == {"AUC", "EER", "TAR@FAR=0.1"}
 
 
 def test_intervals_hold_the_figure_and_widen_with_fewer_identities():
     widths = []
     for identities in (40, 8):
         x, labels = people(identities, 6, 1.5)
-        pairs = metrics.pairs_of(labels)
-        d = metrics.pair_distances(x, pairs.first, pairs.second)
-        figures = metrics.figures(metrics.verification_of_pairs(d, pairs.same))
-        draws = metrics.resampled_verification(d, pairs, labels)
+        pairs = pairs_of(labels)
+        d = pair_distances(x, pairs.first, pairs.second)
+        figures = verification.verification_of_pairs(d, pairs.same).figures
+        draws = verification.resampled_verification(d, pairs, labels)
         assert set(draws) == set(figures)
         for name, value in figures.items():
-            low, high = metrics.interval(draws[name])
+            low, high = bootstrap.interval(draws[name])
             assert low < value < high, name
-        widths.append(np.ptp(metrics.interval(draws["AUC"])))
+        widths.append(np.ptp(bootstrap.interval(draws["AUC"])))
     assert widths[0] < widths[1]
 
 
@@ -215,17 +216,17 @@ def test_resampled_identities_are_drawn_as_by_hand():
                 times = drawn[labels[i]] if labels[i] == labels[j] else drawn[labels[i]] * drawn[labels[j]]
                 (same if labels[i] == labels[j] else different).extend([((x[i] - x[j]) ** 2).sum()] * times)
         expected.append(np.mean([d > s for s in same for d in different]))
-    pairs = metrics.pairs_of(labels)
-    d = metrics.pair_distances(x, pairs.first, pairs.second)
-    found = metrics.resampled_verification(d, pairs, labels, resamples=20, seed=7)
+    pairs = pairs_of(labels)
+    d = pair_distances(x, pairs.first, pairs.second)
+    found = verification.resampled_verification(d, pairs, labels, resamples=20, seed=7)
     np.testing.assert_allclose(found["AUC"], expected, atol=1e-6)
 
 
 def test_embeddings_of_the_same_images_are_resampled_together():
     x, labels = people(9, 4, 1.0)
-    pairs = metrics.pairs_of(labels)
-    d = metrics.pair_distances(x, pairs.first, pairs.second)
-    one, other = metrics.resampled_verification([d, d * 2], pairs, labels)
+    pairs = pairs_of(labels)
+    d = pair_distances(x, pairs.first, pairs.second)
+    one, other = verification.resampled_verification([d, d * 2], pairs, labels)
     np.testing.assert_array_equal(one["AUC"], other["AUC"])
 
 
@@ -239,12 +240,12 @@ def test_the_best_threshold_is_the_one_of_a_plain_search(seed):
     same = rng.random(40) < np.clip(1 - distances / 10, 0.1, 0.9)
     candidates = [-1, *np.arange(0, 13) + 0.5]
     most = max(np.sum((distances <= t) == same) for t in candidates)
-    assert np.sum((distances <= metrics.best_threshold(distances, same)) == same) == most
+    assert np.sum((distances <= verification.best_threshold(distances, same)) == same) == most
 
 
 @pytest.mark.parametrize(("same", "threshold"), [([True, True], np.inf), ([False, False], -np.inf)])
 def test_one_kind_of_pair_alone_puts_the_threshold_beyond_all(same, threshold):
-    found = metrics.best_threshold(np.array([1.0, 2.0]), np.array(same))
+    found = verification.best_threshold(np.array([1.0, 2.0]), np.array(same))
     assert found >= 2 if threshold > 0 else found < 1
 
 
@@ -252,24 +253,24 @@ def test_accuracy_judges_each_fold_by_the_threshold_of_the_others():
     # Fold 0 alone would put its threshold at 5, folds 1 and 2 put theirs at 2.
     distances = np.array([1.0, 4, 6, 9, 1, 1, 3, 3, 1, 1, 3, 3])
     same = np.array([1, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0], bool)
-    found = metrics.cross_validated_accuracy(distances, same, np.repeat([0, 1, 2], 4))
+    found = verification.cross_validated_accuracy(distances, same, np.repeat([0, 1, 2], 4))
     assert found.folds == 3 and found.mean == pytest.approx((0.75 + 1 + 1) / 3)
     assert found.standard_error == pytest.approx(np.std([0.75, 1, 1], ddof=1) / np.sqrt(3))
 
 
 def test_one_fold_has_no_spread():
-    found = metrics.cross_validated_accuracy(np.array([1.0, 4, 3, 9]), np.array([1, 1, 0, 0], bool), np.zeros(4, int))
+    found = verification.cross_validated_accuracy(np.array([1.0, 4, 3, 9]), np.array([1, 1, 0, 0], bool), np.zeros(4, int))
     assert found == (1, 0.75, None)
 
 
 def test_random_distances_are_right_half_the_time_and_perfect_ones_always():
     rng = np.random.default_rng(0)
     same, folds = np.arange(2000) % 2 == 0, np.arange(2000) // 200
-    assert abs(metrics.cross_validated_accuracy(rng.random(2000), same, folds).mean - 0.5) < 0.05
-    assert metrics.cross_validated_accuracy(np.where(same, 0.1, 0.9), same, folds).mean == 1
+    assert abs(verification.cross_validated_accuracy(rng.random(2000), same, folds).mean - 0.5) < 0.05
+    assert verification.cross_validated_accuracy(np.where(same, 0.1, 0.9), same, folds).mean == 1
     for one_kind in (same | True, same & False):
         with pytest.raises(ValueError, match="pairs of one identity and pairs of two"):
-            metrics.cross_validated_accuracy(rng.random(2000), one_kind, folds)
+            verification.cross_validated_accuracy(rng.random(2000), one_kind, folds)
 
 
 # --- retrieval
@@ -282,7 +283,7 @@ def test_retrieval_is_that_of_plain_loops_and_scikit_learn(decimals):
     labels = np.concatenate([labels, labels + 50])
     labels[-1] = 99  # an only image: searched among, but no query
     d = plain_distances(x)
-    found = metrics.retrieval(x, labels)
+    found = retrieval.retrieval(x, labels)
     assert len(found.labels) == len(labels) - 1
     for q in range(len(labels) - 1):
         others = [i for i in range(len(labels)) if i != q]
@@ -297,7 +298,7 @@ def test_retrieval_is_that_of_plain_loops_and_scikit_learn(decimals):
 
 
 def test_copies_of_one_image_under_two_names_do_not_count_as_found():
-    found = metrics.retrieval(np.zeros((6, 3)), np.array([0, 0, 0, 1, 1, 1]))
+    found = retrieval.retrieval(np.zeros((6, 3)), np.array([0, 0, 0, 1, 1, 1]))
     assert not found.rank_1.any() and not found.r_precision.any()
     np.testing.assert_allclose(found.average_precision, 2 / 5)
 
@@ -310,7 +311,7 @@ def test_copies_of_one_image_are_equally_near_though_rounding_differs():
         x = np.concatenate([x, x[::-1]])
         x += np.float32(1e-7) * np.abs(x) * rng.uniform(-1, 1, x.shape).astype(np.float32)  # as a net rounds
         labels = np.concatenate([np.arange(40) % 4, np.arange(40)[::-1] % 4 + 4])
-        found = metrics.retrieval(x, labels)
+        found = retrieval.retrieval(x, labels)
         assert not found.rank_1.any()  # each image's copy under the other name is nearest
         exact = plain_distances(np.concatenate([x[:40], x[:40][::-1]]).astype(np.float64))
         for q in range(80):
@@ -324,8 +325,8 @@ def test_resampled_means_weigh_identities_as_often_as_they_are_drawn():
     values, labels = np.array([1.0, 0, 0.5, 0.5, 0.1, 0.2, 0.3]), np.array([3, 3, 3, 8, 9, 11, 10])
     rng = np.random.default_rng(0)
     expected = [np.concatenate([values[labels == [3, 8, 9, 10, 11][p]] for p in drawn]).mean() for drawn in rng.integers(0, 5, (50, 5))]
-    np.testing.assert_allclose(metrics.resampled_means(values, labels, resamples=50), expected)
-    assert metrics.interval(metrics.resampled_means(values[:4], labels[:4])) is None  # two identities
+    np.testing.assert_allclose(bootstrap.resampled_means(values, labels, resamples=50), expected)
+    assert bootstrap.interval(bootstrap.resampled_means(values[:4], labels[:4])) is None  # two identities
 
 
 # --- clustering
@@ -335,7 +336,7 @@ def test_resampled_means_weigh_identities_as_often_as_they_are_drawn():
 def test_clustering_figures_are_those_of_plain_loops(seed):
     rng = np.random.default_rng(seed)
     labels, clusters = rng.integers(0, 5, 40), rng.integers(3, 9, 40)
-    found = metrics.clustering(clusters, labels)
+    found = clustering.clustering(clusters, labels)
     n = range(40)
     both = sum(labels[i] == labels[j] and clusters[i] == clusters[j] for i in n for j in range(i))
     precision = both / sum(clusters[i] == clusters[j] for i in n for j in range(i))
@@ -356,7 +357,7 @@ def test_clustering_figures_are_those_of_plain_loops(seed):
     [([0, 0, 1, 1], (1, 1, 1), (1, 1, 1)), ([0, 0, 0, 0], (1 / 3, 1, 0.5), (0.5, 1, 2 / 3)), ([0, 1, 2, 3], (1, 0, 0), (1, 0.5, 2 / 3))],
 )
 def test_clustering_by_hand(clusters, pairwise, b_cubed):
-    found = metrics.clustering(np.array(clusters), np.array([5, 5, 6, 6]))
+    found = clustering.clustering(np.array(clusters), np.array([5, 5, 6, 6]))
     np.testing.assert_allclose(found.pairwise, pairwise)
     np.testing.assert_allclose(found.b_cubed, b_cubed)
 
@@ -364,8 +365,8 @@ def test_clustering_by_hand(clusters, pairwise, b_cubed):
 def test_identities_far_apart_are_clusters_numbered_by_size():
     labels = np.repeat([0, 1, 2], [2, 5, 3])
     x = 10.0 * labels[:, None] + np.random.default_rng(0).normal(size=(10, 3)) / 10
-    np.testing.assert_array_equal(metrics.cluster(x, 4.0), np.repeat([2, 0, 1], [2, 5, 3]))
-    np.testing.assert_array_equal(metrics.cluster(x[:1], 4.0), [0])
+    np.testing.assert_array_equal(clustering.cluster(x, 4.0), np.repeat([2, 0, 1], [2, 5, 3]))
+    np.testing.assert_array_equal(clustering.cluster(x[:1], 4.0), [0])
 
 
 def test_the_threshold_of_the_best_f_is_that_of_a_plain_search():
@@ -376,15 +377,15 @@ def test_the_threshold_of_the_best_f_is_that_of_a_plain_search():
         hits = np.sum(same & (d <= threshold))
         return 2 * hits / (np.sum(d <= threshold) + same.sum())
 
-    assert f(metrics.threshold_of_best_f(d, same)) == pytest.approx(max(f(t) for t in d))
+    assert f(clustering.threshold_of_best_f(d, same)) == pytest.approx(max(f(t) for t in d))
     d = d.round(1)  # a threshold takes all pairs of one distance
-    assert f(metrics.threshold_of_best_f(d, same)) == pytest.approx(max(f(t) for t in d))
+    assert f(clustering.threshold_of_best_f(d, same)) == pytest.approx(max(f(t) for t in d))
 
 
 def test_drawn_pairs_give_the_threshold_and_the_f_of_all_pairs():
     x, labels = people(60, 10, 0.6)
-    everyone = metrics.pairs_of(labels)
-    d = metrics.pair_distances(x, everyone.first, everyone.second)
+    everyone = pairs_of(labels)
+    d = pair_distances(x, everyone.first, everyone.second)
 
     def f(threshold):
         hits = np.sum(everyone.same & (d <= threshold))
@@ -392,16 +393,16 @@ def test_drawn_pairs_give_the_threshold_and_the_f_of_all_pairs():
 
     best = max(f(t) for t in np.quantile(d, np.linspace(0, 0.1, 400)))
     for seed in range(3):
-        pairs = metrics.pairs_of(labels, most=20_000, seed=seed)
-        drawn = metrics.pair_distances(x, pairs.first, pairs.second)
-        threshold = metrics.threshold_of_best_f(drawn, pairs.same, metrics.different_weight(pairs, labels))
+        pairs = pairs_of(labels, most=20_000, seed=seed)
+        drawn = pair_distances(x, pairs.first, pairs.second)
+        threshold = clustering.threshold_of_best_f(drawn, pairs.same, different_weight(pairs, labels))
         assert f(threshold) > best - 0.005
-        assert f(metrics.threshold_of_best_f(drawn, pairs.same)) < best - 0.05  # as if the draw were all there is
+        assert f(clustering.threshold_of_best_f(drawn, pairs.same)) < best - 0.05  # as if the draw were all there is
 
 
 def test_copies_are_one_cluster_at_threshold_0():
     x = np.repeat(np.random.default_rng(0).normal(size=(5, 8)), 3, axis=0)
-    np.testing.assert_array_equal(metrics.cluster(x, 0.0), np.repeat(np.arange(5), 3))
+    np.testing.assert_array_equal(clustering.cluster(x, 0.0), np.repeat(np.arange(5), 3))
 
 
 # --- size
@@ -412,9 +413,9 @@ def test_a_large_set_is_measured_in_bounded_memory():
     labels = np.repeat(np.arange(1000), 6)
     x = (rng.normal(size=(1000, 16))[labels] + rng.normal(size=(6000, 16))).astype(np.float32)
     tracemalloc.start()
-    pairs = metrics.pairs_of(labels, most=200_000)
-    metrics.verification_of_pairs(metrics.pair_distances(x, pairs.first, pairs.second), pairs.same)
-    found = metrics.retrieval(x, labels)
+    pairs = pairs_of(labels, most=200_000)
+    verification.verification_of_pairs(pair_distances(x, pairs.first, pairs.second), pairs.same)
+    found = retrieval.retrieval(x, labels)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(found.labels) == 6000 and peak < 6000**2 * 8 / 2  # half of what all distances at once would take

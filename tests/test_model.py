@@ -10,7 +10,8 @@ import pytest
 from faces.dataset import render_dataset
 from tests.conftest import ROOT
 from tripletloss import config, evaluate, extract, suspects
-from tripletloss.core import metrics
+from tripletloss.core import clustering
+from tripletloss.core.pairs import pair_distances, pairs_of
 from tripletloss.dataset import read_list, shared_identities
 from tripletloss.formats import caffemodel
 from tripletloss.net import nets
@@ -88,7 +89,7 @@ def test_planted_wrong_labels_are_found_among_real_pictures(settings):
 
 
 def test_clusters_of_the_held_out_identities_are_mostly_theirs(held_out):
-    pairs = metrics.pairs_of(held_out.images.labels)
-    distances = metrics.pair_distances(held_out.rows, pairs.first, pairs.second)
-    clusters = metrics.cluster(held_out.rows, metrics.threshold_of_best_f(distances, pairs.same))
-    assert metrics.clustering(clusters, held_out.images.labels).b_cubed[2] > 0.6
+    pairs = pairs_of(held_out.images.labels)
+    distances = pair_distances(held_out.rows, pairs.first, pairs.second)
+    clusters = clustering.cluster(held_out.rows, clustering.threshold_of_best_f(distances, pairs.same))
+    assert clustering.clustering(clusters, held_out.images.labels).b_cubed[2] > 0.6

@@ -12,7 +12,8 @@ from sklearn.cluster import DBSCAN
 from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.config import need_files
-from tripletloss.core import metrics
+from tripletloss.core import clustering
+from tripletloss.core.pairs import different_weight, pair_distances, pairs_of
 from tripletloss.core.triplets import rounding_of
 from tripletloss.dataset import notes_on_trained, read_list, show_one_of
 from tripletloss.evaluation import montage
@@ -55,9 +56,9 @@ def threshold_of(weights, settings, mirrored, images):
     if not _has_pairs(chosen_on):
         raise InputError(f"{source} needs two identities or more, one of them with two images: give --threshold")
     rows = embed(weights, settings, settings["FEATURE"], chosen_on, mirrored).rows
-    pairs = metrics.pairs_of(chosen_on.labels)
-    distances = metrics.pair_distances(rows, pairs.first, pairs.second)
-    value = metrics.threshold_of_best_f(distances, pairs.same, metrics.different_weight(pairs, chosen_on.labels))
+    pairs = pairs_of(chosen_on.labels)
+    distances = pair_distances(rows, pairs.first, pairs.second)
+    value = clustering.threshold_of_best_f(distances, pairs.same, different_weight(pairs, chosen_on.labels))
     count = _identities(chosen_on, chosen_on.labels >= 0)
     which = f"{count} of the {len(people)}" if count < len(people) else f"the {count}"
     return Threshold(value, f"best pairwise F of {which} identities of {source}", scored)
@@ -79,12 +80,12 @@ def group(rows, method, threshold):
     neighbours (a lone image is a cluster of its own).
     """
     if method == "average":
-        return metrics.cluster(rows, threshold)
-    reach = np.nextafter(np.sqrt(threshold) + rounding_of(rows), np.inf)  # as of metrics.cluster
+        return clustering.cluster(rows, threshold)
+    reach = np.nextafter(np.sqrt(threshold) + rounding_of(rows), np.inf)  # as of clustering.cluster
     found = DBSCAN(eps=reach, min_samples=2).fit_predict(rows)
     alone = np.flatnonzero(found < 0)
     found[alone] = found.max() + 1 + np.arange(len(alone))
-    return metrics.by_size(found)
+    return clustering.by_size(found)
 
 
 def write(out, images, clusters, copy):
@@ -156,7 +157,7 @@ def run(arguments):
     if scored.any():
         notes = notes_on_trained(images.only(scored), settings["TRAIN_LIST"], settings["IMAGEPATH"])
         lines += [f"note       {note}" for note in notes]
-        of = metrics.clustering(clusters[scored], images.labels[scored])
+        of = clustering.clustering(clusters[scored], images.labels[scored])
         lines.append(
             f"score      NMI {of.nmi:.4f}, pairwise F {of.pairwise[2]:.4f} (precision {of.pairwise[0]:.3f}, recall "
             f"{of.pairwise[1]:.3f}), B-cubed F {of.b_cubed[2]:.4f}; {scored.sum()} images of "

@@ -15,7 +15,8 @@ from tripletloss.base import command
 from tripletloss.base.errors import InputError, MissingLayersError
 from tripletloss.base.files import read_file
 from tripletloss.base.parallel import join
-from tripletloss.core import metrics
+from tripletloss.core import bootstrap, clustering, retrieval, verification
+from tripletloss.core.pairs import Pairs, different_weight, pair_distances, pairs_of
 from tripletloss.dataset import ImageList, leaves_folder, notes_on_trained
 from tripletloss.evaluation import plots
 from tripletloss.evaluation.compare import compare
@@ -29,7 +30,7 @@ class PairsFile(NamedTuple):
     """Pairs of images, in folds whose people differ."""
 
     images: ImageList
-    pairs: metrics.Pairs
+    pairs: Pairs
     folds: np.ndarray  # (P,) int
 
 
@@ -66,7 +67,7 @@ def read_pairs(source, folder):
         same.append(len(words) == 3)
     people = np.unique([path.partition("/")[0] for path in numbers], return_inverse=True)[1]
     images = ImageList(source, folder, list(numbers), people)
-    pairs = metrics.Pairs(np.array(first), np.array(second), np.array(same))
+    pairs = Pairs(np.array(first), np.array(second), np.array(same))
     return PairsFile(images, pairs, np.arange(len(same)) // a_fold)
 
 
@@ -76,11 +77,11 @@ def measure_pairs(file, rows):
     A pair that the file repeats counts once, but in the accuracy, whose protocol is the file's.
     """
     pairs = file.pairs
-    distances = metrics.pair_distances(rows, pairs.first, pairs.second)
-    found = metrics.cross_validated_accuracy(distances, pairs.same, file.folds)
+    distances = pair_distances(rows, pairs.first, pairs.second)
+    found = verification.cross_validated_accuracy(distances, pairs.same, file.folds)
     accuracy = {"value": found.mean, "standard_error": found.standard_error, "folds": found.folds}
     once = np.unique(np.sort([pairs.first, pairs.second], axis=0), axis=1, return_index=True)[1]
-    distinct = metrics.Pairs(pairs.first[once], pairs.second[once], pairs.same[once])
+    distinct = Pairs(pairs.first[once], pairs.second[once], pairs.same[once])
     return {"accuracy": accuracy, **_verification(distances[once], distinct, file.images.labels)}
 
 
@@ -90,19 +91,19 @@ def measure_list(labels, rows):
     labels: (N,); rows: (N, D). The clusters' threshold is the best for the same pairs, so that theirs are the best
     figures that a threshold can give, not what to expect on other images.
     """
-    pairs = metrics.pairs_of(labels)
-    distances = metrics.pair_distances(rows, pairs.first, pairs.second)
+    pairs = pairs_of(labels)
+    distances = pair_distances(rows, pairs.first, pairs.second)
     found = _verification(distances, pairs, labels)
-    queries = metrics.retrieval(rows, labels)
+    queries = retrieval.retrieval(rows, labels)
     for name, values in (
         ("rank-1", queries.rank_1), ("mAP", queries.average_precision), ("R-precision", queries.r_precision)
     ):  # fmt: skip
-        resampled = metrics.resampled_means(values, queries.labels)
-        found[name] = {"value": float(values.mean()), "interval": metrics.interval(resampled), "queries": len(values)}
+        resampled = bootstrap.resampled_means(values, queries.labels)
+        found[name] = {"value": float(values.mean()), "interval": bootstrap.interval(resampled), "queries": len(values)}
     few = _few_images(labels)
-    threshold = metrics.threshold_of_best_f(distances, pairs.same, metrics.different_weight(pairs, labels))
-    clusters = metrics.cluster(rows[few], threshold)
-    of = metrics.clustering(clusters, labels[few])
+    threshold = clustering.threshold_of_best_f(distances, pairs.same, different_weight(pairs, labels))
+    clusters = clustering.cluster(rows[few], threshold)
+    of = clustering.clustering(clusters, labels[few])
     found["clustering"] = {
         "threshold": threshold, "images": len(few), "identities": len(np.unique(labels[few])), "clusters": of.clusters,
         "NMI": of.nmi, "pairwise": dict(zip(("precision", "recall", "F"), of.pairwise, strict=True)),
@@ -113,12 +114,12 @@ def measure_list(labels, rows):
 
 def _verification(distances, pairs, labels):
     """The verification figures with their intervals, and the curve's points for the plots."""
-    found = metrics.verification_of_pairs(distances, pairs.same)
-    resampled = metrics.resampled_verification(distances, pairs, labels)
+    found = verification.verification_of_pairs(distances, pairs.same)
+    resampled = verification.resampled_verification(distances, pairs, labels)
     report = {"same_pairs": found.same, "different_pairs": found.different}
-    for name, value in metrics.figures(found).items():
-        report[name] = {"value": value, "interval": metrics.interval(resampled[name])}
-    report["unresolved"] = [f"TAR@FAR={far:g}" for far in metrics.FARS if far not in found.tar]
+    for name, value in found.figures.items():
+        report[name] = {"value": value, "interval": bootstrap.interval(resampled[name])}
+    report["unresolved"] = [f"TAR@FAR={far:g}" for far in verification.FARS if far not in found.tar]
     report["thresholds"] = {f"FAR={far:g}": value for far, value in found.thresholds.items()}
     report["accepted_different_pairs"] = {f"FAR={far:g}": count for far, count in found.accepted.items()}
     return report
@@ -161,7 +162,7 @@ def describe(report):
             rows.append(["accuracy", f"{a['value']:.4f}", "", "", "one fold, by its own best threshold: too good"])
     for name in ("AUC", "EER"):
         rows.append([name, *_cells(report[name]), "", "all pairs"])
-    for far in metrics.FARS:
+    for far in verification.FARS:
         rows.append([f"TAR@FAR={far:g}", *_tar_cells(report, far)])
     for name in ("rank-1", "mAP", "R-precision"):
         if name in report:
@@ -188,7 +189,7 @@ def _tar_cells(report, far):
     if f"TAR@FAR={far:g}" in report:
         threshold, accepted = (report[key][f"FAR={far:g}"] for key in ("thresholds", "accepted_different_pairs"))
         return [*_cells(report[f"TAR@FAR={far:g}"]), f"{threshold:.4g}", f"{accepted} different pairs accepted"]
-    needed = round(metrics.LEAST_FALSE_ACCEPTS / far)
+    needed = round(verification.LEAST_FALSE_ACCEPTS / far)
     if report["different_pairs"] < needed:
         return ["-", "", "", f"not resolved: it takes {needed} different pairs"]
     return ["-", "", "", "not resolved: too many of the nearest different pairs are equally near"]
@@ -293,7 +294,7 @@ def report_of(arguments, settings, file, found):
         "notes": notes_on_trained(found.images, settings["TRAIN_LIST"], settings["IMAGEPATH"]), **figures,
     }  # fmt: skip
     if arguments.out:
-        distances = metrics.pair_distances(found.rows, pairs.first, pairs.second)
+        distances = pair_distances(found.rows, pairs.first, pairs.second)
         mapped = (found.rows, found.images.labels) if arguments.tsne else None
         write_report(arguments.out, report, distances, pairs.same, mapped)
     return describe(report)
@@ -308,7 +309,7 @@ def _pairs_of(images):
             "folder of that person's"
         )
     try:
-        return metrics.pairs_of(images.labels)
+        return pairs_of(images.labels)
     except ValueError:
         raise InputError(
             f"{images.source} needs two identities or more, one of them with two images, to measure"

@@ -7,7 +7,7 @@ unknown setting too: nothing is guessed.
 The file says in its metadata what it was made of and what its numbers mean: `weights` and `weights_sha256`, `net`,
 `feature`, `input`, `channels`, `image_size`, `crop`, `pixel_means`, `licence`; and, measured on HELD_OUT_LIST with this
 very file, `threshold`: the largest squared distance at which the share `threshold_far` (FAR) of the pairs of two
-identities, or less, is taken for the same. It is the lowest FAR of metrics.FARS that the pairs resolve. `threshold_tar`
+identities, or less, is taken for the same. It is the lowest FAR that the pairs resolve. `threshold_tar`
 is the share of the pairs of one identity that is accepted there, and `threshold_pairs` says on how many pairs of which
 list both were measured.
 """
@@ -26,7 +26,8 @@ from tripletloss import config
 from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import digest, write_whole
-from tripletloss.core import metrics
+from tripletloss.core import verification
+from tripletloss.core.pairs import pair_distances, pairs_of
 from tripletloss.data.images import central_box, read_image, to_pixels
 from tripletloss.dataset import read_list
 from tripletloss.deploy.onnx_layers import IR_VERSION, LAYERS, OPSET, Blob, Graph
@@ -160,7 +161,7 @@ def threshold_of(model, settings):
         return {"threshold_pairs": "none: there was no HELD_OUT_LIST"}
     images = read_list(source, settings["IMAGEPATH"])
     try:
-        pairs = metrics.pairs_of(images.labels)
+        pairs = pairs_of(images.labels)
     except ValueError:
         return {"threshold_pairs": f"none: {os.path.basename(source)} has no pairs of one identity, or of two"}
     rows = []
@@ -172,11 +173,11 @@ def threshold_of(model, settings):
             ]
             rows.append(model.embed(np.stack(batch).transpose(0, 2, 3, 1).astype(np.uint8), names))
             bar.update(len(batch))
-    distances = metrics.pair_distances(np.concatenate(rows), pairs.first, pairs.second)
-    found = metrics.verification_of_pairs(distances, pairs.same)
+    distances = pair_distances(np.concatenate(rows), pairs.first, pairs.second)
+    found = verification.verification_of_pairs(distances, pairs.same)
     behind = f"{found.same} same and {found.different} different of {os.path.basename(source)}"
     if not found.thresholds:
-        return {"threshold_pairs": f"{behind}, too few for FAR {max(metrics.FARS):g}"}
+        return {"threshold_pairs": f"{behind}, too few for FAR {max(verification.FARS):g}"}
     far = min(found.thresholds)
     return {
         "threshold": f"{found.thresholds[far]:.6g}", "threshold_far": f"{far:g}",

@@ -5,13 +5,14 @@ from typing import NamedTuple
 import numpy as np
 from tabulate import tabulate
 
-from tripletloss.core import metrics
+from tripletloss.core import bootstrap, verification
 from tripletloss.core.norm import l2_normalize
+from tripletloss.core.pairs import pair_distances
 from tripletloss.dataset import ImageList, read_list
 from tripletloss.extract import ALONE, extract_all
 
 FITTED_IMAGES = 2000  # of the training list, on which PCA is fitted
-FIGURES = ("AUC", "EER", "TAR@FAR=0.1", "TAR@FAR=0.01", "TAR@FAR=0.001", "TAR@FAR=0.0001")
+HIGHER_IS_BETTER = {figure.name: figure.higher_is_better for figure in verification.FIGURES}
 
 
 class Comparison(NamedTuple):
@@ -29,7 +30,7 @@ class Comparison(NamedTuple):
         _, interval = self.differences[-1][figure]
         if interval is None:
             return 0
-        low, high = interval if figure != "EER" else (-interval[1], -interval[0])
+        low, high = interval if HIGHER_IS_BETTER[figure] else (-interval[1], -interval[0])
         return 1 if low > 0 else -1 if high < 0 else 0
 
     def verdict(self):
@@ -45,7 +46,7 @@ class Comparison(NamedTuple):
 
     def describe(self):
         """The comparison as text for the terminal."""
-        columns = [figure for figure in FIGURES if figure in self.figures[0]]
+        columns = [figure for figure in HIGHER_IS_BETTER if figure in self.figures[0]]
         rows = [[name, *(f"{values[c]:.4f}" for c in columns)]
                 for name, values in zip(self.names, self.figures, strict=True)]  # fmt: skip
         for name, differences in zip(self.names[1:], self.differences, strict=True):
@@ -67,7 +68,7 @@ def _spread(interval, before="95% interval "):
 def compare(net, settings, softmax_feature, images, pairs, mirrored=False, show=False, team=ALONE):
     """Compare a net's features of both stages, and projections of the softmax stage's, on pairs of images.
 
-    net: of DEPLOY, with weights that make both features; settings: of the triplet stage; pairs: metrics.Pairs of the
+    net: of DEPLOY, with weights that make both features; settings: of the triplet stage; pairs: Pairs of the
     images. PCA is fitted on up to FITTED_IMAGES of TRAIN_LIST, not on the images that are measured. Returns
     Comparison; at other processes of a team than the first, None. Raises InputError for images that cannot be read.
     """
@@ -101,12 +102,12 @@ def principal_axes(rows, count):
 
 def compare_embeddings(embeddings, images, pairs):
     """Comparison of embeddings of the same images: name -> (N, D), first the one that the others are compared with."""
-    distances = [metrics.pair_distances(rows, pairs.first, pairs.second) for rows in embeddings.values()]
-    figures = [metrics.figures(metrics.verification_of_pairs(d, pairs.same)) for d in distances]
-    resampled = metrics.resampled_verification(distances, pairs, images.labels)
+    distances = [pair_distances(rows, pairs.first, pairs.second) for rows in embeddings.values()]
+    figures = [verification.verification_of_pairs(d, pairs.same).figures for d in distances]
+    resampled = verification.resampled_verification(distances, pairs, images.labels)
     figures = [{name: value for name, value in own.items() if all(name in one for one in figures)} for own in figures]
     differences = [
-        {figure: (mine[figure] - figures[0][figure], metrics.interval(draws[figure] - resampled[0][figure]))
+        {figure: (mine[figure] - figures[0][figure], bootstrap.interval(draws[figure] - resampled[0][figure]))
          for figure in mine}
         for mine, draws in zip(figures[1:], resampled[1:], strict=True)
     ]  # fmt: skip

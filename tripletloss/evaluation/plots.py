@@ -8,7 +8,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tripletloss.core.metrics import Roc
+from tripletloss.core.verification import Roc
 
 BLUE, RED, GREEN = "#3465a4", "#cc4125", "#4e9a06"
 MOST_POINTS = 2000  # of a curve

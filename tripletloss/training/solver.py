@@ -14,7 +14,8 @@ from caffe.proto import caffe_pb2
 from tripletloss.base.errors import InputError, NotFiniteError
 from tripletloss.base.process import caffe_log, try_in_child
 from tripletloss.core import sampling
-from tripletloss.core.metrics import pairs_of, verification
+from tripletloss.core.pairs import pairs_of
+from tripletloss.core.verification import verification
 from tripletloss.data.images import Augmentation
 from tripletloss.evaluation.compare import compare
 from tripletloss.extract import ALONE, extract_all
