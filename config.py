@@ -11,7 +11,8 @@ NET = 'train.prototxt'              # stage rules select its sections; a net wit
 SOLVER = 'solver.prototxt'          # momentum, weight decay, learning rate policy
 DEPLOY = 'deploy.prototxt'          # image -> embedding, used to measure; '': nothing is measured
 
-# Weights (.caffemodel) that a stage starts from. '' starts fresh; in the triplet stage, it takes the softmax stage's.
+# Weights (.caffemodel) that a stage starts from. '': it starts fresh; the triplet stage starts from the softmax stage's
+# last weights in RUN_FOLDER, and fresh only if there are none and STAGES is ['triplet'].
 WEIGHTS = {'softmax': 'models/face997/face997.caffemodel', 'triplet': ''}
 FREEZE = {'softmax': '', 'triplet': 'fc7'}              # layers up to this blob keep their weights; '': all learn
 FEATURE = {'softmax': 'norm2', 'triplet': 'embedding'}  # blob of DEPLOY that is measured after a stage

@@ -108,6 +108,7 @@ def check_stages(arguments, processes):
     stages = [arguments.stage] if arguments.stage else settings["STAGES"]
     gpu, sentence = solver.choose_device(settings["DEVICE"])
     print(sentence)
+    plan.check_folder(settings["RUN_FOLDER"], stages, arguments.resume)
     trained = snapshots.last_whole(os.path.join(settings["RUN_FOLDER"], "softmax")) if stages[0] == "triplet" else None
     with tempfile.TemporaryDirectory() as folder:
         for stage in stages:

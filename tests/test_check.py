@@ -10,6 +10,9 @@ import pytest
 
 from tests.conftest import ROOT, TINY_NET, run_train, write_config
 from tests.test_train import in_net, refused, replace
+from tripletloss.base.files import amount
+from tripletloss.training import plan
+from tripletloss.training.plan import layers_text
 
 
 def advice(project, *arguments, **changes):
@@ -25,8 +28,46 @@ def test_a_sound_project_gets_its_plan_and_no_advice(project):
     said = advice(project, MAX_ITERS=8)
     assert "advice" not in said
     for line in ("epochs     4: 96 images shown", "sizes      shorter side in pixels, of all: below 32: 24",
-                 "time       about", "disk       0 MB", "embedding  conv1 > bn1 > fc7 > norm2 > fc9_1; normalised by norm2"):  # fmt: skip
+                 "time       about", " kB for snapshots, of ", "embedding  conv1 > bn1 > fc7 > norm2 > fc9_1; normalised by norm2"):  # fmt: skip
         assert line in said, line
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (15_400, "15 kB"), (4_210_000, "4.2 MB"), (1.26e12, "1260 GB")],
+)
+def test_amounts_of_bytes_are_never_rounded_to_nothing(count, text):
+    assert amount(count) == text
+
+
+def test_a_long_row_of_layers_is_shown_by_its_ends():
+    order = ["conv1", *(f"conv{i}" for i in range(2, 14)), "fc6", "fc7", "fc9"]
+    assert layers_text(order[:13], order) == "conv1 to conv13 (13 layers)"
+    assert layers_text([*order[10:], "conv2", "conv1"], order) == "conv1, conv2, conv11 to fc9 (6 layers)"
+    assert layers_text([name for name in order if name != "conv5"], order) == "conv1, conv2, conv3, conv4, conv6 to fc9 (11 layers)"
+    assert layers_text([], order) == "none"
+
+
+def test_a_run_folder_that_a_run_would_refuse_is_refused(project):
+    (project / "run").mkdir()
+    (project / "run" / "triplet_iter_4.caffemodel").write_bytes(b"weights")
+    for arguments in ((), ("--stage", "triplet")):
+        said = [run_train(project, *more, *arguments) for more in ((), ("--check",))]
+        for result in said:
+            refused(result, "run has snapshots of a triplet stage already: resume it with --resume, set RUN_FOLDER")
+        assert said[0].stderr == said[1].stderr
+    for arguments in (("--stage", "softmax"), ("--resume",)):
+        assert run_train(project, "--check", *arguments).returncode == 0
+    write_config(project, RUN_FOLDER="list.txt/run/a")
+    refused(run_train(project, "--check"), "list.txt is not a folder): set RUN_FOLDER")
+    assert sorted(path.name for path in (project / "run").iterdir()) == [".lock", "triplet_iter_4.caffemodel"]
+
+
+def test_a_run_folder_in_which_a_run_is_at_work_is_refused(project):
+    lock = plan.claim_folder(str(project / "run"), ["softmax"], False)
+    refused(run_train(project, "--check"), "another run is at work in ")
+    lock.close()
+    assert run_train(project, "--check").returncode == 0
 
 
 def copy(p, one, two):
@@ -63,6 +104,9 @@ def duplicates(p):
             "2 held-out identities are trained on, so figures are too good: person0, person1",
             "8 held-out images are trained on, so their figures are too good",
         ]),
+        ([lambda p: replace(p / "list.txt", ".jpg 4", ".jpg 9"), in_net("num_output: 6", "num_output: 10")], [
+            "list.txt has no image for 4 of the labels up to 9 (4, 6, 7 ...), whose outputs learn nothing: number the identities from 0",
+        ]),
         ([lambda p: write_config(p, MAX_ITERS=1, CROP=20)], [
             "training ends before it has seen every image once: raise MAX_ITERS to 2", "24 images are smaller than CROP 20",
         ]),
@@ -73,7 +117,7 @@ def duplicates(p):
             "the bias of fc7 learns 20 times as fast",
         ]),
     ],
-    ids=["images", "settings", "net"],
+    ids=["images", "labels", "settings", "net"],
 )  # fmt: skip
 def test_what_is_amiss_is_told_and_stops_nothing(project, changes, sentences):
     for change in changes:

@@ -536,4 +536,4 @@ def test_weights_that_are_not_described_are_not_overwritten(project, finished):
     for path in run.glob("*.json"):
         path.unlink()
     result = run_train(project)
-    assert result.returncode == 1 and "holds a softmax stage already" in result.stderr
+    assert result.returncode == 1 and "has snapshots of a softmax stage already" in result.stderr

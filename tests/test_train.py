@@ -190,7 +190,7 @@ def test_interrupting_finishes_the_iteration_and_keeps_the_weights(project):
 
 def test_a_finished_stage_is_not_overwritten(project):
     assert run_train(project, "--stage", "softmax").returncode == 0
-    refused(run_train(project, "--stage", "softmax"), "holds a softmax stage already: go on with it with --resume, set RUN_FOLDER")
+    refused(run_train(project, "--stage", "softmax"), "has snapshots of a softmax stage already: resume it with --resume, set RUN_FOLDER")
 
 
 def test_after_a_refusal_the_same_folder_is_used_once_the_input_is_mended(project):
@@ -302,7 +302,7 @@ def test_bad_input_ends_in_one_sentence_and_status_1(project, change, sentence):
         (in_config(FREEZE="fc9_1", STAGES=["triplet"]), "every layer is frozen"),
         (in_config(FREEZE="fc99", STAGES=["triplet"]), "FREEZE names the blob 'fc99'"),
         (in_config(STAGES=["triplet"]), "FREEZE would keep conv1, bn1, fc7"),
-        (lambda p: None, "there are no softmax weights in"),
+        (lambda p: None, "WEIGHTS is '' for the triplet stage: that stands for the softmax stage's last weights, but RUN_FOLDER has none"),
     ],
 )  # fmt: skip
 def test_bad_input_of_the_triplet_stage(project, change, sentence):

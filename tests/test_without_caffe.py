@@ -2,8 +2,10 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -17,6 +19,7 @@ from sklearn.cluster import AgglomerativeClustering
 from tests.conftest import ROOT, empty_png
 from tripletloss import detect
 from tripletloss.base.errors import InputError
+from tripletloss.base.wheels import cache_folder
 from tripletloss.deploy.onnx_model import Model
 
 SAMPLE = ROOT / "data" / "images"
@@ -27,6 +30,39 @@ def run(module, *arguments, **options):
     code = f"import runpy, sys; sys.modules['caffe'] = None; runpy.run_module({module!r}, run_name='__main__')"
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)
+
+
+def test_the_cache_is_in_the_home_folder_or_where_xdg_says(tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "tripletloss"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "tripletloss"
+
+
+def test_a_user_without_a_home_folder_has_a_cache_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("HOME", "/proc/nowhere")  # which even root cannot write to
+    folder = cache_folder()
+    assert folder == cache_folder() == tmp_path / f"tripletloss-{os.getuid()}" and folder.stat().st_mode & 0o777 == 0o700
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+    with pytest.raises(InputError, match="belongs to somebody else: set XDG_CACHE_HOME"):
+        cache_folder()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user whom the system does not know")
+@pytest.mark.parametrize("what", ["tripletloss.base.wheels", "build_caffe"])
+def test_a_user_whom_the_system_does_not_know_has_a_cache_or_none(what):
+    """As in a container that was started with a number for its user: there is no HOME, and no entry in /etc/passwd."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME")}
+    code = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tools')!r}]; import {what} as m; print(m.cache_folder())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=kept, user=54321)
+    assert result.returncode == 0, result.stderr
+    expected = Path(tempfile.gettempdir()) / "tripletloss-54321"
+    assert result.stdout.strip() == ("None" if what == "build_caffe" else str(expected))
+    shutil.rmtree(expected, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -424,10 +424,14 @@ def is_whole(package, key):
 
 
 def cache_folder():
-    """Return the folder that clones share, or None where CACHE=0 switches it off."""
+    """Return the folder that clones share, or None where CACHE=0 switches it off or the user has no home folder."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    folder = (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "tripletloss"
-    return None if os.environ.get("CACHE") == "0" else folder
+    if os.environ.get("CACHE") == "0":
+        return None
+    try:
+        return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "tripletloss"
+    except RuntimeError:
+        return None
 
 
 def keep(made):

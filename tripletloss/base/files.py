@@ -42,6 +42,14 @@ def write_whole(path, content):
         os.close(folder)
 
 
+def amount(count):
+    """So many bytes as text, to two digits or more: 950 bytes, 1.2 kB, 35 MB, 1.8 GB, 1200 GB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:.0f} {unit}"
+    return f"{count} bytes"
+
+
 def digest(path):
     """The SHA-256 of a file, in hexadecimal digits: the identity of weights."""
     total = hashlib.sha256()

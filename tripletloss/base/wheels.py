@@ -13,9 +13,24 @@ from tripletloss.base.errors import InputError
 
 
 def cache_folder():
-    """The user's cache for this project: XDG_CACHE_HOME or ~/.cache, with tripletloss below it."""
+    """The user's cache for this project: the folder tripletloss in XDG_CACHE_HOME, or else in ~/.cache.
+
+    Users of containers often have no home folder, or none that they can write to. Then it is a folder of the user's
+    own among the system's temporary files. Raises InputError if that belongs to somebody else.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "tripletloss"
+    if os.path.isabs(base):
+        return Path(base) / "tripletloss"
+    try:
+        folder = Path.home() / ".cache" / "tripletloss"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    except (RuntimeError, OSError):  # no home folder is known, or it cannot be written
+        folder = Path(tempfile.gettempdir()) / f"tripletloss-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.lstat().st_uid != os.getuid() or folder.is_symlink():
+        raise InputError(f"{folder} belongs to somebody else: set XDG_CACHE_HOME to a folder of your own")
+    return folder
 
 
 def fetch_wheel(requirement, sha256):

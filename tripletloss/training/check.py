@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from tripletloss.base import parallel
 from tripletloss.base.errors import InputError
+from tripletloss.base.files import amount
 from tripletloss.base.process import try_in_child
 from tripletloss.data.images import decode, read_bytes
 from tripletloss.dataset import shared_identities
@@ -143,12 +144,19 @@ def settings_advice(plan, folder=""):
     lines = [f"epochs     {shown / count:.3g}: {shown} images shown"]
     for what, where, needed in disk(plan, folder or s["RUN_FOLDER"]):
         room = shutil.disk_usage(_there(where)).free
-        lines.append(f"disk       {needed / 1e6:.0f} MB for {what}, of {room / 1e9:.1f} GB that are free in {where}")
+        lines.append(f"disk       {amount(needed)} for {what}, of {amount(room)} that are free in {where}")
         if needed > room:
-            advice.append(f"{where} has {room / 1e6:.0f} MB free, and {needed / 1e6:.0f} are needed: make room")
+            advice.append(f"{where} has {amount(room)} free, and {amount(needed)} are needed for {what}: make room")
     if shown < count:
         enough = -(-count // (s["BATCH_SIZE"] * plan.iter_size))
         advice.append(f"training ends before it has seen every image once: raise MAX_ITERS to {enough}")
+    if plan.stage == "softmax":
+        empty = np.setdiff1d(np.arange(images.labels.max()), images.labels)
+        if len(empty):
+            advice.append(
+                f"{s['TRAIN_LIST']} has no image for {len(empty)} of the labels up to {images.labels.max()} "
+                f"({_some(map(str, empty))}), whose outputs learn nothing: number the identities from 0 without gaps"
+            )
     if s["BATCHES"] == "identities":
         sizes = np.bincount(images.labels)
         sizes = sizes[sizes > 0]

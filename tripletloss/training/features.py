@@ -25,7 +25,7 @@ from google.protobuf import text_format
 from tqdm import tqdm
 
 from tripletloss.base.errors import InputError
-from tripletloss.base.files import write_whole
+from tripletloss.base.files import amount, write_whole
 from tripletloss.base.process import caffe_log
 from tripletloss.extract import ALONE, passes
 from tripletloss.net import nets
@@ -178,8 +178,8 @@ def _open_file(path, shape, kind, done):
     room, needed = shutil.disk_usage(os.path.dirname(path)).free, int(np.prod(shape)) * np.dtype(kind).itemsize
     if needed > room:
         raise InputError(
-            f"the features need {needed / 1e9:.1f} GB in {os.path.dirname(path)}, which has {room / 1e9:.1f}: make "
-            "room, or set FEATURE_TYPE to 'float16' or FEATURE_CACHE to ''"
+            f"the features need {amount(needed)} in {os.path.dirname(path)}, which has {amount(room)} free: make room, "
+            "or set FEATURE_TYPE to 'float16' or FEATURE_CACHE to ''"
         )
     # That of a file which was here before does not hold for this one.
     _write_note(os.path.join(os.path.dirname(path), "done"), 0, 0.0)

@@ -1,6 +1,8 @@
 """What a stage is going to do, checked before it starts: its settings, net, weights, and what it goes on from."""
 
+import contextlib
 import fcntl
+import functools
 import glob
 import json
 import os
@@ -21,6 +23,7 @@ from tripletloss.formats import caffemodel
 from tripletloss.net import nets
 from tripletloss.training import snapshots
 
+LONG_RUN = 5  # layers in a row, which a plan shows by the first and the last
 SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
 
 
@@ -53,6 +56,7 @@ class Plan(NamedTuple):
         """The plan, for a person to read."""
         s = self.settings
         identities = len(np.unique(self.images.labels))
+        named = functools.partial(layers_text, order=list(self.shapes))
         learning = [name for name in self.loaded + self.fresh if name not in self.frozen]
         lines = [
             f"stage      {self.stage}: {s['MAX_ITERS']} iterations, learning rate {s['LEARNING_RATE']:g}, "
@@ -69,8 +73,8 @@ class Plan(NamedTuple):
         if self.snapshot:
             lines.insert(0, f"goes on    from iteration {self.snapshot.iteration}, {self.snapshot.weights}")
         if self.weights:
-            lines.append(f"  loaded   {', '.join(self.loaded)}")
-            lines.append(f"  fresh    {', '.join(self.fresh) or 'none'}")
+            lines.append(f"  loaded   {named(self.loaded)}")
+            lines.append(f"  fresh    {named(self.fresh)}")
             lines += [
                 f"  renamed  {old} to {new}: the weights have another number of identities"
                 for old, new in self.renamed.items()
@@ -79,35 +83,72 @@ class Plan(NamedTuple):
             gathered = "; triplets among the images of all" if self.stage == "triplet" and s["GATHER"] else ""
             share = s["BATCH_SIZE"] // s["RANKS"]
             lines.append(f"processes  {s['RANKS']}, each with {share} images of a mini-batch{gathered}")
-        lines.append(f"learning   {', '.join(learning)}")
-        lines.append(f"frozen     {', '.join(self.frozen) or 'none'}")
+        lines.append(f"learning   {named(learning)}")
+        lines.append(f"frozen     {named(self.frozen)}")
         if self.stage == "triplet":
             lines.append(f"triplets   {s['SELECTION']}, margin {s['MARGIN']:g}")
         lines += [f"prototxt   {name} {value} is {layer}'s own" for name, value, layer in self.decided]
         return "\n".join(lines)
 
 
+def layers_text(names, order):
+    """Names of layers as text: of LONG_RUN or more in a row, the first and the last. order: of all the net's layers."""
+    place, runs = {name: number for number, name in enumerate(order)}, []
+    for name in sorted(names, key=place.get):
+        if runs and place[name] == place[runs[-1][-1]] + 1:
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+    return ", ".join(
+        f"{run[0]} to {run[-1]} ({len(run)} layers)" if len(run) >= LONG_RUN else ", ".join(run) for run in runs
+    ) or "none"  # fmt: skip
+
+
+def check_folder(folder, stages, resume):
+    """Raise InputError where claim_folder() would, but make and change nothing."""
+    there = folder
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
+        reason = "Permission denied" if os.path.isdir(there) else f"{there} is not a folder"
+        raise InputError(f"the run's folder {folder} cannot be written ({reason}): set RUN_FOLDER")
+    with contextlib.suppress(FileNotFoundError), open(os.path.join(folder, ".lock"), "r+") as lock:
+        _lock(lock, folder)
+    _refuse_begun(folder, stages, resume)
+
+
+def _lock(file, folder):
+    """Lock the file that belongs to a run's folder. Raises InputError while another run has it."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by children
+    except BlockingIOError:
+        raise InputError(f"another run is at work in {folder}: wait for it, or set RUN_FOLDER to a new one") from None
+
+
+def _refuse_begun(folder, stages, resume):
+    """Raise InputError if a folder has snapshots of one of the stages, unless the run is to resume."""
+    for stage in () if resume else stages:
+        if glob.glob(os.path.join(glob.escape(folder), f"{stage}_iter_*.caffemodel*")):
+            raise InputError(
+                f"{folder} has snapshots of a {stage} stage already: resume it with --resume, set RUN_FOLDER to a new "
+                "folder, or move that one away"
+            )
+
+
 def claim_folder(folder, stages, resume):
     """Make the run's folder and lock it; returns the lock, which holds as long as it is referred to.
 
-    Raises InputError if the folder cannot be written, if another run is at work in it, or, unless it is to go on
-    (resume), if it holds snapshots of one of the stages.
+    Raises InputError if the folder cannot be written, if another run is at work in it, or, unless the run is to
+    resume, if it has snapshots of one of the stages.
     """
     try:
         os.makedirs(folder, exist_ok=True)
         lock = open(os.path.join(folder, ".lock"), "w")  # its end, however the process ends, unlocks
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by children
+        _lock(lock, folder)
         snapshots.clear(folder)
-    except BlockingIOError:
-        raise InputError(f"another run is at work in {folder}: wait for it, or set RUN_FOLDER to a new one") from None
     except OSError as error:
         raise InputError(f"the run's folder {folder} cannot be written ({error.strerror}): set RUN_FOLDER") from None
-    for stage in () if resume else stages:
-        if glob.glob(os.path.join(glob.escape(folder), f"{stage}_iter_*.caffemodel*")):
-            raise InputError(
-                f"{folder} holds a {stage} stage already: go on with it with --resume, set RUN_FOLDER to a new folder, "
-                "or move that one away"
-            )
+    _refuse_begun(folder, stages, resume)
     return lock
 
 
@@ -212,8 +253,8 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
 
     if stage == "triplet" and not weights and "softmax" in config["STAGES"]:
         raise InputError(
-            f"there are no softmax weights in {settings['RUN_FOLDER']} to start the triplet stage from: train the "
-            "softmax stage first, or set WEIGHTS"
+            "WEIGHTS is '' for the triplet stage: that stands for the softmax stage's last weights, but RUN_FOLDER has "
+            "none: train the softmax stage first, set WEIGHTS to a file, or start fresh with STAGES = ['triplet']"
         )
     loaded, fresh = [], [name for name, shapes in params.items() if shapes]
     renamed = {}
