@@ -392,6 +392,35 @@ def test_what_cannot_be_done_is_told_in_one_sentence(trained, module, arguments,
     assert not (folder / "x.h5").exists() and not list(folder.glob("**/*.part"))
 
 
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("evaluate", ["WEIGHTS"]),
+        ("evaluate", ["WEIGHTS", "--compare"]),
+        ("extract", ["WEIGHTS", "--out", "x.h5"]),
+        ("cluster", ["WEIGHTS", "--images", "images", "--out", "g"]),
+        ("suspects", ["WEIGHTS", "--list", "list.txt"]),
+        ("train", ["--check"]),
+    ],
+)
+def test_no_command_lets_a_deploy_net_write_a_file(trained, module, arguments):
+    folder, _ = trained
+    precious = folder / "precious.txt"
+    precious.write_text("the only copy")
+    text = (folder / "deploy.prototxt").read_text()
+    layer = 'layer { name: "w" type: "HDF5Output" bottom: "fc7" bottom: "fc9_1" hdf5_output_param { file_name: "FILE" } }'
+    (folder / "deploy.prototxt").write_text(text + layer.replace("FILE", str(precious)))
+    weights = folder / "run" / "triplet_iter_4.caffemodel"
+    arguments = [weights if a == "WEIGHTS" else a for a in arguments]
+    try:
+        result = run_train(folder, *arguments) if module == "train" else run(module, folder, *arguments)
+    finally:
+        (folder / "deploy.prototxt").write_text(text)
+    assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr
+    assert f": {folder}/deploy.prototxt: layer 'w' writes a file" in result.stderr.splitlines()[-1]
+    assert precious.read_text() == "the only copy"
+
+
 def poison(folder, value, name, layer="conv1"):
     """The trained weights with one number of a layer replaced, in the folder; returns the file's name."""
     weights = folder / "run" / "triplet_iter_4.caffemodel"

@@ -233,6 +233,58 @@ def test_commenting_a_section_out_by_hand_leaves_the_other_stage(stage):
     assert list(ours.layer) == list(nets.for_stage(parse(text), caffe.TRAIN, stage).layer)
 
 
+INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }\n'
+IP = 'layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" inner_product_param { num_output: 4 } }\n'
+SECRET = "the first line of a file that is nobody's business"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (INPUT + IP + 'layer { name: "w" type: "HDF5Output" bottom: "data" bottom: "ip" hdf5_output_param { file_name: "FILE" } }', "layer 'w' writes a file"),
+        ('layer { name: "r" type: "HDF5Data" top: "data" hdf5_data_param { source: "FILE" batch_size: 1 } }' + IP, "layer 'r' reads files"),
+        ('layer { name: "r" type: "Data" top: "data" data_param { source: "FILE" batch_size: 1 } }' + IP, "layer 'r' reads files"),
+        ('layer { name: "r" type: "ImageData" top: "data" top: "l" image_data_param { source: "FILE" } }' + IP, "layer 'r' "),
+        ('layer { name: "r" type: "WindowData" top: "data" top: "l" window_data_param { source: "FILE" } }' + IP, "layer 'r' "),
+        (INPUT + IP + 'layer { name: "r" type: "InfogainLoss" bottom: "ip" bottom: "ip" infogain_loss_param { source: "FILE" } }', "layer 'r' reads files"),
+        (INPUT + 'layer { name: "r" type: "Python" top: "d" top: "l" python_param { module: "datalayer" layer: "DataLayer" '
+         'param_str: "{train_list: FILE, imagepath: /, batches: shuffled}" } }' + IP, "layer 'r' reads files"),
+        (INPUT + 'layer { name: "r" type: "Python" top: "d" top: "l" python_param { module: "tripletloss.layers" '
+         'layer: "FeatureLayer" param_str: "{features: FILE, train_list: FILE, imagepath: /, batches: shuffled}" } }' + IP, "layer 'r' reads files"),
+        (INPUT + 'layer { name: "p" type: "Python" bottom: "data" top: "p" python_param { module: "os" layer: "remove" } }', "would run the Python module 'os'"),
+        (INPUT + 'layer { name: "p" type: "Python" bottom: "data" top: "p" python_param { module: "tripletloss.layers" layer: "MODULE" } }', "'MODULE' from the Python module 'tripletloss.layers', which fails: MODULE is no caffe.Layer"),
+        (INPUT + IP + IP, "layer 'ip' stands there 2 times"),
+        ('layer { name: "data" type: "DummyData" top: "data" dummy_data_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }' + IP, "must take one blob of images, N x 3 x S x S, through an Input layer, but it takes none"),
+        (INPUT + INPUT.replace('"data"', '"more"') + IP, "but it takes data, more"),
+        (INPUT.replace("dim: 8 dim: 8", "dim: 9 dim: 9") + IP, "with images of 8 x 8 pixels: Caffe stops: Check failed"),
+        (INPUT + IP, "has no blob 'embedding': --feature, or FEATURE in the config, must be one of data, ip"),
+        (INPUT + IP + 'layer { name: "sum" type: "Reduction" bottom: "ip" top: "embedding" }', "'embedding' has the shape () for 2 images: name one with a row per image"),
+    ],
+)  # fmt: skip
+def test_a_deploy_net_that_is_none_is_refused_before_it_is_run(tmp_path, text, sentence):
+    """What reads or writes files, other modules, more inputs than one: in a sentence that quotes no file."""
+    (tmp_path / "secret.txt").write_text(SECRET)
+    (tmp_path / "deploy.prototxt").write_text(text.replace("FILE", str(tmp_path / "secret.txt")) if '"FILE"' in text or " F," in text else text)
+    with pytest.raises(InputError) as refusal:
+        nets.open_deploy(str(tmp_path / "deploy.prototxt"), 8, ["embedding"])
+    assert sentence in str(refusal.value) and SECRET not in str(refusal.value)
+    assert (tmp_path / "secret.txt").read_text() == SECRET
+
+
+def test_a_deploy_net_is_built_as_it_was_checked(tmp_path):
+    """Not from the file again, which may be another by then, and by no other reading of its rules."""
+    path, rules = tmp_path / "deploy.prototxt", ("phase: TRAIN", 'not_stage: ""')  # Caffe would include the second
+    left_out = [IP.replace('"ip"', f'"ip{i}"').replace("} }", "} include { " + rule + " } }") for i, rule in enumerate(rules)]
+    path.write_text(INPUT + IP + "".join(left_out))
+    theirs = caffe.Net(str(path), caffe.TEST)
+    assert list(theirs.params) == ["ip", "ip1"]
+    deploy = nets.open_deploy(str(path), 8, ["ip"])
+    path.write_text("no net any more")
+    assert deploy.shapes == {"data": [], "ip": [(4, 192), (4,)]}
+    net = nets.build(deploy.definition, caffe.TEST)
+    assert list(net.blobs) == ["data", "ip"] and list(net.params) == ["ip"]
+
+
 @pytest.mark.parametrize("stage", ["softmax", "triplet"])
 def test_vgg_face_has_the_published_shapes(stage):
     folder = ROOT / "models" / "vgg_face"

@@ -86,9 +86,8 @@ def test_prototxts(tmp_path, content):
     (tmp_path / "net.prototxt").write_bytes(content)
 
     def read():
-        net = nets.for_stage(nets.read_net(path), nets.caffe.TRAIN, "softmax")
-        nets.check_wiring(net, path)
-        nets.check_files(net, path, [])
+        nets.open_net(path, nets.caffe.TRAIN, "softmax", [])
+        nets.open_net(path, nets.caffe.TEST)
 
     only_input_errors(read)
 

@@ -108,9 +108,7 @@ class Kinds:
         elif kind == "config":
             config.load(self.path)
         elif kind == "prototxt":
-            net = nets.for_stage(nets.read_net(self.path), caffe.TRAIN, "softmax")
-            nets.check_wiring(net, self.path)
-            nets.check_files(net, self.path, [])
+            net = nets.open_net(self.path, caffe.TRAIN, "softmax", [])
             nets.fill_settings(net, SETTINGS, self.path)
             nets.embeddings_of(net)
             nets.size_classifier(net, 3)

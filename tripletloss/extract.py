@@ -21,7 +21,7 @@ from tripletloss.base import command
 from tripletloss.base.errors import InputError, MissingLayersError, NotFiniteError
 from tripletloss.base.files import digest
 from tripletloss.base.parallel import OneProcess, join
-from tripletloss.base.process import caffe_log, read_hdf5, try_in_child
+from tripletloss.base.process import caffe_log, read_hdf5
 from tripletloss.core.triplets import first_not_finite
 from tripletloss.data.images import read_or_next, to_blob
 from tripletloss.dataset import ImageList, list_folder, read_list
@@ -146,23 +146,14 @@ def open_net(weights, settings, features):
 
     features: names of blobs that will be asked for.
     """
-    deploy = settings["DEPLOY"]
-    if not deploy:
+    source = settings["DEPLOY"]
+    if not source:
         raise InputError("the config has no DEPLOY net to make embeddings with: name one")
     config.need_files(settings, "DEPLOY")
-    definition = nets.read_net(deploy)
-    nets.check_wiring(definition, deploy)
-
-    def shapes():
-        net = caffe.Net(deploy, caffe.TEST)
-        return nets.shapes_of(net), list(net.blobs)
-
-    params, blobs = try_in_child(shapes, deploy)
-    _, fresh = nets.match_weights(params, caffemodel.weight_shapes(weights), weights, deploy)
+    deploy = nets.open_deploy(source, settings["IMAGE_SIZE"], features)
+    _, fresh = nets.match_weights(deploy.shapes, caffemodel.weight_shapes(weights), weights, source)
     for feature in features:
-        if feature not in blobs:
-            raise InputError(f"{deploy} has no blob {feature!r}: --feature must be one of {', '.join(blobs)}")
-        missing = sorted(set(fresh) & nets.made_by(definition, feature))
+        missing = sorted(set(fresh) & nets.made_by(deploy.definition, feature))
         if missing:
             raise MissingLayersError(
                 f"{weights} has no weights for {', '.join(missing)}, which {feature!r} depends on: set another "
@@ -170,7 +161,7 @@ def open_net(weights, settings, features):
             )  # fmt: skip
     with caffe_log(os.devnull):
         caffe.set_mode_cpu()
-        net = caffe.Net(deploy, caffe.TEST)
+        net = nets.build(deploy.definition, caffe.TEST)
         nets.load_weights(net, weights)
     return net
 

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import io
 import os
+import tempfile
 from collections import Counter
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 
 from tripletloss.base.errors import InputError
+from tripletloss.base.process import try_in_child
 from tripletloss.config import SCHEMA
 from tripletloss.formats.caffemodel import made_by, read_prototxt, shape_of
 from tripletloss.layers import (
@@ -32,6 +34,7 @@ from tripletloss.layers.settings import PROCESS_KEYS, SettingsLayer, parse_param
 ALLOWED_MODULES = {"tripletloss.layers", "datalayer", "norm2layer", "tripletselectlayer", "tripletlosslayer"}
 SELECT_STATISTICS = ("active_share", "d_ap", "d_an")
 FILE_FIELDS = ("source", "root_folder", "mean_file", "file_name")  # of layers' parameters, that name files
+FILE_READERS = ("Data", "HDF5Data", "ImageData", "WindowData")  # types of layers that are nothing without a file
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # that such files begin with
 DATA_SECONDS = "data_seconds"  # the top of a DataLayer that train.py adds: seconds waited
 
@@ -50,6 +53,70 @@ def write_prototxt(message, path):
     """Write a message as text."""
     with open(path, "w", encoding="utf-8") as file:
         file.write(text_format.MessageToString(message))
+
+
+def open_net(source, phase, stage="", folders=None):
+    """The NetParameter of a prototxt that somebody wrote, as Caffe is to build it in a phase and a stage, checked.
+
+    Every such net comes through here, and Caffe gets what this returns, never the file itself. folders: that layers
+    may read files from, besides the prototxt's own; None: layers may read no file at all.
+    Raises InputError as read_net, check_wiring and check_files.
+    """
+    net = for_stage(read_net(source), phase, stage)
+    check_wiring(net, source)
+    check_files(net, source, folders)
+    return net
+
+
+def build(net, phase):
+    """The caffe.Net of a NetParameter that was checked. Caffe ends the process where it finds something wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "net.prototxt")
+        write_prototxt(net, path)
+        return caffe.Net(path, phase)
+
+
+class Deploy(NamedTuple):
+    """A deploy net that was checked, and that Caffe has built and run once."""
+
+    definition: caffe_pb2.NetParameter
+    shapes: dict  # layer -> shapes of its parameters
+
+
+def open_deploy(source, size, features):
+    """The Deploy of a prototxt that makes features of images.
+
+    size: of the images, pixels a side; features: names of the blobs that will be asked for.
+    Raises InputError as open_net, where layers read files, where the net takes anything but images, where Caffe stops
+    at it, and where a feature is not there or has no row per image.
+    """
+    definition = open_net(source, caffe.TEST)
+
+    def run():
+        net = build(definition, caffe.TEST)
+        if len(net.inputs) != 1:
+            raise InputError(
+                f"{source} must take one blob of images, N x 3 x S x S, through an Input layer, but it takes "
+                f"{', '.join(net.inputs) or 'none'}"
+            )
+        net.blobs[net.inputs[0]].reshape(2, 3, size, size)
+        net.forward()
+        return shapes_of(net), {name: tuple(blob.shape) for name, blob in net.blobs.items()}
+
+    shapes, blobs = try_in_child(run, f"{source} with images of {size} x {size} pixels", limited=True)
+    for feature in features:
+        named = dict.fromkeys([*definition.input, *(top for layer in definition.layer for top in layer.top)])
+        if feature not in named:
+            raise InputError(
+                f"{source} has no blob {feature!r}: --feature, or FEATURE in the config, must be one of "
+                f"{', '.join(named)}"
+            )
+        if blobs[feature][:1] != (2,):
+            raise InputError(
+                f"{source}: the blob {feature!r} has the shape {blobs[feature]} for 2 images: name one with a row per "
+                "image"
+            )
+    return Deploy(definition, shapes)
 
 
 def for_stage(net, phase, stage):
@@ -107,20 +174,26 @@ def check_wiring(net, source):
 
 
 def check_files(net, source, folders):
-    """Raise InputError for a layer that writes a file, or reads one outside of some folders.
+    """Raise InputError for a layer that writes a file, or reads one that it may not.
 
-    net: NetParameter; folders: that layers may read from, besides the prototxt's own.
+    net: NetParameter; folders: as in open_net.
     """
-    allowed = [os.path.realpath(folder) for folder in (os.path.dirname(source) or ".", *folders) if folder]
+    allowed = [os.path.realpath(folder) for folder in (os.path.dirname(source) or ".", *(folders or ())) if folder]
     for layer in net.layer:
         where = f"{source}: layer {layer.name!r}"
         if layer.type == "HDF5Output":
             raise InputError(f"{where} writes a file: take it out, and use python -m tripletloss.extract")
-        for field, value in layer.ListFields():
-            for name in FILE_FIELDS if field.name.endswith("_param") else ():
-                path = getattr(value, name, "")
-                if path and not is_within(path, allowed):
-                    raise InputError(f"{where} reads {path!r}, which is outside of the prototxt's folder and IMAGEPATH")
+        paths = [
+            getattr(value, name, "")
+            for field, value in layer.ListFields() if field.name.endswith("_param")
+            for name in FILE_FIELDS
+        ]  # fmt: skip
+        reads = any(paths) or layer.type in FILE_READERS or is_a(layer, (DataLayer, FeatureLayer))
+        if reads and folders is None:
+            raise InputError(f"{where} reads files, which a deploy net must not: let an Input layer take the images")
+        for path in filter(None, paths):
+            if not is_within(path, allowed):
+                raise InputError(f"{where} reads {path!r}, which is outside of the prototxt's folder and IMAGEPATH")
 
 
 def is_within(path, folders):
@@ -143,7 +216,10 @@ def python_layer(layer, source):
             f"you trust it, add --allow-module {module}"
         )
     try:
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
+        if not (isinstance(found, type) and issubclass(found, caffe.Layer)):
+            raise AttributeError(f"{name} is no caffe.Layer")
+        return found
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"{source}: layer {layer.name!r} wants {name!r} from the Python module {module!r}, which fails: {error}"
@@ -167,7 +243,7 @@ def fill_settings(net, settings, source):
         if layer.type != "Python":
             continue
         kind = python_layer(layer, source)
-        if not (isinstance(kind, type) and issubclass(kind, SettingsLayer)):
+        if not issubclass(kind, SettingsLayer):
             continue
         where = f"{source}: layer {layer.name!r}"
         own = parse_param_str(layer.python_param.param_str, kind.keys, where)
@@ -240,8 +316,7 @@ def features_of(net):
 
 def is_a(layer, kind):
     """Whether a layer of a net that was checked is a Python layer of this class, or of one of a tuple of them."""
-    found = python_layer(layer, "the net") if layer.type == "Python" else None
-    return isinstance(found, type) and issubclass(found, kind)
+    return layer.type == "Python" and issubclass(python_layer(layer, "the net"), kind)
 
 
 def changing_blobs(net, params):

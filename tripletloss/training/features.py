@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from typing import NamedTuple
 
@@ -142,10 +141,8 @@ def _alone(folder):
 def _compute(cut, weights, images, settings, path, done, team):
     s, total, folder = settings, len(images.names), os.path.dirname(path)
     views = [False, True] if s["MIRROR"] else [False]
-    with team.together(), tempfile.TemporaryDirectory() as own:
-        prototxt = os.path.join(own, "frozen.prototxt")
-        nets.write_prototxt(frozen_net(cut, s), prototxt)
-        net = caffe.Net(prototxt, caffe.TEST)
+    with team.together():
+        net = nets.build(frozen_net(cut, s), caffe.TEST)
         nets.load_weights(net, weights)
         shape = (len(views), total, *net.blobs[cut.blob].shape[1:])
         file = _open_file(path, shape, s["FEATURE_TYPE"], done) if team.rank == 0 else None

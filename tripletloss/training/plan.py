@@ -36,7 +36,8 @@ class Plan(NamedTuple):
     images: ImageList
     held_out: ImageList | None
     weights: str  # '' for none
-    measured: list  # names of the deploy net's blobs to measure, softmax stage's first
+    deploy: nets.Deploy | None  # the net to measure with,
+    measured: list  # and names of its blobs, softmax stage's first
     loaded: list  # names of the layers that start from the weights,
     fresh: list  # that start fresh,
     frozen: list  # and that do not learn
@@ -214,9 +215,7 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
         if len(sizes) < 2 or sizes.max() < 2:
             raise InputError(f"{held_out.source} needs two identities or more, one of them with two images, to measure")
 
-    net = nets.for_stage(nets.read_net(source), caffe.TRAIN, stage)
-    nets.check_wiring(net, source)
-    nets.check_files(net, source, [settings["IMAGEPATH"]])
+    net = nets.open_net(source, caffe.TRAIN, stage, [settings["IMAGEPATH"]])
     _check_loss(net, source)
     if processes > 1:
         _check_divisible(net, source)
@@ -277,11 +276,11 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
             "WEIGHTS to weights that have them, or FREEZE to ''"
         )
     nets.write_prototxt(net, f"{prefix}_train.prototxt")
-    measured = []
+    deploy, measured = None, []
     if settings["DEPLOY"] and held_out:
         named = [config.stage(name)["FEATURE"] for name in STAGES]
         measured = [feature for feature in dict.fromkeys(named) if feature]
-        _check_deploy(settings, measured, params, net)
+        deploy = _open_deploy(settings, measured, params, net)
     total = sum(int(np.prod(shape)) for shapes in params.values() for shape in shapes)
     # Snapshots are completed with the frozen layers of the weights, which must have the same format for that.
     able = settings["FEATURE_CACHE"] and weights and h5py.is_hdf5(weights) == bool(suffix)
@@ -304,8 +303,8 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
     about = {**settings, "WEIGHTS": weights, "inputs": _inputs(settings, weights), "cached": cached}
     write_whole(f"{prefix}_settings.json", json.dumps(about, indent=2).encode())
     return Plan(
-        stage, settings, prefix, images, held_out, weights, measured, loaded, fresh, frozen, renamed, decided, total,
-        cut, snapshot, params, cached, int(np.prod(blobs[cut.blob][1:])) if cut else 0, _loss_of(net),
+        stage, settings, prefix, images, held_out, weights, deploy, measured, loaded, fresh, frozen, renamed, decided,
+        total, cut, snapshot, params, cached, int(np.prod(blobs[cut.blob][1:])) if cut else 0, _loss_of(net),
         suffix, solver.iter_size,
     )  # fmt: skip
 
@@ -395,22 +394,10 @@ def _build_solver(path):
     return nets.shapes_of(solver.net), {name: tuple(blob.shape) for name, blob in solver.net.blobs.items()}
 
 
-def _check_deploy(settings, measured, params, net):
-    """The deploy net builds, holds the features, and its layers are those of the training net, of the same shapes."""
-    source, size = settings["DEPLOY"], settings["IMAGE_SIZE"]
-    deploy = nets.read_net(source)
-    nets.check_wiring(deploy, source)
-    nets.check_files(deploy, source, [])
-
-    def build():
-        net = caffe.Net(source, caffe.TEST)
-        net.blobs[net.inputs[0]].reshape(1, 3, size, size)
-        net.reshape()
-        return list(net.blobs), nets.shapes_of(net)
-
-    blobs, shapes = try_in_child(build, source)
-    for feature in measured or [""]:
-        if feature not in blobs:
-            raise InputError(f"{source} has no blob {feature!r}: set FEATURE to one of {', '.join(blobs)}")
-    nets.match_weights(shapes, params, settings["NET"], source)
-    nets.check_agreement(net, deploy, measured, source)
+def _open_deploy(settings, measured, params, net):
+    """The nets.Deploy of DEPLOY. Raises InputError unless its layers are those of the training net, of equal shapes."""
+    source = settings["DEPLOY"]
+    deploy = nets.open_deploy(source, settings["IMAGE_SIZE"], measured or [""])
+    nets.match_weights(deploy.shapes, params, settings["NET"], source)
+    nets.check_agreement(net, deploy.definition, measured, source)
+    return deploy

@@ -301,9 +301,8 @@ def compare_stages(plan, weights, team=ALONE):
 @contextlib.contextmanager
 def _deploy_net(plan, weights, team):
     """The deploy net with weights, and those of the plan's features that they make."""
-    source = plan.settings["DEPLOY"]
-    deploy, have = nets.read_net(source), caffemodel.weight_shapes(weights)
+    deploy, have = plan.deploy.definition, caffemodel.weight_shapes(weights)
     with caffe_log(team.caffe_log(plan.prefix)):
-        net = caffe.Net(source, caffe.TEST)
+        net = nets.build(deploy, caffe.TEST)
         nets.load_weights(net, weights)
         yield net, [name for name in plan.measured if nets.made_by(deploy, name).intersection(net.params) <= set(have)]
