@@ -9,7 +9,8 @@ import time
 import numpy as np
 from tabulate import tabulate
 
-from tripletloss.core import sampling, triplets, verification
+from tripletloss.core import losses, sampling, selection, verification
+from tripletloss.core.distances import squared_distances
 
 DIMENSION, MARGIN, REPEATS = 256, 0.2, 3
 
@@ -40,9 +41,9 @@ def by_batch():
         row = [f"{identities} x {images} = {len(labels)}"]
         for name in ("semi-hard", "batch-hard", "distance-weighted"):
             def run(name=name, x=x, labels=labels):
-                distances = triplets.squared_distances(x, np.float32)
-                chosen = triplets.select(name, distances, labels, MARGIN, DIMENSION, np.random.default_rng(0))
-                triplets.selected_loss(x, distances, chosen, MARGIN)
+                distances = squared_distances(x, np.float32)
+                chosen = selection.select(name, distances, labels, MARGIN, DIMENSION, np.random.default_rng(0))
+                losses.selected_loss(x, distances, chosen, MARGIN)
 
             row.append(f"{timed(run):.1f}")
         rows.append([*row, f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}"])

@@ -30,14 +30,15 @@ def batch():
 
 def ours(strategy):
     """A function that does it with tripletloss, and returns the loss."""
-    from tripletloss.core import triplets
+    from tripletloss.core import losses, selection
+    from tripletloss.core.distances import squared_distances
 
     x, labels = batch()
 
     def run():
-        distances = triplets.squared_distances(x, np.float32)
-        chosen = triplets.STRATEGIES[strategy](distances, labels, MARGIN)
-        return triplets.selected_loss(x, distances, chosen, MARGIN)[0]
+        distances = squared_distances(x, np.float32)
+        chosen = selection.STRATEGIES[strategy].select(distances, labels, MARGIN)
+        return losses.selected_loss(x, distances, chosen, MARGIN)[0]
 
     return run
 

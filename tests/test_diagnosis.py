@@ -7,7 +7,8 @@ import pytest
 
 from tests.conftest import run_train, write_config
 from tests.test_train import replace
-from tripletloss.core import diagnosis, triplets
+from tripletloss.core import diagnosis, losses, selection
+from tripletloss.core.distances import squared_distances
 
 LABELS = np.repeat(np.arange(12), 5)
 
@@ -26,11 +27,11 @@ def reports(make, margin, count=30):
     found = []
     for number in range(count):
         x = make(number)
-        distances = triplets.squared_distances(x)
-        chosen = triplets.semi_hard(distances, LABELS, margin)
+        distances = squared_distances(x)
+        chosen = selection.semi_hard(distances, LABELS, margin)
         rows = (x[chosen.anchors], x[chosen.positives], x[chosen.negatives])
-        loss = triplets.triplet_loss(*rows, margin)[0]
-        found.append(diagnosis.report(x, LABELS, triplets.active_share(chosen, distances, margin), loss))
+        loss = losses.triplet_loss(*rows, margin)[0]
+        found.append(diagnosis.report(x, LABELS, selection.active_share(chosen, distances, margin), loss))
     return found
 
 

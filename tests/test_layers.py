@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tripletloss.base.errors import InputError
-from tripletloss.core import triplets
+from tripletloss.core.distances import squared_distances
 from tripletloss.data.images import read_image, to_blob
 from tripletloss.dataset import read_list
 
@@ -305,7 +305,7 @@ def test_names_and_settings_of_the_2015_toolkit_work(tmp_path):
     net = make_net(tmp_path, chain("rank-paired", margin=0.2, labels=False, old_names=True))
     x = spread()
     loss, _ = run(net, x)
-    d = triplets.squared_distances(x)
+    d = squared_distances(x)
     positives, negatives = sorted(d[0, 4:8], reverse=True), sorted(d[0, 8:], reverse=True)
     picked = zip(net.blobs["p"].data, net.blobs["n"].data, strict=True)
     for (p, n), d_ap, d_an in zip(picked, positives, negatives, strict=True):

@@ -14,9 +14,9 @@ from tests.test_features import losses, softmax, triplet  # noqa: F401 (softmax 
 from tripletloss import layers
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import write_whole
-from tripletloss.core import triplets
+from tripletloss.core import distances
+from tripletloss.core.distances import hardest_negatives
 from tripletloss.core.sampling import MinedBatches, make_batches
-from tripletloss.core.triplets import hardest_negatives
 
 LABELS = np.repeat([3, 5, 6, 9, 12, 15], [1, 2, 4, 9, 13, 3])  # 32 images of 6 identities
 
@@ -28,7 +28,7 @@ def embeddings(count=32):
 @pytest.mark.parametrize("block", [7, 10**7])
 @pytest.mark.parametrize("identities", [1, 3, 5, 9])
 def test_hardest_negatives_equal_a_plain_loop(identities, block, monkeypatch):
-    monkeypatch.setattr(triplets, "BLOCK_ENTRIES", block)
+    monkeypatch.setattr(distances, "BLOCK_ENTRIES", block)
     rng = np.random.default_rng(1)
     labels, x = rng.permutation(LABELS), embeddings()
     found = hardest_negatives(x, labels, identities)

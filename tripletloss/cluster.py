@@ -13,8 +13,8 @@ from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.config import need_files
 from tripletloss.core import clustering
+from tripletloss.core.distances import rounding_of
 from tripletloss.core.pairs import different_weight, pair_distances, pairs_of
-from tripletloss.core.triplets import rounding_of
 from tripletloss.dataset import notes_on_trained, read_list, show_one_of
 from tripletloss.evaluation import montage
 from tripletloss.extract import add_arguments, embed, images_of, settings_of

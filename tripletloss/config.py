@@ -15,7 +15,7 @@ from tripletloss.base.command import launched
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import read_file
 from tripletloss.core.sampling import BATCHES
-from tripletloss.core.triplets import STRATEGIES
+from tripletloss.core.selection import STRATEGIES
 
 MOST_BYTES = 2**20  # of a config file
 STAGES = ("softmax", "triplet")

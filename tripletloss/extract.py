@@ -22,7 +22,7 @@ from tripletloss.base.errors import InputError, MissingLayersError, NotFiniteErr
 from tripletloss.base.files import digest
 from tripletloss.base.parallel import OneProcess, join
 from tripletloss.base.process import caffe_log, read_hdf5
-from tripletloss.core.triplets import first_not_finite
+from tripletloss.core.distances import first_not_finite
 from tripletloss.data.images import read_or_next, to_blob
 from tripletloss.dataset import ImageList, list_folder, read_list
 from tripletloss.formats import caffemodel

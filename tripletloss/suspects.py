@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from tripletloss.base import command
 from tripletloss.base.errors import InputError
-from tripletloss.core.triplets import distance_blocks
+from tripletloss.core.distances import distance_blocks
 from tripletloss.evaluation import montage
 from tripletloss.extract import add_arguments, embed, images_of, settings_of
 

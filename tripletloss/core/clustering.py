@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import coo_array
 
-from tripletloss.core.triplets import rounding_of, squared_distances
+from tripletloss.core.distances import rounding_of, squared_distances
 from tripletloss.core.verification import Roc
 
 

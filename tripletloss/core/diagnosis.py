@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tripletloss.core.triplets import same_and_other, squared_distances
+from tripletloss.core.distances import same_and_other, squared_distances
 
 WINDOW = 10  # reports that a diagnosis looks at, twice: the latest ones and those before
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tripletloss.core.triplets import check_finite, rounding_of
+from tripletloss.core.distances import check_finite, rounding_of
 
 
 class Pairs(NamedTuple):
@@ -79,7 +79,7 @@ def _draw(rng, among, count):
 def pair_distances(embeddings, first, second):
     """Squared distances of pairs of rows: embeddings (N, D); first, second: (P,) row numbers. Returns (P,) float64.
 
-    What is no farther apart than rounding puts copies of one image (triplets.ROUNDING) has the distance 0.
+    What is no farther apart than rounding puts copies of one image (distances.ROUNDING) has the distance 0.
     Raises FloatingPointError, which names the first such row, if an embedding holds NaN or infinity.
     """
     check_finite(embeddings)

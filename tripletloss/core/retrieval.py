@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tripletloss.core.triplets import distance_blocks, rounding_of
+from tripletloss.core.distances import distance_blocks, rounding_of
 
 
 class Retrieval(NamedTuple):
@@ -21,7 +21,7 @@ def retrieval(embeddings, labels):
 
     embeddings: (N, D); labels: (N,). Average precision as in Manning, Raghavan, Schuetze, Introduction to Information
     Retrieval, section 8.4 (mAP over queries), R-precision in the same place. An image of another identity at the same
-    distance comes first; so does one that is farther by no more than rounding can do (triplets.ROUNDING), so that all
+    distance comes first; so does one that is farther by no more than rounding can do (distances.ROUNDING), so that all
     copies of one image are equally near. Memory: blocks of N rows, never N^2.
     Raises FloatingPointError, which names the first such row, if an embedding holds NaN or infinity.
     """

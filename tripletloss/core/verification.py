@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tripletloss.core.bootstrap import LEAST_IDENTITIES, RESAMPLES
+from tripletloss.core.distances import check_finite
 from tripletloss.core.pairs import pair_distances, pairs_of
-from tripletloss.core.triplets import check_finite
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4)  # false accept rates that are reported
 LEAST_FALSE_ACCEPTS = 10  # a FAR is resolved, and reported, where so many different pairs are accepted at it

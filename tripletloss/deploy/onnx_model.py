@@ -11,7 +11,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, I
 
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import read_file
-from tripletloss.core.triplets import first_not_finite
+from tripletloss.core.distances import first_not_finite
 
 BATCH_SIZE = 32
 MOST_BYTES = 2**31 - 1  # protobuf's

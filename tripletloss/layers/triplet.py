@@ -6,7 +6,8 @@ import numpy as np
 
 from tripletloss.base import parallel
 from tripletloss.base.errors import InputError, NotFiniteError
-from tripletloss.core import sampling, triplets
+from tripletloss.core import losses, sampling, selection
+from tripletloss.core.distances import squared_distances
 from tripletloss.layers.settings import SettingsLayer, check_labelled, rows_of
 
 
@@ -45,14 +46,14 @@ class SelectingLayer(SettingsLayer):
         labels = self.team.gather_rows(bottom[1].data.ravel()) if len(bottom) == 2 else None
         name = type(self).__name__
         try:
-            self.distances = triplets.squared_distances(embeddings, np.float32)
+            self.distances = squared_distances(embeddings, np.float32)
         except FloatingPointError as error:
             raise NotFiniteError(f"{name}: {error}") from None
-        if self.strategy == "distance-weighted":
+        if selection.STRATEGIES[self.strategy].needs_unit_length:
             check_lengths(embeddings, name)
         rng = sampling.random_stream(self.seed, sampling.NEGATIVES, self.iteration)
         try:
-            self.selection = triplets.select(
+            self.selection = selection.select(
                 self.strategy, self.distances, labels, self.margin, embeddings.shape[1], rng
             )
         except ValueError as error:
@@ -69,7 +70,7 @@ class SelectingLayer(SettingsLayer):
     def write_statistics(self, tops):
         """The active share of the triplets, the mean d(a,p) and the mean d(a,n), into three tops."""
         chosen, d = self.selection, self.distances
-        tops[0].data[...] = triplets.active_share(chosen, d, self.margin)
+        tops[0].data[...] = selection.active_share(chosen, d, self.margin)
         for top, others in ((tops[1], chosen.positives), (tops[2], chosen.negatives)):
             top.data[...] = d[chosen.anchors, others].mean() if len(others) else 0
 
@@ -89,8 +90,8 @@ class TripletSelectLayer(SelectingLayer):
         self.check_arity(
             bottom, top, (1, 2), (3, 6), "embeddings and labels, and three tops, or six with the statistics"
         )
-        self.read_selection(**({"selection": "rank-paired"} if len(bottom) == 1 else {}))
-        if len(bottom) == 1 and self.strategy != "rank-paired":
+        self.read_selection(**({"selection": selection.WITHOUT_LABELS} if len(bottom) == 1 else {}))
+        if len(bottom) == 1 and selection.STRATEGIES[self.strategy].needs_labels:
             raise InputError(
                 f"TripletSelectLayer: selection {self.strategy} needs the labels: add `bottom: \"labels\"`"
             )
@@ -117,7 +118,7 @@ class TripletSelectLayer(SelectingLayer):
         if propagate_down[0]:
             rows = len(bottom[0].data) * self.team.size
             diffs = (top[i].diff for i in range(3))
-            self.pass_on(triplets.scatter_gradients(self.selection, *diffs, rows), bottom[0])
+            self.pass_on(losses.scatter_gradients(self.selection, *diffs, rows), bottom[0])
 
 
 class BatchTripletLossLayer(SelectingLayer):
@@ -139,9 +140,9 @@ class BatchTripletLossLayer(SelectingLayer):
             top[i].reshape()
 
     def forward(self, bottom, top):
-        """triplets.selected_loss; its gradient is kept. Raises InputError for embeddings that are not finite."""
+        """losses.selected_loss; its gradient is kept. Raises InputError for embeddings that are not finite."""
         embeddings = self.select(bottom)
-        top[0].data[...], self.gradient = triplets.selected_loss(
+        top[0].data[...], self.gradient = losses.selected_loss(
             embeddings, self.distances, self.selection, self.margin
         )
         if len(top) == 4:
@@ -154,7 +155,7 @@ class BatchTripletLossLayer(SelectingLayer):
 
 
 class TripletLossLayer(SettingsLayer):
-    """FaceNet's triplet loss, see triplets.triplet_loss. Give the layer `loss_weight: 1`: Caffe sets none by itself.
+    """FaceNet's triplet loss, see losses.triplet_loss. Give the layer `loss_weight: 1`: Caffe sets none by itself.
 
     Bottoms: anchors, positives, negatives (T, ...), T may be 0. Top: the loss, (), as Caffe's own losses are.
     param_str: margin, a squared distance. Example: "{margin: 0.2}"
@@ -175,13 +176,13 @@ class TripletLossLayer(SettingsLayer):
         top[0].reshape()
 
     def forward(self, bottom, top):
-        """triplets.triplet_loss."""
+        """losses.triplet_loss."""
         self.rows = [rows_of(bottom[i].data) for i in range(3)]
-        top[0].data[...], self.active = triplets.triplet_loss(*self.rows, self.margin)
+        top[0].data[...], self.active = losses.triplet_loss(*self.rows, self.margin)
 
     def backward(self, top, propagate_down, bottom):
-        """triplets.triplet_loss_gradients, times the top diff."""
-        diffs = triplets.triplet_loss_gradients(*self.rows, self.active, top[0].diff)
+        """losses.triplet_loss_gradients, times the top diff."""
+        diffs = losses.triplet_loss_gradients(*self.rows, self.active, top[0].diff)
         for i in range(3):
             if propagate_down[i]:
                 bottom[i].diff[...] = diffs[i].reshape(bottom[i].diff.shape)

@@ -18,6 +18,7 @@ from google.protobuf import text_format
 from tripletloss.base.errors import InputError
 from tripletloss.base.process import try_in_child
 from tripletloss.config import SCHEMA
+from tripletloss.core.selection import STRATEGIES, WITHOUT_LABELS
 from tripletloss.formats.caffemodel import made_by, read_prototxt, shape_of
 from tripletloss.layers import (
     MODULE,
@@ -255,9 +256,14 @@ def fill_settings(net, settings, source):
                 raise InputError(f"{where} names {own[key]!r}, which is outside of the folders that config.py names")
         if issubclass(kind, SelectingLayer):
             if len(layer.bottom) == 1:
-                own.setdefault("selection", "rank-paired")
-            if own.get("selection", filled["selection"]) == "rank-paired" and settings["BATCHES"] != "anchor":
-                raise InputError(f"{where} selects rank-paired, by position in the mini-batch: set BATCHES to 'anchor'")
+                own.setdefault("selection", WITHOUT_LABELS)
+            name = own.get("selection", filled["selection"])
+            batches = STRATEGIES[name].batches
+            if batches and settings["BATCHES"] != batches:
+                raise InputError(
+                    f"{where} selects {name}, by position in the mini-batch: set BATCHES to {batches!r}, or take "
+                    "another SELECTION"
+                )
             if len(layer.top) == (3 if issubclass(kind, TripletSelectLayer) else 1):
                 layer.top.extend(SELECT_STATISTICS)
                 layer.loss_weight.extend([0] * len(SELECT_STATISTICS) if layer.loss_weight else [])

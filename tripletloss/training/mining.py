@@ -11,7 +11,7 @@ from caffe.proto import caffe_pb2
 
 from tripletloss.base.errors import NotFiniteError
 from tripletloss.base.files import write_whole
-from tripletloss.core.triplets import hardest_negatives
+from tripletloss.core.distances import hardest_negatives
 from tripletloss.net import nets
 
 NEIGHBOURS = 3  # identities whose nearest images come with an anchor
