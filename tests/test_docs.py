@@ -5,6 +5,7 @@ import re
 import pytest
 
 from tests.conftest import ROOT
+from tripletloss import config
 
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
@@ -18,7 +19,7 @@ TEST = re.compile(r"\b(tests/[\w/]+\.py)(?:::(\w+))?")
 MODULE = re.compile(r"-m ((?:tripletloss|faces)(?:\.\w+)*)")
 SCRIPT = re.compile(r"\b(?:python3?|sh) ((?:\w+/)*\w+\.(?:py|sh))\b")
 FILE = re.compile(r"`((?:tripletloss|faces|tests|tools|benchmarks|examples|compat|models|data)/[\w/]+\.[a-z]+)`")
-NAME = re.compile(r"`(\w+)` in `([\w/]+\.py)`")
+NAME = re.compile(r"`(\w+)`\s+(?:in|of)\s+`([\w/]+\.py)`")
 TARGET = re.compile(r"(?:^ {4,}|`)make(?: \w+=\S+)* ([\w-]+)", re.MULTILINE)
 
 
@@ -99,6 +100,11 @@ def test_named_files_and_the_names_in_them_exist(document):
 def test_named_make_targets_exist(document):
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(TARGET.findall(text_of(document))) <= set(targets)
+
+
+def test_config_lists_every_setting_that_it_may_give():
+    written = re.findall(r"^([A-Z_]+) = ", text_of("config.py"), re.MULTILINE)
+    assert len(written) == len(set(written)) and set(written) == set(config.SCHEMA) - set(config.COUNTED)
 
 
 def test_a_name_that_is_not_there_is_found():

@@ -1,14 +1,18 @@
 """The layers inside real Caffe nets: gradients, loss weights, names and settings of the 2015 toolkit."""
 
+import re
+
 import caffe
 import numpy as np
 import pytest
 
 from tests.conftest import ROOT
+from tripletloss import layers
 from tripletloss.base.errors import InputError
 from tripletloss.core.distances import squared_distances
 from tripletloss.data.images import read_image, to_blob
 from tripletloss.dataset import read_list
+from tripletloss.layers.settings import PROCESS_KEYS
 
 ROWS, SIZE = 12, 4
 LABELS = np.repeat([0, 1, 2], 4)
@@ -385,3 +389,12 @@ def test_deploy_norm_equals_norm2_layer(tmp_path):
     net.blobs["fc7"].data[...] = x
     net.forward()
     np.testing.assert_allclose(net.blobs["norm2"].data, net.blobs["ours"].data, rtol=1e-5, atol=1e-7)
+
+
+def test_the_documents_list_the_keys_of_every_layer():
+    lines = (ROOT / "docs" / "layers.md").read_text(encoding="utf-8").splitlines()
+    written_by_train = {*PROCESS_KEYS, "mined", "broken_list"}
+    for name in set(layers.__all__) - {"MODULE", "SelectingLayer"}:
+        [row] = [line for line in lines if line.startswith(f"| `{name}` |")]
+        keys = re.findall(r"`(\w+)`", row)[1:]
+        assert sorted(keys) == sorted(set(getattr(layers, name).keys) - written_by_train), name
