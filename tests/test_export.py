@@ -353,7 +353,7 @@ def test_too_few_pairs_for_any_far_give_no_threshold(tmp_path):
     assert about["threshold_pairs"] == pairs and "threshold" not in about
     face = ROOT / "data" / "images" / "face2000@00.jpg"
     verify = subprocess.run([sys.executable, "-m", "tripletloss.verify", tmp_path / "model.onnx", face, face], capture_output=True, text=True)
-    assert verify.returncode == 1 and f"has no threshold (pairs that it was measured on: {pairs}): give one with" in verify.stderr
+    assert verify.returncode == 2 and f"has no threshold (pairs that it was measured on: {pairs}): give one with" in verify.stderr
 
 
 @pytest.mark.parametrize(

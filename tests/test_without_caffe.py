@@ -157,7 +157,8 @@ def test_one_command_tells_who_is_the_same_person_in_two_photos(tmp_path, model)
     assert same.returncode == 0 and same.stdout.startswith("the same person: squared distance 0."), same.stderr
     assert "(FAR 0.001 on 858 same and 11232 different of held_out.txt)" in same.stdout and not same.stderr
     other = run("tripletloss.verify", model, tmp_path / "face2000@00.png", tmp_path / "face2001@01.png")
-    assert other.returncode == 0 and other.stdout.startswith("not the same person: squared distance 1."), other.stderr
+    assert other.returncode == 1 and other.stdout.startswith("not the same person: squared distance 1."), other.stderr
+    assert "The exit status is 0 for the same person, 1 for two people, and 2" in run("tripletloss.verify", "--help").stdout
     given = run("tripletloss.verify", model, *[tmp_path / "face2000@00.png"] * 2, "--threshold", "0.5")
     assert given.stdout == "the same person: squared distance 0.000, threshold 0.500 (given)\n"
 
@@ -183,7 +184,7 @@ def test_what_cannot_be_verified_is_told(tmp_path, model):
         ((tmp_path / "alien.onnx", face, face), "alien.onnx does not say what it takes"),
     ]:
         result = run("tripletloss.verify", *arguments)
-        assert result.returncode == 1 and sentence in result.stderr and "Traceback" not in result.stderr, result.stderr
+        assert result.returncode == 2 and sentence in result.stderr and "Traceback" not in result.stderr, result.stderr
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -196,7 +197,7 @@ def test_a_model_whose_parameters_are_not_numbers_is_refused(tmp_path, model, va
     parameter.CopyFrom(onnx.numpy_helper.from_array(values, parameter.name))
     onnx.save(loaded, str(tmp_path / "broken.onnx"))
     result = run("tripletloss.verify", tmp_path / "broken.onnx", *[SAMPLE / "face2000@00.jpg"] * 2)
-    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1, result.stderr
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1, result.stderr
     assert f"broken.onnx: the parameter {parameter.name!r} holds NaN or infinity" in result.stderr
 
 

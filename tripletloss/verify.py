@@ -15,6 +15,8 @@ from tripletloss.data.images import read_image
 from tripletloss.deploy.onnx_model import Model
 from tripletloss.detect import Detector, cut
 
+SAME, NOT_SAME, NO_ANSWER = 0, 1, 2  # exit statuses; argparse has 2 for wrong arguments, too
+
 
 def distance(model, photos):
     """The squared distance of the faces in two photos, by their paths. Raises InputError if one has no face."""
@@ -34,6 +36,7 @@ def main():
     parser = argparse.ArgumentParser(
         prog="python -m tripletloss.verify",
         description="Say whether the largest faces of two photos are of the same person. Needs no Caffe.",
+        epilog="The exit status is 0 for the same person, 1 for two people, and 2 if there is no answer.",
     )
     parser.add_argument("model", help="an .onnx file of tripletloss.export")
     parser.add_argument("photos", nargs=2, metavar="PHOTO")
@@ -41,11 +44,11 @@ def main():
     arguments = parser.parse_args()
     if arguments.threshold is not None and not 0 <= arguments.threshold < float("inf"):
         parser.error("--threshold is a squared distance, 0 or more")
-    return command.run("tripletloss.verify", lambda: run(arguments))
+    return command.run("tripletloss.verify", lambda: run(arguments), failure=NO_ANSWER)
 
 
 def run(arguments):
-    """Print the answer for two photos. Raises InputError."""
+    """Print the answer for two photos. Returns SAME or NOT_SAME; raises InputError."""
     model = Model(arguments.model)
     threshold, known = arguments.threshold, "given"
     if threshold is None:
@@ -58,8 +61,10 @@ def run(arguments):
         threshold = float(model.about["threshold"])
         known = f"FAR {model.about['threshold_far']} on {model.about['threshold_pairs']}"
     found = distance(model, arguments.photos)
-    answer = "the same person" if found <= threshold else "not the same person"
+    same = found <= threshold
+    answer = "the same person" if same else "not the same person"
     print(f"{answer}: squared distance {found:.3f}, threshold {threshold:.3f} ({known})")
+    return SAME if same else NOT_SAME
 
 
 if __name__ == "__main__":
