@@ -1,6 +1,7 @@
 """python train.py as a user runs it: both stages, finetuning, nets of 2015, and every kind of bad input."""
 
 import csv
+import itertools
 import json
 import signal
 import subprocess
@@ -8,11 +9,14 @@ import sys
 import time
 
 import caffe
+import cv2
 import h5py
 import numpy as np
 import pytest
 
 from tests.conftest import ROOT, TINY_NET, run_train, write_config
+from tripletloss.data.images import read_image, to_blob
+from tripletloss.evaluation import plots
 from tripletloss.formats import caffemodel
 
 
@@ -81,6 +85,80 @@ def test_held_out_identities_are_measured(project):
     result = run_train(project, "--stage", "softmax")
     assert result.returncode == 0, result.stderr
     assert "held out   after the stage, fc7: AUC " in result.stdout and "(36 same and 240 different pairs" in result.stdout
+
+
+def scores(run, stage):
+    """Iteration -> held-out score of a stage, as its table has them."""
+    rows = csv.DictReader((run / f"{stage}_held_out.csv").open())
+    return {int(row["iteration"]): float(row["tar_at_far_0.01"]) for row in rows}
+
+
+def tar_at_one_percent(deploy, weights, project):
+    """TAR at FAR 1% of the blob fc7 on held.txt, image by image and pair by pair."""
+    net, rows, labels = caffe.Net(str(deploy), caffe.TEST, weights=str(weights)), [], []
+    for line in (project / "held.txt").read_text().splitlines():
+        name, label = line.split()
+        net.blobs["data"].data[0] = to_blob(read_image(str(project / "images" / name)), 0, 12, [102.9801, 115.9465, 122.7717])
+        net.forward()
+        rows.append(net.blobs["fc7"].data[0].copy())
+        labels.append(label)
+    pairs = list(itertools.combinations(range(len(rows)), 2))
+    same, different = (
+        sorted(float(((rows[i] - rows[j]) ** 2).sum()) for i, j in pairs if (labels[i] == labels[j]) == wanted)
+        for wanted in (True, False)
+    )
+    return np.mean(np.array(same) < different[len(different) // 100])
+
+
+def test_held_out_scores_begin_before_the_first_iteration_and_outlive_a_resume(project):
+    rng = np.random.default_rng(1)
+    for label in range(12):  # 1,056 different pairs, of which 1% can be measured
+        colour = rng.integers(40, 215, 3)
+        for number in range(4):
+            image = np.clip(colour + rng.normal(0, 20, (16, 16, 3)), 0, 255).astype(np.uint8)
+            cv2.imwrite(str(project / "images" / f"held{label}@{number}.jpg"), image)
+    (project / "held.txt").write_text("".join(f"held{label}@{n}.jpg {label}\n" for label in range(12) for n in range(4)))
+    trunk = TINY_NET[TINY_NET.index('layer {\n  name: "conv1"') : TINY_NET.index('layer {\n  name: "fc9"')]
+    head = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 12 dim: 12 } } }\n'
+    tail = 'layer { name: "fc9_1" type: "InnerProduct" bottom: "fc7" top: "fc9_1" inner_product_param { num_output: 8 } }\n'
+    (project / "deploy.prototxt").write_text(head + trunk + tail)
+    settings = {"DEPLOY": "deploy.prototxt", "FEATURE": {"softmax": "fc7", "triplet": "fc9_1"}, "HELD_OUT_LIST": "held.txt",
+                "KEEP_SNAPSHOTS": 1, "LEARNING_RATE": {"softmax": 0.01, "triplet": 1e-12}}  # fmt: skip
+    write_config(project, **settings)
+    assert run_train(project).returncode == 0
+    fresh, triplet = (scores(project / "run", stage) for stage in ("softmax", "triplet"))
+    assert list(fresh) == [2, 4]  # before them, every weight was random
+    assert list(triplet) == [0, 2, 4] and triplet[0] == triplet[2] == triplet[4] > 0  # at a rate that changes nothing
+
+    weights = project / "run" / "softmax_iter_4.caffemodel"
+    finetune = {**settings, "STAGES": ["softmax"], "RUN_FOLDER": "again", "WEIGHTS": str(weights)}
+    write_config(project, **finetune, MAX_ITERS=2)
+    assert run_train(project).returncode == 0
+    first = scores(project / "again", "softmax")
+    assert list(first) == [0, 2] and first[0] == fresh[4]
+    assert first[0] == pytest.approx(tar_at_one_percent(project / "deploy.prototxt", weights, project))
+    write_config(project, **finetune, MAX_ITERS=6)
+    assert run_train(project, "--resume").returncode == 0
+    then = scores(project / "again", "softmax")
+    assert list(then) == [0, 2, 4, 6] and then == {**then, **first}
+
+    # Killed before the last score was in the table: it comes from the snapshot.
+    table = project / "again" / "softmax_held_out.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+    write_config(project, **finetune, MAX_ITERS=8)
+    assert run_train(project, "--resume").returncode == 0
+    assert scores(project / "again", "softmax") == {**then, 8: scores(project / "again", "softmax")[8]}
+
+
+def test_the_curves_show_the_score_before_the_first_iteration(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    table = {"iteration": [1, 2, 3], "learning_rate": [1, 1, 1], "loss": [3, 2, 1]}
+    plots.curves(str(tmp_path / "curves.png"), "a run", table, [[0, 0.5], [2, 0.75]])
+    [axes] = [axes for axes in drawn[0].axes if axes.get_ylabel() == "held out"]
+    np.testing.assert_array_equal(axes.lines[0].get_xydata(), [[0, 0.5], [2, 0.75]])
+    low, high = axes.get_xlim()
+    assert low < 0 and high > 3
 
 
 def test_a_snapshot_whose_embeddings_are_nan_has_no_score_and_is_said_to_be_broken(project):

@@ -41,6 +41,9 @@ class NoRecord:
     def flush(self):
         """See Record."""
 
+    def score(self, *ignored):
+        """See Record."""
+
     def snapshot(self, *ignored):
         """See Record."""
 
@@ -66,7 +69,9 @@ def told(method):
 
 
 class Record:
-    """Of one stage, in the run's folder: PREFIX_log.csv, _embeddings.csv, _curves.png, and events for TensorBoard."""
+    """Of one stage, in the run's folder: PREFIX_log.csv, _embeddings.csv, _held_out.csv, _curves.png, and events for
+    TensorBoard.
+    """
 
     @told
     def __init__(self, plan, net, blobs, scalars, processes):
@@ -79,10 +84,13 @@ class Record:
         self.looks = _Table(f"{plan.prefix}_embeddings.csv", ["iteration", *diagnosis.Report._fields], done)
         self.recent = collections.deque(maxlen=AVERAGED_ITERATIONS)
         self.reports = [diagnosis.Report(*row[1:]) for row in self.looks.rows]
-        self.held_out = [
-            (one.iteration, one.score) for one in snapshots.described(plan.prefix)
-            if one.score is not None and one.iteration <= done
-        ]  # fmt: skip
+        self.scores = None
+        if plan.settings["FEATURE"] in plan.measured:
+            self.scores = _Table(f"{plan.prefix}_held_out.csv", ["iteration", "tar_at_far_0.01"], done)
+            known = {iteration for iteration, _ in self.scores.rows}
+            for one in snapshots.described(plan.prefix):  # a run can be killed before its score is in the table
+                if one.score is not None and one.iteration <= done and one.iteration not in known:
+                    self.scores.add([one.iteration, one.score])
         self.said, self.time_said = None, False
         self.events = _events(plan.prefix, done)
         self.bar = tqdm(total=plan.settings["MAX_ITERS"], initial=done, desc=plan.stage, unit="it",
@@ -142,13 +150,20 @@ class Record:
         self.looks.flush()
 
     @told
-    def snapshot(self, number, held_out):
-        """A snapshot of an iteration was written. held_out: TAR at FAR 1% on held-out identities, or None."""
+    def score(self, number, held_out):
+        """Held-out identities were measured at an iteration. held_out: TAR at FAR 1%, or None where it is not known."""
         if held_out is not None:
-            self.held_out.append((number, held_out))
+            self.scores.add([number, held_out])
+            self.scores.flush()
             self._write_events(number, {"held_out_tar": held_out})
+
+    @told
+    def snapshot(self, number, held_out):
+        """A snapshot of an iteration was written. held_out: as for score()."""
+        self.score(number, held_out)
         title = f"{self.plan.stage} stage, {os.path.basename(self.plan.settings['RUN_FOLDER'])}"
-        plots.curves(f"{self.plan.prefix}_curves.png", title, self.log.columns(), self.held_out)
+        scores = self.scores.rows if self.scores else ()
+        plots.curves(f"{self.plan.prefix}_curves.png", title, self.log.columns(), scores)
 
     def _write_events(self, number, values):
         if self.events:
@@ -160,7 +175,7 @@ class Record:
     def close(self):
         """Write what is left, as far as there is room, and end the bar."""
         self.bar.close()
-        parts = [self.log, self.looks, *(self.events[:1] if self.events else ())]
+        parts = [self.log, self.looks, *filter(None, [self.scores]), *(self.events[:1] if self.events else ())]
         for part in parts:
             with contextlib.suppress(OSError):
                 part.close()

@@ -27,7 +27,7 @@ ASIDE = ".snapshot"  # folder in the run's that Caffe believes it writes its fil
 HALF_WRITTEN = re.compile(
     rf"({'|'.join(STAGES)})_"
     r"(iter_\d+(\.caffemodel(\.h5)?|\.solverstate|\.json|_mined\.npz)"
-    r"|mined\.npz|settings\.json|log\.csv|embeddings\.csv|curves\.png)\.part"
+    r"|mined\.npz|settings\.json|log\.csv|embeddings\.csv|held_out\.csv|curves\.png)\.part"
 )
 
 
@@ -60,11 +60,7 @@ def write(solver, prefix, suffix, weights="", mined=""):
     paths = [f"{name}.caffemodel{suffix}", f"{name}.solverstate"]
     aside = f"{caffe_prefix(prefix)}_iter_{solver.iter}"
     contents = _contents(solver, [f"{aside}.caffemodel", f"{aside}.solverstate"])
-    contents[0] = nets.bare_weights(contents[0])
-    if suffix:
-        contents[0] = nets.weights_as_hdf5(contents[0])
-    if weights:
-        contents[0] = nets.complete_weights(contents[0], weights)
+    contents[0] = _whole_weights(contents[0], suffix, weights)
     contents[1] = _without_path(contents[1])
     if mined:
         paths.append(f"{name}_mined.npz")
@@ -86,6 +82,25 @@ def write(solver, prefix, suffix, weights="", mined=""):
             f"({error.strerror}): make room, then go on with --resume; earlier snapshots are whole"
         ) from None
     return _snapshot(prefix, about)
+
+
+def write_weights(net, path, suffix, weights=""):
+    """Write the weights of a caffe.Net to a file as write() does. Raises OSError where that cannot be."""
+    memory = os.memfd_create("weights")
+    try:
+        net.save(f"/proc/self/fd/{memory}")
+        content = _all(memory)
+    finally:
+        os.close(memory)
+    write_whole(path, _whole_weights(content, suffix, weights))
+
+
+def _whole_weights(content, suffix, weights):
+    """The bytes of a weights file from those that Caffe writes. suffix, weights: as for write()."""
+    content = nets.bare_weights(content)
+    if suffix:
+        content = nets.weights_as_hdf5(content)
+    return nets.complete_weights(content, weights) if weights else content
 
 
 def _contents(solver, paths):

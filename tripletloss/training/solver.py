@@ -164,6 +164,8 @@ def train_stage(plan, team=ALONE, gpu=None):
             team.first(lambda: miner.put_back(last.mined))
         steps = team.steps(solver, *nets.changing_blobs(net, solver.net.params), scalars, caught, gpu is not None)
         with contextlib.closing(record), contextlib.closing(steps):
+            if plan.weights and not last:
+                record.score(0, _score_of_net(plan, solver.net, team, record))
             while solver.iter < s["MAX_ITERS"] and not steps.stop:
                 # Caffe keeps no state of its generator, so that of each iteration is made from its number.
                 stream = sampling.random_stream(s["SEED"], sampling.CAFFE, team.rank, solver.iter)
@@ -181,11 +183,7 @@ def train_stage(plan, team=ALONE, gpu=None):
                 if solver.iter % s["SNAPSHOT_ITERS"] == 0 or solver.iter == s["MAX_ITERS"]:
                     record.flush()
                     last = _snapshot(plan, net, solver, team)
-                    try:
-                        score = _score(plan, last.weights, team)
-                    except NotFiniteError as error:  # without a score it is never the best
-                        score = None
-                        record.say(f"no score   for iteration {solver.iter}: {error}")
+                    score = _score(plan, last.weights, solver.iter, team, record)
                     if writes:
                         last = snapshots.note_score(plan.prefix, last, score)
                         snapshots.prune(plan.prefix, s["KEEP_SNAPSHOTS"], solver.iter)
@@ -251,10 +249,22 @@ def _send_nowhere(terminals):
             os.dup2(nowhere.fileno(), terminal)
 
 
-def _score(plan, weights, team):
+def _score_of_net(plan, net, team, record):
+    """_score of the weights that a net has before the first iteration."""
+    if plan.settings["FEATURE"] not in plan.measured:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "start.caffemodel")
+        with team.together():
+            snapshots.write_weights(net, path, plan.suffix, plan.weights)
+        return _score(plan, path, 0, team, record)
+
+
+def _score(plan, weights, iteration, team, record):
     """TAR at FAR 1% of the stage's feature on some of the held-out images, or None where there is no way to tell.
 
-    Raises NotFiniteError if the feature of an image holds NaN or infinity.
+    weights: those of an iteration. If the feature of an image holds NaN or infinity, there is no score, and the record
+    says so: then the iteration's snapshot is never the best.
     """
     s, feature, images = plan.settings, plan.settings["FEATURE"], plan.held_out
     if feature not in plan.measured:
@@ -264,7 +274,11 @@ def _score(plan, weights, team):
     with _deploy_net(plan, weights, team) as (net, made):
         if feature not in made:
             return None
-        [rows] = extract_all(net, [feature], some, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"], team=team)
+        try:
+            [rows] = extract_all(net, [feature], some, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"], team=team)
+        except NotFiniteError as error:
+            record.say(f"no score   for iteration {iteration}: {error}")
+            return None
     try:
         return verification(rows, within).tar.get(1e-2) if team.rank == 0 else None
     except ValueError:
