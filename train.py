@@ -9,7 +9,6 @@ import tempfile
 from tripletloss import config
 from tripletloss.base import command, parallel
 from tripletloss.base.errors import InputError
-from tripletloss.net import nets
 from tripletloss.training import check, plan, snapshots, solver
 
 
@@ -27,7 +26,6 @@ def main():
     )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="go on in RUN_FOLDER from the last whole snapshot")
     arguments = parser.parse_args()
-    nets.ALLOWED_MODULES.update(arguments.allow_module)
     if arguments.check:
         return command.run("train.py", lambda: check_once(arguments))
     stopped = "stopped at once; snapshots written before are whole: resume with --resume"
@@ -67,7 +65,7 @@ def train(arguments, team):
 def load_config(arguments):
     """The settings, once it is said which file they come from."""
     print(f"config     {arguments.config}", flush=True)
-    return config.load(arguments.config)
+    return config.load(arguments.config, arguments.allow_module)
 
 
 def prepare(arguments, locks):

@@ -16,7 +16,8 @@ import numpy as np
 from tabulate import tabulate
 
 from tripletloss import config
-from tripletloss.net import nets
+from tripletloss.net.definition import for_stage, read_net, write_prototxt
+from tripletloss.net.settings import fill_settings
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ITERATIONS = 10
@@ -26,11 +27,11 @@ def measure(stage, first_learning):
     """Print the share of each kind of layer, and of each Python layer, in a stage's iterations."""
     settings = config.load(os.path.join(ROOT, "config.py")).stage(stage)
     settings.update(IDENTITIES=33, RANK=0, RANKS=1, WORKERS=0)
-    net = nets.for_stage(nets.read_net(settings["NET"]), caffe.TRAIN, stage)
-    nets.fill_settings(net, settings, settings["NET"])
+    net = for_stage(read_net(settings["NET"]), caffe.TRAIN, stage)
+    fill_settings(net, settings, settings["NET"])
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "net.prototxt")
-        nets.write_prototxt(net, path)
+        write_prototxt(net, path)
         net = caffe.Net(path, caffe.TRAIN)
     forward = range(len(net.layers))
     backward = range(len(net.layers) - 1, list(net._layer_names).index(first_learning) - 1, -1)

@@ -17,7 +17,8 @@ from tabulate import tabulate
 
 from tripletloss import config
 from tripletloss.base.process import caffe_log
-from tripletloss.net import nets
+from tripletloss.net.definition import read_net
+from tripletloss.net.freezing import changing_blobs
 from tripletloss.training import plan
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -84,8 +85,8 @@ def message(net, folder, **changes):
         source = write_config(folder, NET=os.path.join(ROOT, net), **changes)
         planned = plan.make_plan(config.load(source), "softmax", None)
         solver = caffe.get_solver(f"{planned.prefix}_solver.prototxt")
-        definition = nets.read_net(f"{planned.prefix}_train.prototxt")
-        learning, _ = nets.changing_blobs(definition, solver.net.params)
+        definition = read_net(f"{planned.prefix}_train.prototxt")
+        learning, _ = changing_blobs(definition, solver.net.params)
         seconds = []
         for _ in range(3):
             start = time.perf_counter()

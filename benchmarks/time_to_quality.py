@@ -29,7 +29,7 @@ from tripletloss.core.pairs import pair_distances, pairs_of
 from tripletloss.core.verification import verification_of_pairs
 from tripletloss.dataset import read_list
 from tripletloss.extract import embed
-from tripletloss.net import nets
+from tripletloss.net.definition import new_net, read_net, write_prototxt
 from tripletloss.training import solver
 from tripletloss.training.plan import make_plan
 
@@ -65,12 +65,12 @@ def write_inputs(folder):
         weights.ParseFromString(file.read())
     kept = [layer for layer in weights.layer if layer.name != "fc9_1"]
     with open(paths[0], "wb") as file:
-        file.write(nets.new_net("start", kept).SerializeToString())
-    net = nets.read_net("train.prototxt")
+        file.write(new_net("start", kept).SerializeToString())
+    net = read_net("train.prototxt")
     for layer in net.layer:
         if layer.name == "fc9_1":
             layer.inner_product_param.num_output = DIMENSION
-    nets.write_prototxt(net, paths[1])
+    write_prototxt(net, paths[1])
     with open(paths[2], "w") as file:
         file.write('momentum: 0.9 lr_policy: "fixed"\n')
     return paths

@@ -16,7 +16,8 @@ from google.protobuf import text_format
 from tests.conftest import ROOT, TINY_NET, run_train, write_config
 from tests.test_train import weights
 from tripletloss.formats import caffemodel
-from tripletloss.net import nets
+from tripletloss.net.definition import for_stage
+from tripletloss.net.freezing import find_cut, freeze
 
 ITERATIONS = {"softmax": 4, "triplet": 30}
 
@@ -170,25 +171,25 @@ def parse(text):
 
 
 def test_where_a_net_is_cut():
-    net = nets.for_stage(parse(TINY_NET), caffe.TRAIN, "triplet")
+    net = for_stage(parse(TINY_NET), caffe.TRAIN, "triplet")
     counts = {"conv1": 2, "bn1": 3, "fc7": 2, "fc9_1": 2}
-    assert nets.find_cut(net, counts) is None  # all learns
-    nets.freeze(net, "fc7", counts, "net")
-    cut = nets.find_cut(net, counts)
+    assert find_cut(net, counts) is None  # all learns
+    freeze(net, "fc7", counts, "net")
+    cut = find_cut(net, counts)
     assert (cut.blob, cut.data, cut.labels) == ("norm2", "data", "labels")
     assert [layer.name for layer in cut.frozen] == ["conv1", "bn1", "relu1", "fc7", "drop7", "norm2"]
     assert [layer.name for layer in cut.rest] == ["fc9_1", "triplet_select", "tripletloss"]
-    lower = nets.for_stage(parse(TINY_NET), caffe.TRAIN, "triplet")
-    nets.freeze(lower, "bn1", counts, "net")
-    assert nets.find_cut(lower, counts).blob == "bn1"
+    lower = for_stage(parse(TINY_NET), caffe.TRAIN, "triplet")
+    freeze(lower, "bn1", counts, "net")
+    assert find_cut(lower, counts).blob == "bn1"
 
 
 def test_a_net_that_learns_from_two_frozen_blobs_is_not_cut():
-    net = nets.for_stage(parse(TINY_NET.replace('bottom: "norm2" top: "fc9_1"', 'bottom: "norm2" bottom: "fc7" top: "fc9_1"')),
+    net = for_stage(parse(TINY_NET.replace('bottom: "norm2" top: "fc9_1"', 'bottom: "norm2" bottom: "fc7" top: "fc9_1"')),
                          caffe.TRAIN, "triplet")  # fmt: skip
     counts = {"conv1": 2, "bn1": 3, "fc7": 2, "fc9_1": 2}
-    nets.freeze(net, "fc7", counts, "net")
-    assert nets.find_cut(net, counts) is None
+    freeze(net, "fc7", counts, "net")
+    assert find_cut(net, counts) is None
 
 
 def test_a_few_iterations_are_not_worth_a_cache(softmax):

@@ -14,7 +14,7 @@ from tripletloss.core import clustering
 from tripletloss.core.pairs import pair_distances, pairs_of
 from tripletloss.dataset import read_list, shared_identities
 from tripletloss.formats import caffemodel
-from tripletloss.net import nets
+from tripletloss.net.definition import for_stage, read_net
 
 MODEL = ROOT / "models" / "face997"
 WEIGHTS = MODEL / "face997.caffemodel"
@@ -36,7 +36,7 @@ def test_the_weights_fit_the_nets_and_are_small():
     assert WEIGHTS.stat().st_size < 20e6
     found = caffemodel.weight_shapes(str(WEIGHTS))
     for path, stage in ((ROOT / "deploy.prototxt", ""), (ROOT / "train.prototxt", "triplet")):
-        net = nets.for_stage(nets.read_net(str(path)), caffe.TEST, stage)
+        net = for_stage(read_net(str(path)), caffe.TEST, stage)
         kinds = ("Convolution", "BatchNorm", "Scale", "InnerProduct")
         learning = {layer.name for layer in net.layer if layer.type in kinds and len(layer.bottom) == 1}
         assert learning == set(found)

@@ -14,7 +14,14 @@ from tripletloss import config
 from tripletloss.base.errors import InputError
 from tripletloss.base.process import try_in_child
 from tripletloss.formats import caffemodel
-from tripletloss.net import nets
+from tripletloss.layers.settings import parse_param_str
+from tripletloss.net.definition import build, for_stage, read_net, write_prototxt
+from tripletloss.net.deploy import open_deploy
+from tripletloss.net.freezing import freeze, settle_frozen
+from tripletloss.net.roles import margin_of
+from tripletloss.net.settings import SELECT_STATISTICS, fill_settings, size_classifier
+from tripletloss.net.weights import load_weights, match_weights, rename_classifier, shapes_of
+from tripletloss.net.wiring import check_wiring, python_layer
 
 RULES = """
 layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 } } }
@@ -38,17 +45,17 @@ def parse(text):
 @pytest.mark.parametrize("stage", ["softmax", "triplet"])
 def test_stage_rules_choose_what_caffe_itself_chooses(tmp_path, phase, stage):
     (tmp_path / "net.prototxt").write_text(RULES)
-    ours = [layer.name for layer in nets.for_stage(parse(RULES), phase, stage).layer]
+    ours = [layer.name for layer in for_stage(parse(RULES), phase, stage).layer]
     theirs = caffe.Net(str(tmp_path / "net.prototxt"), phase, stages=[stage])
     assert ours == [name for name in theirs._layer_names if "_split" not in name]
 
 
 def test_freezing_stops_every_parameter_up_to_the_blob():
-    net = nets.for_stage(parse(TINY_NET), caffe.TRAIN, "triplet")
+    net = for_stage(parse(TINY_NET), caffe.TRAIN, "triplet")
     counts = {"conv1": 2, "bn1": 3, "fc7": 2, "fc9_1": 2}
-    assert nets.settle_frozen(net, counts, list(counts)) == []
-    nets.freeze(net, "fc7", counts, "net")
-    assert nets.settle_frozen(net, counts, list(counts)) == ["conv1", "bn1", "fc7"]
+    assert settle_frozen(net, counts, list(counts)) == []
+    freeze(net, "fc7", counts, "net")
+    assert settle_frozen(net, counts, list(counts)) == ["conv1", "bn1", "fc7"]
     layers = {layer.name: layer for layer in net.layer}
     assert [[p.lr_mult for p in layers[name].param] for name in counts] == [[0, 0], [0, 0, 0], [0, 0], []]
     assert layers["bn1"].batch_norm_param.use_global_stats
@@ -57,18 +64,18 @@ def test_freezing_stops_every_parameter_up_to_the_blob():
 
 def test_freezing_an_unknown_blob_is_refused_with_the_nearest():
     with pytest.raises(InputError, match=r"FREEZE names the blob 'fc77', .* did you mean 'fc7'"):
-        nets.freeze(parse(TINY_NET), "fc77", {}, "net")
+        freeze(parse(TINY_NET), "fc77", {}, "net")
 
 
 def test_settings_fill_what_the_prototxt_leaves_out(project):
-    net = nets.for_stage(parse(TINY_NET), caffe.TRAIN, "triplet")
+    net = for_stage(parse(TINY_NET), caffe.TRAIN, "triplet")
     net.layer[-1].python_param.param_str = "'margin': 0.7"
     settings = config.load(str(project / "config.py")).stage("triplet")
-    decided = nets.fill_settings(net, settings, "net")
+    decided = fill_settings(net, settings, "net")
     assert decided == [("MARGIN", 0.7, "tripletloss")]
     assert margins(net) == {"triplet_select": 0.7, "tripletloss": 0.7}
-    assert list(net.layer[-2].top[3:]) == list(nets.SELECT_STATISTICS)
-    filled = nets.parse_param_str(net.layer[0].python_param.param_str, nets.python_layer(net.layer[0], "").keys, "")
+    assert list(net.layer[-2].top[3:]) == list(SELECT_STATISTICS)
+    filled = parse_param_str(net.layer[0].python_param.param_str, python_layer(net.layer[0], "").keys, "")
     assert filled["batch_size"] == 12 and filled["train_list"] == str(project / "list.txt")
 
 
@@ -80,7 +87,7 @@ def margins(net):
 
 def with_margins(selecting, loss):
     """TINY_NET's triplet stage, whose last two layers have these margins of their own, if any."""
-    net = nets.for_stage(parse(TINY_NET), caffe.TRAIN, "triplet")
+    net = for_stage(parse(TINY_NET), caffe.TRAIN, "triplet")
     for layer, margin in zip(net.layer[-2:], (selecting, loss), strict=True):
         layer.python_param.param_str = f"{{margin: {margin}}}" if margin else ""
     return net
@@ -92,18 +99,18 @@ def with_margins(selecting, loss):
 def test_triplets_are_selected_with_the_margin_of_their_loss(project, selecting, loss, both):
     net = with_margins(selecting, loss)
     settings = config.load(str(project / "config.py")).stage("triplet")
-    decided = nets.fill_settings(net, settings, "net")
+    decided = fill_settings(net, settings, "net")
     assert margins(net) == {"triplet_select": both, "tripletloss": both}
     assert [name for _, _, name in decided] == [
         name for name, given in (("triplet_select", selecting), ("tripletloss", loss)) if given
     ]
-    assert nets.margin_of(net) == both
+    assert margin_of(net) == both
 
 
 def test_two_margins_of_one_loss_are_refused_and_two_losses_may_have_two(project):
     settings = config.load(str(project / "config.py")).stage("triplet")
     with pytest.raises(InputError, match=r"'triplet_select' has the margin 0\.3 and layer 'tripletloss' has the margin 0\.7"):
-        nets.fill_settings(with_margins(0.3, 0.7), settings, "net")
+        fill_settings(with_margins(0.3, 0.7), settings, "net")
     net = with_margins(None, 0.7)
     for layer in list(net.layer[-2:]):
         other = net.layer.add()
@@ -113,7 +120,7 @@ def test_two_margins_of_one_loss_are_refused_and_two_losses_may_have_two(project
             names[:] = [f"other_{name}" if name in ("anchor", "positive", "negative", "loss") else name for name in names]
     net.layer[-1].python_param.param_str = ""
     net.layer[-2].python_param.param_str = "{margin: 0.4}"
-    nets.fill_settings(net, settings, "net")
+    fill_settings(net, settings, "net")
     assert margins(net) == {
         "triplet_select": 0.7, "tripletloss": 0.7, "other_triplet_select": 0.4, "other_tripletloss": 0.4,
     }  # fmt: skip
@@ -121,20 +128,20 @@ def test_two_margins_of_one_loss_are_refused_and_two_losses_may_have_two(project
 
 @pytest.mark.parametrize(("written", "outputs"), [("", 9), ("num_output: 6", 6)])
 def test_the_classifier_gets_an_output_an_identity_unless_the_prototxt_says_how_many(written, outputs):
-    net = nets.for_stage(parse(TINY_NET.replace("num_output: 6", written)), caffe.TRAIN, "softmax")
-    nets.size_classifier(net, 9)
+    net = for_stage(parse(TINY_NET.replace("num_output: 6", written)), caffe.TRAIN, "softmax")
+    size_classifier(net, 9)
     sizes = {layer.name: layer.inner_product_param.num_output for layer in net.layer if layer.type == "InnerProduct"}
     assert sizes == {"fc7": 16, "fc9": outputs}
 
 
 def test_a_classifier_of_other_identities_than_the_weights_is_renamed_and_nothing_else():
-    net = nets.for_stage(parse(TINY_NET), caffe.TRAIN, "softmax")
+    net = for_stage(parse(TINY_NET), caffe.TRAIN, "softmax")
     here = {"fc7": [(16, 200), (16,)], "fc9": [(6, 16), (6,)]}
-    assert nets.rename_classifier(net, here, {"fc7": [(17, 200), (17,)], "fc9": [(9, 16), (9,)]}) == {"fc9": "fc9_6"}
+    assert rename_classifier(net, here, {"fc7": [(17, 200), (17,)], "fc9": [(9, 16), (9,)]}) == {"fc9": "fc9_6"}
     assert "fc9_6" in [layer.name for layer in net.layer] and "fc9" not in [layer.name for layer in net.layer]
     for same in ({"fc7": here["fc7"]}, here, {"fc9": [(9, 17), (9,)]}):  # absent, equal, another feature: not renamed
-        net = nets.for_stage(parse(TINY_NET), caffe.TRAIN, "softmax")
-        assert nets.rename_classifier(net, here, same) == {}
+        net = for_stage(parse(TINY_NET), caffe.TRAIN, "softmax")
+        assert rename_classifier(net, here, same) == {}
 
 
 def test_weights_of_both_formats_tell_their_shapes(tmp_path):
@@ -150,21 +157,21 @@ def test_weights_of_both_formats_tell_their_shapes(tmp_path):
     for name in ("w.caffemodel", "w.caffemodel.h5"):
         assert caffemodel.weight_shapes(str(tmp_path / name)) == {"ip": [(2, 3), (2,)]}
         again = caffe.Net(str(path), caffe.TEST)
-        nets.load_weights(again, str(tmp_path / name))
+        load_weights(again, str(tmp_path / name))
         assert (again.params["ip"][0].data == 7).all()
 
 
 def test_weights_of_old_caffemodels_with_four_dimensions_match():
-    assert nets.match_weights({"fc": [(2, 3), (2,)]}, {"fc": [(1, 1, 2, 3), (1, 1, 1, 2)]}, "w", "n") == (["fc"], [])
+    assert match_weights({"fc": [(2, 3), (2,)]}, {"fc": [(1, 1, 2, 3), (1, 1, 1, 2)]}, "w", "n") == (["fc"], [])
 
 
 def test_weights_that_do_not_fit_name_layer_and_shapes():
     with pytest.raises(InputError, match="layer 'fc' is 2x4 in the weights and 2x3 in the net: rename"):
-        nets.match_weights({"fc": [(2, 3)]}, {"fc": [(2, 4)]}, "w", "n")
+        match_weights({"fc": [(2, 3)]}, {"fc": [(2, 4)]}, "w", "n")
     with pytest.raises(InputError, match="layer 'fc' is 2x4 and 2 in the weights and without parameters in the net: rename"):
-        nets.match_weights({"ip": [(3,)], "fc": []}, {"ip": [(3,)], "fc": [(2, 4), (2,)]}, "w", "n")
+        match_weights({"ip": [(3,)], "fc": []}, {"ip": [(3,)], "fc": [(2, 4), (2,)]}, "w", "n")
     with pytest.raises(InputError, match="no layer of w has the name"):
-        nets.match_weights({"fc": [(2, 3)]}, {"other": [(2, 4)]}, "w", "n")
+        match_weights({"fc": [(2, 3)]}, {"other": [(2, 4)]}, "w", "n")
 
 
 def test_what_caffe_refuses_once_a_net_is_built_is_not_blamed_on_its_last_layer(tmp_path):
@@ -188,21 +195,21 @@ def test_what_caffe_refuses_once_a_net_is_built_is_not_blamed_on_its_last_layer(
 
 def test_layers_without_parameters_are_neither_loaded_nor_fresh():
     net = caffe.Net(str(ROOT / "deploy.prototxt"), caffe.TEST)
-    shapes = nets.shapes_of(net)
+    shapes = shapes_of(net)
     assert shapes["fc7"] == [(256, 4096)] and shapes["relu1"] == []
     assert {name for name in shapes if shapes[name]} == set(net.params)
-    assert nets.match_weights(shapes, {"fc7": [(256, 4096)]}, "w", "n") == (
+    assert match_weights(shapes, {"fc7": [(256, 4096)]}, "w", "n") == (
         ["fc7"], [name for name in net.params if name != "fc7"]
     )  # fmt: skip
 
 
 def test_embedding_of_the_deploy_net_equals_the_training_nets(tmp_path):
     """Same weights, same images: the embedding of train.prototxt, the normalised fc9_1, is that of deploy.prototxt."""
-    training = nets.for_stage(nets.read_net(str(ROOT / "train.prototxt")), caffe.TEST, "triplet")
+    training = for_stage(read_net(str(ROOT / "train.prototxt")), caffe.TEST, "triplet")
     names = [layer.name for layer in training.layer]
     del training.layer[names.index("triplet_select") :]
-    training.layer[0].CopyFrom(nets.read_net(str(ROOT / "deploy.prototxt")).layer[0])
-    nets.write_prototxt(training, str(tmp_path / "training.prototxt"))
+    training.layer[0].CopyFrom(read_net(str(ROOT / "deploy.prototxt")).layer[0])
+    write_prototxt(training, str(tmp_path / "training.prototxt"))
     ours = caffe.Net(str(tmp_path / "training.prototxt"), caffe.TEST)
     deployed = caffe.Net(str(ROOT / "deploy.prototxt"), caffe.TEST)
     rng = np.random.default_rng(0)
@@ -229,8 +236,8 @@ def test_commenting_a_section_out_by_hand_leaves_the_other_stage(stage):
     trunk = next(part for part in text.split("\n#== ") if part.startswith("trunk"))
     section = softmax if stage == "softmax" else triplet
     by_hand = head + "\n#== " + trunk + "\n#== " + section.replace(f'include {{ stage: "{stage}" }}', "")
-    ours = nets.for_stage(parse(by_hand), caffe.TRAIN, "neither")
-    assert list(ours.layer) == list(nets.for_stage(parse(text), caffe.TRAIN, stage).layer)
+    ours = for_stage(parse(by_hand), caffe.TRAIN, "neither")
+    assert list(ours.layer) == list(for_stage(parse(text), caffe.TRAIN, stage).layer)
 
 
 INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }\n'
@@ -266,7 +273,7 @@ def test_a_deploy_net_that_is_none_is_refused_before_it_is_run(tmp_path, text, s
     (tmp_path / "secret.txt").write_text(SECRET)
     (tmp_path / "deploy.prototxt").write_text(text.replace("FILE", str(tmp_path / "secret.txt")) if '"FILE"' in text or " F," in text else text)
     with pytest.raises(InputError) as refusal:
-        nets.open_deploy(str(tmp_path / "deploy.prototxt"), 8, ["embedding"])
+        open_deploy(str(tmp_path / "deploy.prototxt"), 8, ["embedding"])
     assert sentence in str(refusal.value) and SECRET not in str(refusal.value)
     assert (tmp_path / "secret.txt").read_text() == SECRET
 
@@ -278,26 +285,26 @@ def test_a_deploy_net_is_built_as_it_was_checked(tmp_path):
     path.write_text(INPUT + IP + "".join(left_out))
     theirs = caffe.Net(str(path), caffe.TEST)
     assert list(theirs.params) == ["ip", "ip1"]
-    deploy = nets.open_deploy(str(path), 8, ["ip"])
+    deploy = open_deploy(str(path), 8, ["ip"])
     path.write_text("no net any more")
     assert deploy.shapes == {"data": [], "ip": [(4, 192), (4,)]}
-    net = nets.build(deploy.definition, caffe.TEST)
+    net = build(deploy.definition, caffe.TEST)
     assert list(net.blobs) == ["data", "ip"] and list(net.params) == ["ip"]
 
 
 @pytest.mark.parametrize("stage", ["softmax", "triplet"])
 def test_vgg_face_has_the_published_shapes(stage):
     folder = ROOT / "models" / "vgg_face"
-    net = nets.for_stage(nets.read_net(str(folder / "train.prototxt")), caffe.TRAIN, stage)
-    nets.check_wiring(net, "vgg")
+    net = for_stage(read_net(str(folder / "train.prototxt")), caffe.TRAIN, stage)
+    check_wiring(net, "vgg")
     convolutions = [layer.convolution_param.num_output for layer in net.layer if layer.type == "Convolution"]
     assert convolutions == [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
     outputs = {layer.name: layer.inner_product_param.num_output for layer in net.layer if layer.type == "InnerProduct"}
     head = {"fc9": 997} if stage == "softmax" else {"fc9_1": 256}
     assert outputs == {"fc6": 4096, "fc7": 4096, **head}
     trained = {layer.name for layer in net.layer}
-    deployed = nets.read_net(str(folder / "deploy.prototxt"))
-    nets.check_wiring(deployed, "vgg")
+    deployed = read_net(str(folder / "deploy.prototxt"))
+    check_wiring(deployed, "vgg")
     assert not [layer.name for layer in deployed.layer if layer.type == "Python"]
     if stage == "triplet":
         assert {layer.name for layer in deployed.layer if layer.type in ("Convolution", "InnerProduct")} <= trained
@@ -314,7 +321,7 @@ def test_weights_as_large_as_vgg_faces_are_read(tmp_path):
 
     def save_and_read():
         caffe.Net(str(tmp_path / "net.prototxt"), caffe.TEST).save(str(path))
-        nets.load_weights(caffe.Net(str(tmp_path / "net.prototxt"), caffe.TEST), str(path))
+        load_weights(caffe.Net(str(tmp_path / "net.prototxt"), caffe.TEST), str(path))
         return path.stat().st_size
 
     try:

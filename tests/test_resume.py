@@ -15,10 +15,10 @@ import time
 import caffe
 import numpy as np
 import pytest
+from caffe.proto import caffe_pb2
 
 from tests.conftest import ROOT, make_project, run_train, write_config
 from tripletloss.base.errors import InputError
-from tripletloss.net import nets
 from tripletloss.training import snapshots
 
 KILLS = int(os.environ.get("KILLS", "12"))  # KILLS=100 takes some minutes
@@ -431,7 +431,7 @@ def test_a_state_that_is_not_of_the_net_is_refused_before_caffe_ends_the_process
     run = finished
     prefix = str(run / "softmax")
     snapshot = snapshots.last_whole(prefix)
-    state = nets.caffe_pb2.SolverState.FromString(open(snapshot.state, "rb").read())
+    state = caffe_pb2.SolverState.FromString(open(snapshot.state, "rb").read())
     if harm == "history":
         del state.history[-1]
     elif harm == "iter":
@@ -479,7 +479,7 @@ def test_momentum_of_another_stage_is_not_taken(project):
     for name in ("triplet_iter_4.caffemodel", "triplet_iter_4.solverstate"):
         states = [(project / folder / name).read_bytes() for folder in ("run", "alone")]
         assert states[0] == states[1]
-    state = nets.caffe_pb2.SolverState.FromString(states[0])
+    state = caffe_pb2.SolverState.FromString(states[0])
     assert state.iter == 4 and not state.HasField("learned_net") and all(np.any(blob.data) for blob in state.history[:2])
 
 

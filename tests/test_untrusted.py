@@ -7,10 +7,12 @@ import sys
 import time
 import zlib
 
+import caffe
 import cv2
 import h5py
 import numpy as np
 import pytest
+from caffe.proto import caffe_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +28,8 @@ from tripletloss.evaluate import read_pairs
 from tripletloss.extract import load
 from tripletloss.formats import caffemodel
 from tripletloss.layers.settings import parse_param_str
-from tripletloss.net import nets
+from tripletloss.net.definition import open_net, read_net
+from tripletloss.net.weights import weights_as_hdf5
 
 MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -86,8 +89,8 @@ def test_prototxts(tmp_path, content):
     (tmp_path / "net.prototxt").write_bytes(content)
 
     def read():
-        nets.open_net(path, nets.caffe.TRAIN, "softmax", [])
-        nets.open_net(path, nets.caffe.TEST)
+        open_net(path, caffe.TRAIN, "softmax", [])
+        open_net(path, caffe.TEST)
 
     only_input_errors(read)
 
@@ -101,7 +104,7 @@ def test_prototxts(tmp_path, content):
         ("layer { x { " + "dim: 1 " * 1_000_000 + "} }", "or 200000 values"),
     ],
 )
-@pytest.mark.parametrize("read", [nets.read_net, lambda path: export.read_deploy(path, "x")])
+@pytest.mark.parametrize("read", [read_net, lambda path: export.read_deploy(path, "x")])
 def test_a_prototxt_that_is_too_deep_or_too_long_is_refused_at_once(tmp_path, text, sentence, read):
     path = tmp_path / "net.prototxt"
     path.write_text(text)
@@ -113,14 +116,14 @@ def test_a_prototxt_that_is_too_deep_or_too_long_is_refused_at_once(tmp_path, te
 
 def test_braces_in_comments_and_texts_are_no_levels(tmp_path):
     (tmp_path / "net.prototxt").write_text("# " + "{" * 99 + '\nlayer { name: "' + "{" * 99 + "\\\"{\" type: '" + "[" * 99 + "' }")
-    [layer] = nets.read_net(str(tmp_path / "net.prototxt")).layer
+    [layer] = read_net(str(tmp_path / "net.prototxt")).layer
     assert layer.name == "{" * 99 + '"{' and layer.type == "[" * 99
 
 
 @pytest.mark.parametrize(
     "read",
     [
-        lambda path: read_list(path, "."), config.load, lambda path: read_pairs(path, "."), nets.read_net,
+        lambda path: read_list(path, "."), config.load, lambda path: read_pairs(path, "."), read_net,
         caffemodel.weight_shapes, images.read_image,
     ],
 )  # fmt: skip
@@ -134,7 +137,7 @@ def test_what_never_ends_or_is_too_large_is_not_read(tmp_path, read, path):
 
 
 def weights():
-    net = nets.caffe_pb2.NetParameter(name="net")
+    net = caffe_pb2.NetParameter(name="net")
     blob = net.layer.add(name="fc", type="InnerProduct").blobs.add()
     blob.shape.dim.extend([3, 4])
     blob.data.extend(range(12))
@@ -150,7 +153,7 @@ def test_weights(tmp_path, content):
 
 
 @MANY
-@given(content=mutated(nets.weights_as_hdf5(weights())))
+@given(content=mutated(weights_as_hdf5(weights())))
 def test_weights_in_hdf5(tmp_path, content):
     path = tmp_path / "w.caffemodel.h5"
     path.write_bytes(content)

@@ -21,7 +21,10 @@ with atheris.instrument_imports(include=["tripletloss"]):
     from tripletloss.data import images
     from tripletloss.formats import caffemodel
     from tripletloss.layers.settings import parse_param_str
-    from tripletloss.net import nets
+    from tripletloss.net.definition import open_net
+    from tripletloss.net.roles import embeddings_of
+    from tripletloss.net.settings import fill_settings, size_classifier
+    from tripletloss.net.weights import load_weights, match_weights, shapes_of, weights_as_hdf5
     from tripletloss.training import snapshots
 
 import caffe
@@ -81,7 +84,7 @@ class Kinds:
                 return file.read()
         if kind == "weights_h5":
             with open(self.snapshot.weights, "rb") as file:
-                return nets.weights_as_hdf5(file.read())
+                return weights_as_hdf5(file.read())
         if kind == "embeddings_h5":
             with h5py.File(self.path, "w") as file:
                 file["embeddings"], file["labels"] = np.eye(3, dtype=np.float32), np.arange(3)
@@ -108,13 +111,13 @@ class Kinds:
         elif kind == "config":
             config.load(self.path)
         elif kind == "prototxt":
-            net = nets.open_net(self.path, caffe.TRAIN, "softmax", [])
-            nets.fill_settings(net, SETTINGS, self.path)
-            nets.embeddings_of(net)
-            nets.size_classifier(net, 3)
+            net = open_net(self.path, caffe.TRAIN, "softmax", [])
+            fill_settings(net, SETTINGS, self.path)
+            embeddings_of(net)
+            size_classifier(net, 3)
         elif kind in ("caffemodel", "weights_h5"):
-            nets.match_weights(nets.shapes_of(self.solver.net), caffemodel.weight_shapes(self.path), self.path, "net")
-            try_in_child(lambda: nets.load_weights(self.solver.net, self.path), "net")  # as train.py does
+            match_weights(shapes_of(self.solver.net), caffemodel.weight_shapes(self.path), self.path, "net")
+            try_in_child(lambda: load_weights(self.solver.net, self.path), "net")  # as train.py does
         elif kind == "solverstate":
             snapshots.restore(self.solver, self.snapshot._replace(state=self.path))
         else:

@@ -91,7 +91,7 @@ def plan_solver(folder, net, device, stage, batch):
 
 def measure_caffe(device, net, stage, batch):
     """Time training iterations, then each layer. Prints JSON."""
-    from tripletloss.net import nets
+    from tripletloss.net.settings import DATA_SECONDS
 
     with tempfile.TemporaryDirectory() as folder:
         build = plan_solver(Path(folder), net, device, stage, batch)
@@ -104,7 +104,7 @@ def measure_caffe(device, net, stage, batch):
             solver.step(1)
             if number >= WARM_UP:
                 seconds.append(time.perf_counter() - start)
-                waited += float(solver.net.blobs[nets.DATA_SECONDS].data)
+                waited += float(solver.net.blobs[DATA_SECONDS].data)
         used = memory_used() - before
         by_layer, copies = time_layers(solver.net, cuda)
         seeded = []
@@ -157,10 +157,10 @@ def time_layers(net, cuda):
 
 def layers_of(net):
     """A prototxt's layers up to fc9, as what PyTorch needs to know of them."""
-    from tripletloss.net import nets
+    from tripletloss.net.definition import read_net
 
     found = []
-    for layer in nets.read_net(str(net / "train.prototxt")).layer:
+    for layer in read_net(str(net / "train.prototxt")).layer:
         if layer.type == "Convolution":
             p = layer.convolution_param
             found.append(["conv", p.num_output, p.kernel_size[0], p.stride[0] if p.stride else 1,

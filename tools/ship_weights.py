@@ -4,7 +4,7 @@ import sys
 
 from caffe.proto import caffe_pb2
 
-from tripletloss.net import nets
+from tripletloss.net.definition import read_net
 
 
 def main():
@@ -12,7 +12,7 @@ def main():
     weights, deploy, out = sys.argv[1:]
     with open(weights, "rb") as file:
         found = {layer.name: layer for layer in caffe_pb2.NetParameter.FromString(file.read()).layer if layer.blobs}
-    definition = nets.read_net(deploy)
+    definition = read_net(deploy)
     kept = caffe_pb2.NetParameter(name=definition.name)
     for layer in definition.layer:
         if layer.name in found:

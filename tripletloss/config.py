@@ -133,10 +133,12 @@ SCHEMA = {
     "RANK": _integer(0, 0),
     "RANKS": _integer(1, 1),
     "FIRST_ITERATION": _integer(0, 0),
+    "ALLOWED_MODULES": Setting(lambda value: isinstance(value, list), "a list of names of Python modules", []),
 }
-# By train.py: the identities of TRAIN_LIST, the files of features, of what was mined and of broken images, which
-# process this is, of how many, and the iteration that it goes on from. config.py may not give them.
-COUNTED = ("IDENTITIES", "FEATURES", "MINED", "BROKEN_LIST", "RANK", "RANKS", "FIRST_ITERATION")
+# Set by the commands, never by config.py: the number of identities in TRAIN_LIST; the files of features, of mined
+# negatives and of broken images; which process this is, of how many; the iteration that it resumes from; and the
+# modules of --allow-module.
+COUNTED = ("IDENTITIES", "FEATURES", "MINED", "BROKEN_LIST", "RANK", "RANKS", "FIRST_ITERATION", "ALLOWED_MODULES")
 
 
 def default_of(name, stage):
@@ -222,9 +224,10 @@ def say_which(arguments):
         print(f"config     {arguments.config}", file=sys.stderr, flush=True)
 
 
-def load(path):
+def load(path, allowed_modules=()):
     """Read a config file. Paths in it are relative to its folder.
 
+    allowed_modules: names of Python modules that nets may run, besides this package's.
     Raises InputError, naming file and line, for a file that cannot be read, a line that is not `NAME = value`,
     an unknown name, a name or a stage that is given twice, a value of the wrong type, a required setting that is
     missing.
@@ -250,6 +253,7 @@ def load(path):
             raise InputError(f"{path}: the setting {name} is missing: it must be {SCHEMA[name].wants}")
         if SCHEMA[name].is_path:
             values[name] = _absolute(values[name], folder)
+    values["ALLOWED_MODULES"] = list(allowed_modules)
     return Config(values, path)
 
 

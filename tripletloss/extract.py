@@ -26,7 +26,10 @@ from tripletloss.core.distances import first_not_finite
 from tripletloss.data.images import read_or_next, to_blob
 from tripletloss.dataset import ImageList, list_folder, read_list
 from tripletloss.formats import caffemodel
-from tripletloss.net import nets
+from tripletloss.formats.caffemodel import made_by
+from tripletloss.net.definition import build
+from tripletloss.net.deploy import open_deploy
+from tripletloss.net.weights import load_weights, match_weights
 
 BATCH_SIZE = 32
 SMALL_IMAGE = 128  # pixels, a side
@@ -150,10 +153,10 @@ def open_net(weights, settings, features):
     if not source:
         raise InputError("the config has no DEPLOY net to make embeddings with: name one")
     config.need_files(settings, "DEPLOY")
-    deploy = nets.open_deploy(source, settings["IMAGE_SIZE"], features)
-    _, fresh = nets.match_weights(deploy.shapes, caffemodel.weight_shapes(weights), weights, source)
+    deploy = open_deploy(source, settings["IMAGE_SIZE"], features, settings["ALLOWED_MODULES"])
+    _, fresh = match_weights(deploy.shapes, caffemodel.weight_shapes(weights), weights, source)
     for feature in features:
-        missing = sorted(set(fresh) & nets.made_by(deploy.definition, feature))
+        missing = sorted(set(fresh) & made_by(deploy.definition, feature))
         if missing:
             raise MissingLayersError(
                 f"{weights} has no weights for {', '.join(missing)}, which {feature!r} depends on: set another "
@@ -161,8 +164,8 @@ def open_net(weights, settings, features):
             )  # fmt: skip
     with caffe_log(os.devnull):
         caffe.set_mode_cpu()
-        net = nets.build(deploy.definition, caffe.TEST)
-        nets.load_weights(net, weights)
+        net = build(deploy.definition, caffe.TEST)
+        load_weights(net, weights)
     return net
 
 
@@ -267,9 +270,8 @@ def add_arguments(parser):
 
 def settings_of(arguments):
     """Settings of the triplet stage, with what the arguments change; feature included. Raises InputError."""
-    nets.ALLOWED_MODULES.update(arguments.allow_module)
     config.say_which(arguments)
-    settings = config.load(arguments.config).stage("triplet")
+    settings = config.load(arguments.config, arguments.allow_module).stage("triplet")
     if arguments.crop is not None:
         config.check_value("CROP", arguments.crop, "--crop")
         settings["CROP"] = arguments.crop

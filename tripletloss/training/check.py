@@ -24,8 +24,11 @@ from tripletloss.base.files import amount
 from tripletloss.base.process import try_in_child
 from tripletloss.data.images import decode, read_bytes
 from tripletloss.dataset import shared_identities
+from tripletloss.formats.caffemodel import made_by, read_prototxt
 from tripletloss.layers import Norm2Layer, SelectingLayer
-from tripletloss.net import nets
+from tripletloss.net.definition import read_net
+from tripletloss.net.roles import is_a
+from tripletloss.net.weights import load_weights
 from tripletloss.training import snapshots
 from tripletloss.training.record import clock
 from tripletloss.training.solver import use_device
@@ -195,10 +198,10 @@ def disk(plan, folder):
 def wiring_advice(net, params, frozen):
     """Lines and sentences about a stage's net. net: NetParameter; params: layer -> shapes; frozen: names of layers."""
     lines, advice = [], []
-    norms = [layer for layer in net.layer if nets.is_a(layer, Norm2Layer)]
-    selecting = [layer for layer in net.layer if nets.is_a(layer, SelectingLayer)]
+    norms = [layer for layer in net.layer if is_a(layer, Norm2Layer)]
+    selecting = [layer for layer in net.layer if is_a(layer, SelectingLayer)]
     if selecting:
-        makers = nets.made_by(net, selecting[0].bottom[0])
+        makers = made_by(net, selecting[0].bottom[0])
         chain = [layer.name for layer in net.layer if layer.name in makers and (layer.name in params or layer in norms)]
         normalise = [layer.name for layer in norms if layer.name in makers]
         lines.append(f"embedding  {' > '.join(chain[-5:])}; normalised by {' and '.join(normalise) or 'nothing'}")
@@ -234,11 +237,11 @@ def try_stage(plan, net, snapshot):
 
     def run():
         parallel.leave()
-        params = nets.read_prototxt(f"{plan.prefix}_solver.prototxt", caffe_pb2.SolverParameter())
+        params = read_prototxt(f"{plan.prefix}_solver.prototxt", caffe_pb2.SolverParameter())
         use_device(params.device_id if params.solver_mode == params.GPU else None)
         solver = caffe.get_solver(f"{plan.prefix}_solver.prototxt")
         if plan.weights:
-            nets.load_weights(solver.net, plan.weights)
+            load_weights(solver.net, plan.weights)
         seconds, moved = [], collections.Counter()
         for _ in range(TRIED_ITERATIONS):
             start = time.perf_counter()
@@ -285,7 +288,7 @@ def trial_advice(plan, trial):
 
 def look_before(plan):
     """What every run begins with: lines to print, advice last. Raises InputError."""
-    net = nets.read_net(f"{plan.prefix}_train.prototxt")
+    net = read_net(f"{plan.prefix}_train.prototxt")
     parts = [
         settings_advice(plan),
         images_advice(plan, look_at(plan.images, sample(plan.images)), plan.held_out and look_at(
@@ -301,7 +304,7 @@ def look_closely(plan, snapshot, folder):
 
     snapshot: write one, for the next stage; folder: where a run would write.
     """
-    net = nets.read_net(f"{plan.prefix}_train.prototxt")
+    net = read_net(f"{plan.prefix}_train.prototxt")
     look = look_at(plan.images, np.arange(len(plan.images.names)), show=True)
     held_out = look_at(plan.held_out, np.arange(len(plan.held_out.names)), show=True) if plan.held_out else None
     parts = [

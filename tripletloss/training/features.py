@@ -27,7 +27,8 @@ from tripletloss.base.errors import InputError
 from tripletloss.base.files import amount, write_whole
 from tripletloss.base.process import caffe_log
 from tripletloss.extract import ALONE, passes
-from tripletloss.net import nets
+from tripletloss.net.definition import build, new_net
+from tripletloss.net.weights import load_weights
 
 FLUSHED_BATCHES = 20  # between two notes of how far a cache is; what comes after the last one is computed again
 
@@ -46,7 +47,7 @@ def frozen_net(cut, settings):
     """The NetParameter of a Cut's frozen layers, from an Input layer to the blob."""
     data, size = caffe_pb2.LayerParameter(name="data", type="Input", top=[cut.data]), settings["IMAGE_SIZE"]
     data.input_param.shape.add(dim=[1, 3, size, size])
-    return nets.new_net("frozen", [data, *cut.frozen])
+    return new_net("frozen", [data, *cut.frozen])
 
 
 def cache_key(cut, weights, images, settings):
@@ -142,8 +143,8 @@ def _compute(cut, weights, images, settings, path, done, team):
     s, total, folder = settings, len(images.names), os.path.dirname(path)
     views = [False, True] if s["MIRROR"] else [False]
     with team.together():
-        net = nets.build(frozen_net(cut, s), caffe.TEST)
-        nets.load_weights(net, weights)
+        net = build(frozen_net(cut, s), caffe.TEST)
+        load_weights(net, weights)
         shape = (len(views), total, *net.blobs[cut.blob].shape[1:])
         file = _open_file(path, shape, s["FEATURE_TYPE"], done) if team.rank == 0 else None
     broken = _read_broken(folder) if s["BROKEN_IMAGES"] == "skip" else None

@@ -12,7 +12,9 @@ from caffe.proto import caffe_pb2
 from tripletloss.base.errors import NotFiniteError
 from tripletloss.base.files import write_whole
 from tripletloss.core.distances import hardest_negatives
-from tripletloss.net import nets
+from tripletloss.formats.caffemodel import made_by
+from tripletloss.net.definition import new_net, write_prototxt
+from tripletloss.net.roles import embeddings_of
 
 NEIGHBOURS = 3  # identities whose nearest images come with an anchor
 ROWS = 4096  # of features that go through the net at once
@@ -24,13 +26,13 @@ class Miner:
     def __init__(self, net, features, labels, prefix):
         """net: the NetParameter above a cut; features: path of the cache's file; labels: (N,); prefix: of its files."""
         self.features, self.labels, self.path = np.load(features, mmap_mode="r"), labels, f"{prefix}_mined.npz"
-        self.blob = nets.embeddings_of(net)[0]
+        self.blob = embeddings_of(net)[0]
         data = caffe_pb2.LayerParameter(name="features", type="Input", top=[net.layer[0].top[0]])
         data.input_param.shape.add(dim=[1, *self.features.shape[2:]])
-        makers = nets.made_by(net, self.blob)
-        head = nets.new_net("head", [data, *(layer for layer in net.layer[1:] if layer.name in makers)])
+        makers = made_by(net, self.blob)
+        head = new_net("head", [data, *(layer for layer in net.layer[1:] if layer.name in makers)])
         prototxt = f"{prefix}_head.prototxt"
-        nets.write_prototxt(head, prototxt)
+        write_prototxt(head, prototxt)
         self.head = caffe.Net(prototxt, caffe.TEST)
 
     def mine(self, net, iteration):

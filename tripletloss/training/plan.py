@@ -20,7 +20,13 @@ from tripletloss.base.process import try_in_child
 from tripletloss.config import COUNTED, SCHEMA, STAGES, default_of, need_files
 from tripletloss.dataset import ImageList, read_list
 from tripletloss.formats import caffemodel
-from tripletloss.net import nets
+from tripletloss.formats.caffemodel import read_prototxt
+from tripletloss.net.definition import open_net, write_prototxt
+from tripletloss.net.deploy import Deploy, check_agreement, open_deploy
+from tripletloss.net.freezing import Cut, find_cut, freeze, settle_frozen
+from tripletloss.net.roles import data_layers, embeddings_of
+from tripletloss.net.settings import fill_settings, size_classifier
+from tripletloss.net.weights import load_weights, match_weights, rename_classifier, shapes_of
 from tripletloss.training import snapshots
 
 LONG_RUN = 5  # layers in a row, which a plan shows by the first and the last
@@ -36,7 +42,7 @@ class Plan(NamedTuple):
     images: ImageList
     held_out: ImageList | None
     weights: str  # '' for none
-    deploy: nets.Deploy | None  # the net to measure with,
+    deploy: Deploy | None  # the net to measure with,
     measured: list  # and names of its blobs, softmax stage's first
     loaded: list  # names of the layers that start from the weights,
     fresh: list  # that start fresh,
@@ -44,7 +50,7 @@ class Plan(NamedTuple):
     renamed: dict  # old name -> new: classifiers of other identities than the weights'
     decided: list  # (setting, value, layer's name): what the prototxt decides instead of config.py
     parameters: int  # how many numbers the net has
-    cut: nets.Cut | None  # where the net is cut, to be trained on features that are computed once
+    cut: Cut | None  # where the net is cut, to be trained on features that are computed once
     snapshot: snapshots.Snapshot | None  # that the stage goes on from
     shapes: dict  # layer -> shapes of its parameters
     cached: bool  # whether it is cut there
@@ -215,7 +221,7 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
         if len(sizes) < 2 or sizes.max() < 2:
             raise InputError(f"{held_out.source} needs two identities or more, one of them with two images, to measure")
 
-    net = nets.open_net(source, caffe.TRAIN, stage, [settings["IMAGEPATH"]])
+    net = open_net(source, caffe.TRAIN, stage, [settings["IMAGEPATH"]], settings["ALLOWED_MODULES"])
     _check_loss(net, source)
     if processes > 1:
         _check_divisible(net, source)
@@ -223,8 +229,8 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
     settings["MINED"] = f"{prefix}_mined.npz" if stage == "triplet" and settings["MINE_ITERS"] else ""
     settings["BROKEN_LIST"] = f"{prefix}_broken.txt" if settings["BROKEN_IMAGES"] == "skip" else ""
     settings["IDENTITIES"] = int(images.labels.max()) + 1
-    decided = nets.fill_settings(net, settings, source)
-    nets.size_classifier(net, settings["IDENTITIES"])
+    decided = fill_settings(net, settings, source)
+    size_classifier(net, settings["IDENTITIES"])
     settings.update({name: value for name, value, _ in decided})
     weights = settings["WEIGHTS"]
     if stage == "triplet" and not weights:
@@ -245,8 +251,8 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
             )
 
     solver, suffix = _resolve_solver(settings, prefix, gpu)
-    nets.write_prototxt(net, f"{prefix}_train.prototxt")
-    nets.write_prototxt(solver, f"{prefix}_solver.prototxt")
+    write_prototxt(net, f"{prefix}_train.prototxt")
+    write_prototxt(solver, f"{prefix}_solver.prototxt")
     params, blobs = try_in_child(lambda: _build_solver(f"{prefix}_solver.prototxt"), source, limited=gpu is None)
     _check_labels(net, blobs, images, source)
 
@@ -259,14 +265,14 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
     renamed = {}
     if weights:
         found = caffemodel.weight_shapes(weights)
-        renamed = nets.rename_classifier(net, params, found)
+        renamed = rename_classifier(net, params, found)
         params = {renamed.get(name, name): shapes for name, shapes in params.items()}
-        loaded, fresh = nets.match_weights(params, found, weights, source)
+        loaded, fresh = match_weights(params, found, weights, source)
     params = {name: shapes for name, shapes in params.items() if shapes}
     counts = {name: len(shapes) for name, shapes in params.items()}
     if settings["FREEZE"]:
-        nets.freeze(net, settings["FREEZE"], counts, source)
-    frozen = nets.settle_frozen(net, counts, loaded)
+        freeze(net, settings["FREEZE"], counts, source)
+    frozen = settle_frozen(net, counts, loaded)
     if len(frozen) == len(params):
         raise InputError(f"{source}: every layer is frozen in the {stage} stage: set FREEZE to a lower blob")
     random = [name for name in frozen if name in fresh]
@@ -275,7 +281,7 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
             f"FREEZE would keep {', '.join(random)} of {source} at their random start in the {stage} stage: set "
             "WEIGHTS to weights that have them, or FREEZE to ''"
         )
-    nets.write_prototxt(net, f"{prefix}_train.prototxt")
+    write_prototxt(net, f"{prefix}_train.prototxt")
     deploy, measured = None, []
     if settings["DEPLOY"] and held_out:
         named = [config.stage(name)["FEATURE"] for name in STAGES]
@@ -284,15 +290,15 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
     total = sum(int(np.prod(shape)) for shapes in params.values() for shape in shapes)
     # Snapshots are completed with the frozen layers of the weights, which must have the same format for that.
     able = settings["FEATURE_CACHE"] and weights and h5py.is_hdf5(weights) == bool(suffix)
-    cut = nets.find_cut(net, counts) if able else None
-    if settings["MINED"] and not (cut and nets.embeddings_of(net) and settings["BATCHES"] == "identities"):
+    cut = find_cut(net, counts) if able else None
+    if settings["MINED"] and not (cut and embeddings_of(net) and settings["BATCHES"] == "identities"):
         raise InputError(
             "MINE_ITERS looks for negatives in cached features, for batches of identities: set FREEZE, FEATURE_CACHE "
             "and BATCHES 'identities' for the triplet stage, or MINE_ITERS to 0"
         )
     if weights:
         try_in_child(
-            lambda: nets.load_weights(_unseeded_solver(f"{prefix}_solver.prototxt").net, weights), source,
+            lambda: load_weights(_unseeded_solver(f"{prefix}_solver.prototxt").net, weights), source,
             limited=gpu is None,
         )  # fmt: skip
     # Features are worth it where training shows more images than there are to compute.
@@ -333,7 +339,7 @@ def _check_loss(net, source):
 
 
 def _check_divisible(net, source):
-    if not nets.data_layers(net):
+    if not data_layers(net):
         raise InputError(
             f"{source} takes its images from no DataLayer, so all processes would see the same: train with one process"
         )
@@ -341,7 +347,7 @@ def _check_divisible(net, source):
 
 def _check_labels(net, blobs, images, source):
     """Raise InputError unless every label has an output of the classifier in front of a softmax loss."""
-    data = nets.data_layers(net)
+    data = data_layers(net)
     for layer in net.layer:
         if layer.type == "SoftmaxWithLoss" and data and layer.bottom[1] == data[0].top[1]:
             outputs, worst = blobs[layer.bottom[0]][1], int(images.labels.argmax())
@@ -356,7 +362,7 @@ def _check_labels(net, blobs, images, source):
 def _resolve_solver(settings, prefix, gpu):
     """solver.prototxt with the settings of config.py in it, and what weights' file names end with."""
     source = settings["SOLVER"]
-    solver = nets.read_prototxt(source, caffe_pb2.SolverParameter())
+    solver = read_prototxt(source, caffe_pb2.SolverParameter())
     for field, _ in solver.ListFields():
         if field.name.startswith("test_"):
             raise InputError(f"{source}: take {field.name} out: train.py measures HELD_OUT_LIST after the stage")
@@ -380,10 +386,10 @@ def _resolve_solver(settings, prefix, gpu):
 
 def _unseeded_solver(path):
     """The solver of a file without its seed: a child cannot reach the generator of a GPU that its parent uses."""
-    params = nets.read_prototxt(path, caffe_pb2.SolverParameter())
+    params = read_prototxt(path, caffe_pb2.SolverParameter())
     params.ClearField("random_seed")
     with tempfile.TemporaryDirectory() as folder:
-        nets.write_prototxt(params, os.path.join(folder, "solver.prototxt"))
+        write_prototxt(params, os.path.join(folder, "solver.prototxt"))
         return caffe.get_solver(os.path.join(folder, "solver.prototxt"))
 
 
@@ -391,13 +397,13 @@ def _build_solver(path):
     """Build a solver and its net, as training will; returns the shapes of its parameters and of its blobs."""
     solver = _unseeded_solver(path)
     _ = solver.lr  # Caffe looks at lr_policy only when it is first used
-    return nets.shapes_of(solver.net), {name: tuple(blob.shape) for name, blob in solver.net.blobs.items()}
+    return shapes_of(solver.net), {name: tuple(blob.shape) for name, blob in solver.net.blobs.items()}
 
 
 def _open_deploy(settings, measured, params, net):
-    """The nets.Deploy of DEPLOY. Raises InputError unless its layers are those of the training net, of equal shapes."""
+    """The Deploy of DEPLOY. Raises InputError unless its layers are those of the training net, of equal shapes."""
     source = settings["DEPLOY"]
-    deploy = nets.open_deploy(source, settings["IMAGE_SIZE"], measured or [""])
-    nets.match_weights(deploy.shapes, params, settings["NET"], source)
-    nets.check_agreement(net, deploy.definition, measured, source)
+    deploy = open_deploy(source, settings["IMAGE_SIZE"], measured or [""], settings["ALLOWED_MODULES"])
+    match_weights(deploy.shapes, params, settings["NET"], source)
+    check_agreement(net, deploy.definition, measured, source)
     return deploy

@@ -14,7 +14,8 @@ from tqdm import tqdm
 from tripletloss.base.errors import InputError
 from tripletloss.core import diagnosis
 from tripletloss.evaluation import plots
-from tripletloss.net import nets
+from tripletloss.net.roles import embeddings_of, margin_of
+from tripletloss.net.settings import DATA_SECONDS
 from tripletloss.training import snapshots
 
 AVERAGED_ITERATIONS = 20  # the progress bar shows means over so many
@@ -78,8 +79,8 @@ class Record:
         """plan: solver.Plan; net: its NetParameter; blobs: of the solver's net; scalars: names of its numbers."""
         self.plan, self.blobs, self.scalars, self.processes = plan, blobs, scalars, processes
         done = plan.snapshot.iteration if plan.snapshot else 0
-        self.source = nets.embeddings_of(net)  # names of the blobs of embeddings and labels, or None
-        self.batch_size, self.margin = plan.settings["BATCH_SIZE"], nets.margin_of(net)
+        self.source = embeddings_of(net)  # names of the blobs of embeddings and labels, or None
+        self.batch_size, self.margin = plan.settings["BATCH_SIZE"], margin_of(net)
         self.log = _Table(f"{plan.prefix}_log.csv", ["iteration", "learning_rate", "images_per_s", *scalars], done)
         self.looks = _Table(f"{plan.prefix}_embeddings.csv", ["iteration", *diagnosis.Report._fields], done)
         self.recent = collections.deque(maxlen=AVERAGED_ITERATIONS)
@@ -103,9 +104,9 @@ class Record:
         self.recent.append([seconds, waiting, *values])
         mean_seconds, mean_waiting, *means = np.mean(self.recent, axis=0)
         shown = dict(zip(self.scalars, (f"{value:.4g}" for value in means), strict=True))
-        if nets.DATA_SECONDS in shown:
-            del shown[nets.DATA_SECONDS]
-            shown["data"] = f"{means[self.scalars.index(nets.DATA_SECONDS)] / mean_seconds:.0%}"
+        if DATA_SECONDS in shown:
+            del shown[DATA_SECONDS]
+            shown["data"] = f"{means[self.scalars.index(DATA_SECONDS)] / mean_seconds:.0%}"
         shown.update({"lr": f"{rate:.3g}", "images/s": f"{self.batch_size / mean_seconds:.0f}"})
         if self.processes > 1:
             shown["comm"] = f"{mean_waiting / mean_seconds:.0%}"

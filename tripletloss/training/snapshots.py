@@ -20,7 +20,15 @@ from tripletloss.base.errors import InputError
 from tripletloss.base.files import digest, write_whole
 from tripletloss.config import STAGES
 from tripletloss.formats import caffemodel
-from tripletloss.net import nets
+from tripletloss.formats.caffemodel import shape_of
+from tripletloss.net.weights import (
+    bare_weights,
+    complete_weights,
+    load_weights,
+    match_weights,
+    shapes_of,
+    weights_as_hdf5,
+)
 
 ASIDE = ".snapshot"  # folder in the run's that Caffe believes it writes its files to
 # What a run writes aside and then renames: snapshots, and what is rewritten while it trains.
@@ -97,10 +105,10 @@ def write_weights(net, path, suffix, weights=""):
 
 def _whole_weights(content, suffix, weights):
     """The bytes of a weights file from those that Caffe writes. suffix, weights: as for write()."""
-    content = nets.bare_weights(content)
+    content = bare_weights(content)
     if suffix:
-        content = nets.weights_as_hdf5(content)
-    return nets.complete_weights(content, weights) if weights else content
+        content = weights_as_hdf5(content)
+    return complete_weights(content, weights) if weights else content
 
 
 def _contents(solver, paths):
@@ -215,11 +223,11 @@ def restore(solver, snapshot):
     Raises InputError where the files, whole as they are, are not those of such a net: Caffe would end the process.
     """
     found = caffemodel.weight_shapes(snapshot.weights)
-    nets.match_weights(nets.shapes_of(solver.net), found, snapshot.weights, "the net")
+    match_weights(shapes_of(solver.net), found, snapshot.weights, "the net")
     try:
         with open(snapshot.state, "rb") as file:
             state = caffe_pb2.SolverState.FromString(file.read())
-        found = [nets.shape_of(blob) for blob in state.history]
+        found = [shape_of(blob) for blob in state.history]
     except DecodeError:
         found = None
     # Parameters that layers share have one history.
@@ -229,7 +237,7 @@ def restore(solver, snapshot):
     if found not in (wanted, wanted * 2) or state.iter != snapshot.iteration or state.HasField("learned_net"):
         raise InputError(f"{snapshot.state} is not of this stage's net: move it away, or start another run")
     solver.restore(snapshot.state)
-    nets.load_weights(solver.net, snapshot.weights)
+    load_weights(solver.net, snapshot.weights)
 
 
 def clear(folder):

@@ -20,7 +20,11 @@ from tripletloss.data.images import Augmentation
 from tripletloss.evaluation.compare import compare
 from tripletloss.extract import ALONE, extract_all
 from tripletloss.formats import caffemodel
-from tripletloss.net import nets
+from tripletloss.formats.caffemodel import made_by, read_prototxt
+from tripletloss.net.definition import build, read_net, write_prototxt
+from tripletloss.net.freezing import above_cut, changing_blobs
+from tripletloss.net.settings import features_of, for_process
+from tripletloss.net.weights import load_weights
 from tripletloss.training import features, health, snapshots
 from tripletloss.training.mining import Miner
 from tripletloss.training.record import NoRecord, Record
@@ -99,21 +103,21 @@ def _start(plan, team, gpu):
     """
     paths = [f"{plan.prefix}_train.prototxt", f"{plan.prefix}_solver.prototxt"]
     net, params = team.first(
-        lambda: (nets.read_net(paths[0]), nets.read_prototxt(paths[1], caffe_pb2.SolverParameter()))
+        lambda: (read_net(paths[0]), read_prototxt(paths[1], caffe_pb2.SolverParameter()))
     )
     done = plan.snapshot.iteration if plan.snapshot else 0
     with team.together(), tempfile.TemporaryDirectory() as folder:
         # What the run's folder holds, but for what is this process's own.
         params.net = os.path.join(folder, "train.prototxt")
-        nets.for_process(net, team.rank, done * plan.iter_size)
+        for_process(net, team.rank, done * plan.iter_size)
         params.device_id = gpu or 0
-        nets.write_prototxt(net, params.net)
-        nets.write_prototxt(params, os.path.join(folder, "solver.prototxt"))
+        write_prototxt(net, params.net)
+        write_prototxt(params, os.path.join(folder, "solver.prototxt"))
         solver = caffe.get_solver(os.path.join(folder, "solver.prototxt"))
         if plan.snapshot:
             snapshots.restore(solver, plan.snapshot)
         elif plan.weights and team.rank == 0:
-            nets.load_weights(solver.net, plan.weights)
+            load_weights(solver.net, plan.weights)
     team.start_equal(solver.net.params)
     return solver, net
 
@@ -131,10 +135,10 @@ def cache_features(plan, team=ALONE):
     if cache is None:
         return ""
     path = f"{plan.prefix}_train.prototxt"
-    whole = nets.read_net(path)
-    nets.write_prototxt(whole, f"{plan.prefix}_uncut.prototxt")
+    whole = read_net(path)
+    write_prototxt(whole, f"{plan.prefix}_uncut.prototxt")
     passes = {**s, "MINE_ITERS": s["MINE_ITERS"] * plan.iter_size}  # in which the layers count
-    nets.write_prototxt(nets.above_cut(whole, plan.cut, cache.path, passes), path)
+    write_prototxt(above_cut(whole, plan.cut, cache.path, passes), path)
     jitters = [field.upper() for field in Augmentation._fields if field != "mirror" and s[field.upper()]]
     return (
         f"features   {plan.cut.blob} of {len(plan.images.names)} images x {cache.views} views, {cache.computed} "
@@ -159,10 +163,10 @@ def train_stage(plan, team=ALONE, gpu=None):
         scalars = [name for name in solver.net.outputs if solver.net.blobs[name].count == 1]
         record = Record(plan, net, solver.net.blobs, scalars, team.size) if writes else NoRecord()
         mine = s["MINED"] and s["MINE_ITERS"]
-        miner = Miner(net, nets.features_of(net), plan.images.labels, plan.prefix) if mine and writes else None
+        miner = Miner(net, features_of(net), plan.images.labels, plan.prefix) if mine and writes else None
         if mine and last:
             team.first(lambda: miner.put_back(last.mined))
-        steps = team.steps(solver, *nets.changing_blobs(net, solver.net.params), scalars, caught, gpu is not None)
+        steps = team.steps(solver, *changing_blobs(net, solver.net.params), scalars, caught, gpu is not None)
         with contextlib.closing(record), contextlib.closing(steps):
             if plan.weights and not last:
                 record.score(0, _score_of_net(plan, solver.net, team, record))
@@ -317,6 +321,6 @@ def _deploy_net(plan, weights, team):
     """The deploy net with weights, and those of the plan's features that they make."""
     deploy, have = plan.deploy.definition, caffemodel.weight_shapes(weights)
     with caffe_log(team.caffe_log(plan.prefix)):
-        net = nets.build(deploy, caffe.TEST)
-        nets.load_weights(net, weights)
-        yield net, [name for name in plan.measured if nets.made_by(deploy, name).intersection(net.params) <= set(have)]
+        net = build(deploy, caffe.TEST)
+        load_weights(net, weights)
+        yield net, [name for name in plan.measured if made_by(deploy, name).intersection(net.params) <= set(have)]
