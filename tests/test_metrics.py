@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import pdist
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from tripletloss.core import bootstrap, clustering, retrieval, verification
@@ -103,6 +104,23 @@ def test_copies_of_one_image_have_distance_0_and_no_others_have():
     np.testing.assert_array_equal(pair_distances(x, first, second) == 0, second == first + n)
 
 
+def test_what_is_farther_apart_than_rounding_is_no_copy():
+    x = np.array([[1, 0], [1, 1e-6], [1, 1e-5]])  # of length 1
+    found = pair_distances(x, np.array([0, 0, 1]), np.array([1, 2, 2]))
+    np.testing.assert_allclose(found, [0, 1e-10, 8.1e-11], rtol=1e-9)
+
+
+def test_distances_of_long_embeddings_take_memory_for_a_few_pairs_at_a_time():
+    x = np.random.default_rng(0).normal(size=(20, 100_000)).astype(np.float32)
+    first, second = np.triu_indices(20, 1)
+    tracemalloc.start()
+    found = pair_distances(x, first, second)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_allclose(found, pdist(x.astype(np.float64), "sqeuclidean"))
+    assert peak < 190 * 100_000 * 8  # what the differences of all pairs would take
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_embeddings_that_are_not_finite_are_refused_by_their_row(bad):
     x, labels = people(6, 4, 1.0)
@@ -156,6 +174,30 @@ def test_verification_by_hand():
     assert verification.equal_error_rate(far, tar) == pytest.approx(1 / 3)
 
 
+def test_the_equal_error_rate_lies_on_the_line_between_two_points():
+    # 1 - TAR falls from 0.5 to 0.1 while FAR grows from 0.2 to 0.6: they meet after 3/8 of the way.
+    assert verification.equal_error_rate(np.array([0.2, 0.6, 1]), np.array([0.5, 0.9, 1])) == pytest.approx(0.35)
+
+
+def test_accepted_at_the_first_point_of_a_curve_and_before_it():
+    far, tar = np.array([0.05, 1]), np.array([0.7, 1])
+    assert verification.accepted_at(far, tar, 0.1) == (0.7, 0) == verification.accepted_at(far, tar, 0.05)
+    assert verification.accepted_at(far, tar, 0.01) == (0, -1)
+
+
+@pytest.mark.parametrize("same", [[True, True, True], [False, False, False]])
+def test_pairs_of_one_kind_have_no_curve(same):
+    d, same = np.array([1.0, 2, 3]), np.array(same)
+    assert verification.Roc(d, same).curve() is None
+    with pytest.raises(ValueError, match=r"^verification needs pairs of one identity and pairs of two$"):
+        verification.verification_of_pairs(d, same)
+
+
+def test_one_pair_of_each_kind_has_a_curve():
+    found = verification.verification_of_pairs(np.array([1.0, 2]), np.array([True, False]))
+    assert (found.same, found.different) == (1, 1) and found.figures == {"AUC": 1, "EER": 0}
+
+
 @pytest.mark.parametrize(("distances", "auc", "eer"), [([1, 1, 9, 9], 1, 0), ([9, 9, 1, 1], 0, 1), ([5, 5, 5, 5], 0.5, 0.5)])
 def test_perfect_inverted_and_constant_distances(distances, auc, eer):
     far, tar = verification.Roc(np.array(distances, float), np.array([1, 1, 0, 0], bool)).curve()
@@ -173,6 +215,22 @@ def test_a_far_that_the_pairs_cannot_resolve_is_not_reported():
         assert np.mean(d[pairs.same] <= threshold) == pytest.approx(found.tar[far])
 
 
+@pytest.mark.parametrize("different", [99_999, 100_000])
+def test_a_far_is_reported_where_ten_different_pairs_are_accepted_at_it(different):
+    d = np.arange(different + 7.0)  # the same pairs come last, so that rows and accepted pairs are alike
+    found = verification.verification_of_pairs(d, d >= different)
+    resolved = {0.1: different // 10, 0.01: different // 100, 0.001: different // 1000, 0.0001: different // 10_000}
+    if different < 100_000:
+        del resolved[0.0001]  # nine pairs
+    assert found.accepted == resolved and (found.same, found.different) == (7, different)
+    assert found.thresholds == {far: accepted - 1 for far, accepted in resolved.items()}
+
+
+def test_a_far_is_reported_at_the_very_first_distance():
+    d, same = np.append(np.zeros(10), np.arange(1.0, 1001)), np.arange(1010) >= 1000
+    assert verification.verification_of_pairs(d, same).accepted == {0.1: 100, 0.01: 10}
+
+
 def test_a_far_that_equal_distances_go_beyond_is_not_reported():
     rng = np.random.default_rng(0)
     d, same = rng.random(6000), np.arange(6000) < 1000
@@ -185,6 +243,30 @@ def test_a_far_that_equal_distances_go_beyond_is_not_reported():
     assert set(verification.verification_of_pairs(d, same).accepted) == {0.1}
     pairs = Pairs(np.arange(6000) % 50, np.arange(6000) % 49, same)
     assert set(verification.resampled_verification(d, pairs, np.arange(50))) == {"AUC", "EER", "TAR@FAR=0.1"}
+
+
+def test_an_interval_leaves_out_a_fortieth_at_each_end():
+    assert bootstrap.interval(np.random.default_rng(0).permutation(1001)) == (25, 975)
+    assert bootstrap.interval(np.array([])) is None
+
+
+@pytest.mark.parametrize(("identities", "resamples"), [(5, 200), (4, 0)])
+def test_figures_are_resampled_200_times_from_five_identities_on(identities, resamples):
+    x, labels = people(identities, 4, 1.0)
+    pairs = pairs_of(labels)
+    draws = verification.resampled_verification(pair_distances(x, pairs.first, pairs.second), pairs, labels)
+    assert {len(values) for values in draws.values()} == {resamples}
+    assert len(bootstrap.resampled_means(np.arange(len(labels)), labels)) == resamples
+
+
+def test_draws_without_pairs_of_both_kinds_are_left_out_and_no_others():
+    """One identity of five has two images: without it there is no same pair, and with it alone no different one."""
+    labels = np.array([0, 1, 2, 3, 4, 4])
+    drawn = np.random.default_rng(3).integers(0, 5, (200, 5))
+    usable = sum(4 in one and set(one.tolist()) != {4} for one in drawn)
+    pairs = pairs_of(labels)
+    found = verification.resampled_verification(np.arange(15.0), pairs, labels, seed=3)
+    assert len(found["AUC"]) == len(found["EER"]) == usable and 100 < usable < 180
 
 
 def test_intervals_hold_the_figure_and_widen_with_fewer_identities():
@@ -297,6 +379,12 @@ def test_retrieval_is_that_of_plain_loops_and_scikit_learn(decimals):
         assert found.r_precision[q] == pytest.approx(len(hits) / mine.sum())
 
 
+def test_identities_of_two_images_are_queries_and_those_of_one_are_not():
+    found = retrieval.retrieval(np.array([[0.0], [1], [5], [9], [8.5], [9.2]]), np.array([4, 4, 2, 7, 7, 7]))
+    assert found.labels.tolist() == [1, 1, 2, 2, 2]  # by their rank among the labels
+    assert found.rank_1.dtype == bool and found.rank_1.all() and found.r_precision.all()
+
+
 def test_copies_of_one_image_under_two_names_do_not_count_as_found():
     found = retrieval.retrieval(np.zeros((6, 3)), np.array([0, 0, 0, 1, 1, 1]))
     assert not found.rank_1.any() and not found.r_precision.any()
@@ -362,6 +450,20 @@ def test_clustering_by_hand(clusters, pairwise, b_cubed):
     np.testing.assert_allclose(found.b_cubed, b_cubed)
 
 
+def test_clusters_without_one_right_pair_have_an_f_of_zero():
+    found = clustering.clustering(np.array([3, 3, 8, 8]), np.array([5, 6, 5, 6]))
+    assert found.clusters == 2 and found.pairwise == (0, 0, 0)
+
+
+def test_average_linkage_reaches_to_the_threshold_and_as_much_farther_as_rounding_does():
+    for beyond, clusters in ((-1e-6, [0, 0]), (1e-6, [0, 0]), (4e-6, [0, 1])):
+        half = (0.1 + beyond) / 2
+        x = np.array([[np.sqrt(1 - half**2), half], [np.sqrt(1 - half**2), -half]])  # of length 1
+        found = clustering.cluster(x, 0.1**2)
+        assert found.tolist() == clusters and found.dtype.kind == "i"
+    assert clustering.cluster(x[:1], 0.1).dtype.kind == "i"
+
+
 def test_identities_far_apart_are_clusters_numbered_by_size():
     labels = np.repeat([0, 1, 2], [2, 5, 3])
     x = 10.0 * labels[:, None] + np.random.default_rng(0).normal(size=(10, 3)) / 10
@@ -369,9 +471,11 @@ def test_identities_far_apart_are_clusters_numbered_by_size():
     np.testing.assert_array_equal(clustering.cluster(x[:1], 4.0), [0])
 
 
-def test_the_threshold_of_the_best_f_is_that_of_a_plain_search():
-    rng = np.random.default_rng(0)
-    d, same = rng.random(60), rng.random(60) < 0.3
+@pytest.mark.parametrize("seed", range(6))
+def test_the_threshold_of_the_best_f_is_that_of_a_plain_search(seed):
+    rng = np.random.default_rng(seed)
+    d = rng.random(300)
+    same = rng.random(300) < (1 - d) ** 2
 
     def f(threshold):
         hits = np.sum(same & (d <= threshold))
