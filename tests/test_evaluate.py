@@ -24,7 +24,9 @@ def pairs_folder(tmp_path):
     return tmp_path
 
 
-def test_pairs_in_lfws_format(pairs_folder):
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_pairs_in_lfws_format(pairs_folder, encoding):
+    (pairs_folder / "pairs.txt").write_text((pairs_folder / "pairs.txt").read_text(), encoding=encoding)
     file = read_pairs(str(pairs_folder / "pairs.txt"), str(pairs_folder / "faces"))
     pairs, names = file.pairs, file.images.names
     named = [(names[a], names[b]) for a, b in zip(pairs.first, pairs.second, strict=True)]
@@ -41,6 +43,9 @@ def test_pairs_in_lfws_format(pairs_folder):
         ("0 0\n", "has 0 pairs"),
         ("2 1\nBo 1 2\n", "has 1 pairs, which are not 2 folds of 2 x 1"),
         ("1 1\nBo 1 2\nBo 1\n", "line 3: it must be `name n m`"),
+        ("1 1\nBo 1 2\nBo ² Ann_Lee 1\n", "line 3: it must be `name n m`"),
+        ("1 1\nBo 1 2\nBo 1 Ann_Lee " + "9" * 5000, "line 3: it must be `name n m`"),
+        ("¹ 1\n", "line 1: it must hold the number of folds"),
         ("1 1\nBo 1 2\nBo one Ann_Lee 1\n", "line 3: it must be `name n m`"),
         ("1 1\nBo 1 2\nBo 1 Ann_Lee 9\n", "line 3: there is no .*Ann_Lee_0009.jpg"),
     ],

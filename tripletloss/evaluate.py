@@ -23,6 +23,7 @@ from tripletloss.evaluation.compare import compare
 from tripletloss.extract import add_arguments, embed, images_of, is_embeddings, load, open_net, settings_of
 
 SOFTMAX_SNAPSHOT = re.compile(r"softmax_iter_\d+\.caffemodel(\.h5)?")  # as snapshots.py names it
+NUMBER = re.compile("[0-9]{1,9}")  # in a pairs file
 MOST_CLUSTERED = 5000  # images; clustering takes memory by the square of their number
 
 
@@ -42,11 +43,11 @@ def read_pairs(source, folder):
     folder/name/name_000n.jpg. Raises InputError, naming the line, for what does not fit and for missing images.
     """
     try:
-        lines = [line.split() for line in read_file(source).decode("utf-8").splitlines()]
+        lines = [line.split() for line in read_file(source).decode("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"the pairs file {source} cannot be read ({reason}): check --pairs") from None
-    if not lines or not 1 <= len(lines[0]) <= 2 or not all(word.isdigit() for word in lines[0]):
+    if not lines or not 1 <= len(lines[0]) <= 2 or not all(NUMBER.fullmatch(word) for word in lines[0]):
         raise InputError(f"{source}, line 1: it must hold the number of folds and of pairs a fold: `10 300`")
     folds = int(lines[0][0]) if len(lines[0]) == 2 else 1
     a_fold, rest = divmod(len(lines) - 1, max(folds, 1))
@@ -54,7 +55,7 @@ def read_pairs(source, folder):
         raise InputError(f"{source} has {len(lines) - 1} pairs, which are not {folds} folds of 2 x {lines[0][-1]}")
     numbers, first, second, same = {}, [], [], []
     for number, words in enumerate(lines[1:], 2):
-        if len(words) not in (3, 4) or not (words[1] + words[-1]).isdigit():
+        if len(words) not in (3, 4) or not (NUMBER.fullmatch(words[1]) and NUMBER.fullmatch(words[-1])):
             raise InputError(f"{source}, line {number}: it must be `name n m` or `name n other m`")
         ends = ((words[0], words[1]), (words[-2] if len(words) == 4 else words[0], words[-1]))
         for side, (name, image) in zip((first, second), ends, strict=True):
