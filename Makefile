@@ -52,7 +52,7 @@ lint: venv
 # Needs no Caffe: works on any system with python3. Everything in .venv-onnx comes from pip.
 onnx: .venv-onnx/whole
 	.venv-onnx/bin/python -m tripletloss.export models/face997/face997.caffemodel \
-		--out models/face997/face997.onnx --pixels bgr --licence MIT
+		--out models/face997/face997.onnx --force --pixels bgr --licence MIT
 
 .venv-onnx/whole: pyproject.toml
 	python3 -m venv --clear .venv-onnx

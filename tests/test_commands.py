@@ -3,7 +3,9 @@
 import argparse
 import csv
 import json
+import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -46,10 +48,10 @@ def trained(tmp_path_factory):
     return folder, result.stdout
 
 
-def run(module, folder, *arguments):
+def run(module, folder, *arguments, **options):
     """A command with config.py of the folder, unless the arguments name another one."""
     command = [sys.executable, "-m", f"tripletloss.{module}", "--config", str(folder / "config.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, **options)
 
 
 def test_embeddings_are_the_rows_of_the_net_one_image_at_a_time(trained):
@@ -165,7 +167,7 @@ def test_a_folder_is_grouped_and_scored(trained):
     assert "; 16 images of 4 identities, none of which the threshold was chosen on" in result.stdout
     assert cv2.imread(str(folder / "groups" / "clusters.jpg")) is not None
     again = run("cluster", folder, weights, "--images", folder / "images", "--out", "groups")
-    assert again.returncode == 1 and "groups is there already" in again.stderr
+    assert again.returncode == 1 and "groups exists already" in again.stderr
     copied = run("cluster", folder, weights, "--images", folder / "images", "--out", "copies", "--copy", "--method", "dbscan")
     assert copied.returncode == 0 and len(list((folder / "copies").glob("cluster*/*.jpg"))) == 24, copied.stderr
 
@@ -342,13 +344,154 @@ def test_suspicion_is_that_of_plain_loops():
 
 def test_the_command_ranks_all_images_and_shows_the_first(trained):
     folder, _ = trained
-    result = run("suspects", folder, folder / "run" / "triplet_iter_4.caffemodel", "--list", "list.txt", "--top", 5)
+    result = run("suspects", folder, folder / "run" / "triplet_iter_4.caffemodel", "--list", "list.txt", "--top", 5, "--out", "ranked")
     assert result.returncode == 0, result.stderr
-    rows = list(csv.DictReader((folder / "suspects.csv").open()))
+    rows = list(csv.DictReader((folder / "ranked.csv").open()))
     scores = [float(row["score"]) for row in rows]
     assert len(rows) == 24 and scores == sorted(scores, reverse=True)
     assert result.stdout.splitlines()[2].startswith(rows[0]["image"])
-    assert cv2.imread(str(folder / "suspects.jpg")) is not None
+    assert cv2.imread(str(folder / "ranked.jpg")) is not None
+
+
+# --- what is written
+
+
+def test_embeddings_are_the_same_in_every_format(trained):
+    folder, _ = trained
+    weights = folder / "run" / "triplet_iter_4.caffemodel"
+    for suffix in ("h5", "npz", "csv"):
+        result = run("extract", folder, weights, "--out", f"formats.{suffix}", "--list", "list.txt")
+        assert result.returncode == 0 and f"formats.{suffix}: 24 embeddings of 8 numbers" in result.stdout, result.stderr
+    found = extract.load(folder / "formats.h5")
+    with np.load(folder / "formats.npz") as arrays:
+        assert arrays["embeddings"].dtype == np.float32 and np.array_equal(arrays["embeddings"], found.rows)
+        assert arrays["names"].tolist() == found.images.names and np.array_equal(arrays["labels"], found.images.labels)
+        assert arrays["weights_sha256"] == found.weights_sha256 and not arrays["mirrored"]
+    header, *rows = csv.reader((folder / "formats.csv").open())
+    assert header == ["name", "label", *map(str, range(8))] and [row[0] for row in rows] == found.images.names
+    assert [int(row[1]) for row in rows] == found.images.labels.tolist()
+    assert np.array_equal(np.array([row[2:] for row in rows], np.float32), found.rows)
+
+
+@pytest.mark.parametrize(
+    ("limit", "arguments"),
+    [
+        (100, ["extract", "WEIGHTS", "--out", "full.h5", "--list", "list.txt"]),
+        (9_000, ["extract", "WEIGHTS", "--out", "full.h5", "--list", "list.txt", "--feature", "conv1"]),
+        (9_000, ["extract", "WEIGHTS", "--out", "full.npz", "--list", "list.txt", "--feature", "conv1"]),
+        (9_000, ["extract", "WEIGHTS", "--out", "full.csv", "--list", "list.txt", "--feature", "conv1"]),
+        (9_000, ["evaluate", "WEIGHTS", "--list", "list.txt", "--out", "full_report"]),
+        (900, ["cluster", "WEIGHTS", "--list", "list.txt", "--out", "full", "--threshold", "1"]),
+        (900, ["suspects", "WEIGHTS", "--list", "list.txt", "--out", "full"]),
+        (9_000, ["export", "WEIGHTS", "--out", "full.onnx"]),
+    ],
+)
+def test_a_disk_that_is_full_ends_in_one_sentence_and_leaves_nothing(trained, limit, arguments):
+    """A limit on the size of a file stands for the disk: more is refused in the middle of a write, as there."""
+    folder, _ = trained
+    if arguments[0] == "export":
+        pytest.importorskip("onnx")
+        (folder / "deploy.prototxt").touch()
+    weights = str(folder / "run" / "triplet_iter_4.caffemodel")
+    module, *rest = [weights if a == "WEIGHTS" else a for a in arguments]
+    result = run(module, folder, *rest, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert result.returncode == 1, (result.returncode, result.stderr)
+    assert "cannot be" in result.stderr.splitlines()[-1] and "(File too large): " in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr and "Exception" not in result.stderr
+    left = [path for path in folder.rglob("*full*") if not (path.is_dir() and not any(path.iterdir()))]
+    assert not left and not list(folder.rglob("*.part"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_small_disk_that_is_full_ends_in_one_sentence(trained, tmp_path):
+    folder, _ = trained
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", tmp_path], check=False).returncode:
+        pytest.skip("this system allows no mounts")
+    try:
+        weights = folder / "run" / "triplet_iter_4.caffemodel"
+        result = run("extract", folder, weights, "--out", tmp_path / "x.h5", "--list", "list.txt", "--feature", "conv1")
+        assert result.returncode == 1 and "x.h5 cannot be written (No space left on device): choose another" in result.stderr
+        assert len([line for line in result.stderr.splitlines() if line.startswith("tripletloss.extract:")]) == 1
+        assert not list(tmp_path.iterdir())
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_outputs_that_are_there_are_kept_unless_force(trained):
+    folder, _ = trained
+    weights = folder / "run" / "triplet_iter_4.caffemodel"
+    for path in ("kept.h5", "kept.onnx", "kept.csv", "report2/roc.png"):
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_text("kept")
+    for module, *arguments in [
+        ("extract", "--out", "kept.h5"), ("export", "--out", "kept.onnx"), ("suspects", "--out", "kept"),
+        ("evaluate", "--out", "report2"),
+    ]:  # fmt: skip
+        result = run(module, folder, weights, *arguments)
+        assert result.returncode == 1 and "exists already: move it away, write elsewhere, or replace it with --force" in result.stderr
+    assert [(folder / path).read_text() for path in ("kept.h5", "kept.onnx", "kept.csv", "report2/roc.png")] == ["kept"] * 4
+    assert run("extract", folder, weights, "--out", "kept.h5", "--force").returncode == 0
+    assert len(extract.load(folder / "kept.h5").rows) == 8
+    assert run("suspects", folder, weights, "--out", "kept", "--force").returncode == 0
+    assert len((folder / "kept.csv").read_text().splitlines()) == 9
+
+
+def test_inputs_are_never_written(trained):
+    """Under another name, or as a member of the list, too."""
+    folder, _ = trained
+    weights = folder / "run" / "triplet_iter_4.caffemodel"
+    os.link(weights, folder / "weights.h5")
+    os.link(weights, folder / "weights.onnx")
+    os.link(folder / "images" / "person4@0.jpg", folder / "suspect.jpg")
+    os.link(folder / "held_out.txt", folder / "suspects2.csv")
+    before = {path: path.read_bytes() for path in (weights, folder / "held_out.txt", folder / "images" / "person4@0.jpg")}
+    for module, out in [("extract", "weights.h5"), ("export", "weights.onnx"), ("suspects", "suspect"), ("suspects", "suspects2")]:
+        result = run(module, folder, weights, "--out", out, "--force")
+        assert result.returncode == 1 and f"{out}" in result.stderr and "is read by this command, so it is not written" in result.stderr
+    result = run("cluster", folder, weights, "--out", "images", "--force")
+    assert result.returncode == 1 and "images holds what this command reads, so it is not replaced" in result.stderr
+    assert before == {path: path.read_bytes() for path in before}
+
+
+@pytest.mark.parametrize(("module", "out"), [("extract", "x.hdf5"), ("extract", "x"), ("export", "x.caffemodel")])
+def test_a_suffix_without_a_format_is_refused_at_once(trained, module, out):
+    folder, _ = trained
+    result = run(module, folder, "none.caffemodel", "--out", out)
+    assert result.returncode == 1 and f"{out} does not say" in result.stderr and not (folder / out).exists()
+
+
+def test_copies_have_names_of_their_own(trained, tmp_path):
+    """Three images whose folders make the same name, and one whose name is too long for a file with its folder."""
+    folder, _ = trained
+    sources = sorted((folder / "images").iterdir())[:5]
+    names = ["a/b/c.jpg", "a__b/c.jpg", "a/b__c.jpg", "a__b__c_2.jpg", f"{'d' * 150}/{'e' * 150}.jpg"]
+    for name, source in zip(names, sources, strict=True):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, tmp_path / "in" / name)
+    weights = folder / "run" / "triplet_iter_4.caffemodel"
+    arguments = weights, "--images", tmp_path / "in", "--out", tmp_path / "out", "--copy", "--threshold", "1e6"
+    result = run("cluster", folder, *arguments)
+    assert result.returncode == 0 and "5 images in 1 clusters" in result.stdout, result.stderr
+    copies = list((tmp_path / "out" / "cluster0000").iterdir())
+    assert len(copies) == 5 and {path.read_bytes() for path in copies} == {path.read_bytes() for path in sources}
+    assert {"a__b__c.jpg", "a__b__c_2.jpg", "a__b__c_3.jpg", "a__b__c_4.jpg"} < {path.name for path in copies}
+    (tmp_path / "in" / "a__b__c_2.jpg").unlink()
+    again = run("cluster", folder, *arguments, "--force")
+    assert again.returncode == 0 and len(list((tmp_path / "out" / "cluster0000").iterdir())) == 4, again.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+@pytest.mark.parametrize("module", ["extract", "cluster", "evaluate", "suspects"])
+def test_names_that_are_not_utf8_are_refused_before_any_work(trained, tmp_path, module):
+    folder, _ = trained
+    for name in (b"a@1.jpg", b"b@1.jpg", b"caf\xe9@1.jpg"):
+        shutil.copy(folder / "images" / "person0@0.jpg", os.path.join(os.fsencode(tmp_path), name))
+    more = {"extract": ["--out", "latin.h5"], "cluster": ["--out", "latin"]}.get(module, [])
+    result = run(module, folder, folder / "run" / "triplet_iter_4.caffemodel", "--images", tmp_path, *more)
+    assert result.returncode == 1 and "'caf\\udce9@1.jpg' in" in result.stderr
+    assert "has a name that is not UTF-8 text: rename it" in result.stderr and "image/s" not in result.stderr
+    named = run(module, folder, "w\udcff.caffemodel", *more)
+    assert named.returncode == 1 and "'w\\udcff.caffemodel' is not UTF-8 text: rename" in named.stderr
 
 
 # --- what a person gets wrong

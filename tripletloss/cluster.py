@@ -11,15 +11,19 @@ from sklearn.cluster import DBSCAN
 
 from tripletloss.base import command
 from tripletloss.base.errors import InputError
+from tripletloss.base.files import whole_folder
+from tripletloss.base.outputs import add_force, check_folder, distinct
 from tripletloss.config import need_files
 from tripletloss.core import clustering
 from tripletloss.core.distances import rounding_of
 from tripletloss.core.pairs import different_weight, pair_distances, pairs_of
+from tripletloss.data.images import read_image
 from tripletloss.dataset import notes_on_trained, read_list, show_one_of
 from tripletloss.evaluation import montage
-from tripletloss.extract import add_arguments, embed, images_of, settings_of
+from tripletloss.extract import add_arguments, embed, images_of, inputs_of, settings_of
 
 MOST_IMAGES = 20_000  # distances of all pairs are kept
+LONGEST_NAME = 200  # bytes, of the 255 that file systems allow
 SHOWN_CLUSTERS, SHOWN_IMAGES = 12, 12
 
 
@@ -88,31 +92,43 @@ def group(rows, method, threshold):
     return clustering.by_size(found)
 
 
-def write(out, images, clusters, copy):
-    """Write one list a cluster, or with copy one folder of images; and the montage of the largest clusters."""
+def write(out, images, clusters, copy, force=False):
+    """Write one list per cluster, or with copy one folder of images, and a montage of the largest clusters.
+
+    out: a new folder; force: whether it may replace one. Raises InputError.
+    """
     try:
-        os.makedirs(out)
-        for number in range(clusters.max() + 1):
-            members = np.flatnonzero(clusters == number)
-            name = os.path.join(out, f"cluster{number:04d}")
-            if copy:
-                os.makedirs(name)
-                for member in members:
-                    shutil.copy(images.path(member), os.path.join(name, images.names[member].replace("/", "__")))
-            else:
-                with open(f"{name}.txt", "w", encoding="utf-8") as file:
-                    file.writelines(f"{images.names[member]}\n" for member in members)
-    except FileExistsError:
-        raise InputError(f"{out} is there already: move it away, or choose another --out") from None
+        with whole_folder(out, force) as part:
+            for number in range(clusters.max() + 1):
+                members = np.flatnonzero(clusters == number)
+                name = os.path.join(part, f"cluster{number:04d}")
+                if copy:
+                    os.mkdir(name)
+                    for member, copied in zip(members, _flat_names(images, members), strict=True):
+                        shutil.copy(images.path(member), os.path.join(name, copied))
+                else:
+                    with open(f"{name}.txt", "w", encoding="utf-8") as file:
+                        file.writelines(f"{images.names[member]}\n" for member in members)
+            draw_clusters(os.path.join(part, "clusters.jpg"), images, clusters)
     except OSError as error:
         raise InputError(
-            f"{error.filename or out} cannot be written ({error.strerror}): choose another --out"
+            f"{error.filename or out} cannot be read or written ({error.strerror}): choose another --out"
         ) from None
+
+
+def _flat_names(images, members):
+    """Names of copies of some images in one folder: the folders that they come from are part of the name."""
+    flat = [images.names[member].replace("/", "__") for member in members]
+    return distinct([os.fsencode(name)[-LONGEST_NAME:].decode(errors="ignore") for name in flat])
+
+
+def draw_clusters(path, images, clusters):
+    """Draw the first images of the largest clusters. Raises OSError, and InputError for an image."""
     rows = []
     for number in range(min(SHOWN_CLUSTERS, clusters.max() + 1)):
         members = np.flatnonzero(clusters == number)
         rows.append(montage.Row(f"cluster {number}: {len(members)} images", [members[:SHOWN_IMAGES]]))
-    montage.draw(os.path.join(out, "clusters.jpg"), images, rows)
+    montage.draw(path, lambda number: read_image(images.path(number)), rows)
 
 
 def main():
@@ -124,9 +140,10 @@ def main():
     parser.add_argument("weights", help="a .caffemodel of this project's")
     add_arguments(parser)
     parser.add_argument("--out", required=True, help="folder to write, a new one: lists, or folders, and clusters.jpg")
+    add_force(parser)
     parser.add_argument("--method", choices=("average", "dbscan"), default="average", help="(default: average linkage)")
     parser.add_argument("--threshold", type=float, help="squared distance (default: the best F's on HELD_OUT_LIST)")
-    parser.add_argument("--copy", action="store_true", help="copy images into a folder a cluster, instead of lists")
+    parser.add_argument("--copy", action="store_true", help="copy images into one folder per cluster, instead of lists")
     arguments = parser.parse_args()
     if arguments.threshold is not None and not 0 < arguments.threshold < float("inf"):
         parser.error("--threshold is a squared distance above 0")
@@ -137,8 +154,7 @@ def run(arguments):
     """What the arguments ask for; returns what to say. Raises InputError."""
     settings = settings_of(arguments)
     images = images_of(arguments, settings)
-    if os.path.exists(arguments.out):
-        raise InputError(f"{arguments.out} is there already: move it away, or choose another --out")
+    check_folder(arguments.out, inputs_of(arguments, settings, images), arguments.force)
     if len(images.names) > MOST_IMAGES:
         raise InputError(f"{len(images.names)} images are more than the {MOST_IMAGES} that are clustered at once")
     if arguments.threshold:
@@ -147,7 +163,7 @@ def run(arguments):
         threshold = threshold_of(arguments.weights, settings, arguments.mirrored, images)
     rows = embed(arguments.weights, settings, settings["FEATURE"], images, arguments.mirrored).rows
     clusters = group(rows, arguments.method, threshold.value)
-    write(arguments.out, images, clusters, arguments.copy)
+    write(arguments.out, images, clusters, arguments.copy, arguments.force)
     sizes = np.bincount(clusters)
     lines = [
         f"{len(images.names)} images in {len(sizes)} clusters ({(sizes == 1).sum()} of one image), up to the squared "

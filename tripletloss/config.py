@@ -209,6 +209,11 @@ def need_files(settings, *names):
             )
 
 
+def paths(settings):
+    """The paths that settings of a stage name, without those that are not given."""
+    return [settings[name] for name in SCHEMA if SCHEMA[name].is_path and settings.get(name)]
+
+
 def add_argument(parser):
     """The argument --config, the same for train.py and for the commands."""
     here = os.path.isfile("config.py")

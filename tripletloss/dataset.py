@@ -17,7 +17,8 @@ from tqdm import tqdm
 from tripletloss import config
 from tripletloss.base import command
 from tripletloss.base.errors import InputError
-from tripletloss.base.files import read_file, write_whole
+from tripletloss.base.files import read_file, write_all
+from tripletloss.base.outputs import add_force, check_outputs
 from tripletloss.data.images import read_image
 
 PROJECT_CONFIG = os.path.join(config.PROJECT, "config.py")
@@ -207,11 +208,17 @@ def walk(folder):
 def list_folder(folder):
     """All images that walk() finds in a folder, as an ImageList in the order of their names.
 
-    Labels number the identities of identity_of; an image without one has -1. Raises InputError if there is none.
+    Labels number the identities of identity_of; an image without one has -1. Raises InputError if there is no image,
+    or one whose name no file can list.
     """
     names = [name for name in walk(folder)[0] if name.lower().endswith(IMAGE_SUFFIXES)]
     if not names:
         raise InputError(f"{folder} has no image ({', '.join(IMAGE_SUFFIXES)}) in it: name another folder")
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"the image {name!r} in {folder} has a name that is not UTF-8 text: rename it") from None
     identities = [identity_of(name) for name in names]
     numbers = {identity: number for number, identity in enumerate(sorted(set(identities) - {""}))}
     labels = np.array([numbers.get(identity, -1) for identity in identities], np.int64)
@@ -288,21 +295,6 @@ def list_text(identities, names, first_label):
     )
 
 
-def write_new(contents):
-    """Write text files, path -> text: all of them, or none. Raises InputError if one cannot be written."""
-    written = []
-    try:
-        for path, text in contents.items():
-            write_whole(path, text.encode())
-            written.append(path)
-    except BaseException as error:
-        for other in written:
-            os.remove(other)
-        if isinstance(error, OSError):
-            raise InputError(f"{path} cannot be written ({error.strerror}): make room, or write elsewhere") from None
-        raise
-
-
 def settings_for(arguments, train, held_out, identities):
     """The settings that make config.py one for a folder's lists: name -> value.
 
@@ -330,9 +322,8 @@ def settings_for(arguments, train, held_out, identities):
 def run(arguments):
     """What the arguments ask for; returns what to say. Raises InputError."""
     paths = [os.path.normpath(os.path.join(arguments.out, name)) for name in ("train.txt", "held_out.txt")]
-    for path in filter(None, (*paths[: 2 if arguments.held_out else 1], arguments.config)):
-        if os.path.lexists(path):
-            raise InputError(f"{path} exists already: move it away, or choose another --out or --config")
+    outputs = [*paths[: 2 if arguments.held_out else 1], *filter(None, [arguments.config])]
+    check_outputs(outputs, [PROJECT_CONFIG], arguments.force)
     found = find_identities(arguments.folder)
     kept, held_out = split_identities(found.identities, arguments.held_out, arguments.seed)
     settings = settings_for(arguments, paths[0], paths[1] if held_out else "", len(kept))
@@ -341,7 +332,10 @@ def run(arguments):
         contents[paths[1]] = list_text(found.identities, held_out, len(kept))
     if arguments.config:
         contents[arguments.config] = config.copy_text(PROJECT_CONFIG, arguments.config, settings)
-    write_new(contents)
+    try:
+        write_all({path: text.encode() for path, text in contents.items()})
+    except OSError as error:
+        raise InputError(f"the lists cannot be written ({error.strerror}): make room, or write elsewhere") from None
     sizes = [len(found.identities[name]) for name in kept]
     lines = [
         *(f"left out: {sentence}" for sentence in found.left_out),
@@ -373,6 +367,7 @@ def main():
     )
     parser.add_argument("folder", help="FOLDER/identity/image.jpg")
     parser.add_argument("--out", default=".", help="where the two lists go (default: here)")
+    add_force(parser)
     parser.add_argument("--held-out", type=float, default=0.2, help="share of identities to measure on (default: 0.2)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of these identities (default: 0)")
     parser.add_argument("--config", metavar="FILE", help="also write a config file for these lists, a new one")

@@ -13,14 +13,15 @@ from tabulate import tabulate
 from tripletloss import config
 from tripletloss.base import command
 from tripletloss.base.errors import InputError, MissingLayersError
-from tripletloss.base.files import read_file
+from tripletloss.base.files import read_file, whole_files
+from tripletloss.base.outputs import add_force, check_outputs
 from tripletloss.base.parallel import join
 from tripletloss.core import bootstrap, clustering, retrieval, verification
 from tripletloss.core.pairs import Pairs, different_weight, pair_distances, pairs_of
 from tripletloss.dataset import ImageList, leaves_folder, notes_on_trained
 from tripletloss.evaluation import plots
 from tripletloss.evaluation.compare import compare
-from tripletloss.extract import add_arguments, embed, images_of, is_embeddings, load, open_net, settings_of
+from tripletloss.extract import add_arguments, embed, images_of, inputs_of, is_embeddings, load, open_net, settings_of
 
 SOFTMAX_SNAPSHOT = re.compile(r"softmax_iter_\d+\.caffemodel(\.h5)?")  # as snapshots.py names it
 NUMBER = re.compile("[0-9]{1,9}")  # in a pairs file
@@ -207,13 +208,13 @@ def write_report(folder, report, distances, same, mapped=None):
     distances, same: (P,) of the pairs; mapped: embeddings and labels for tsne.png, or None for no such map.
     """
     try:
-        os.makedirs(folder, exist_ok=True)
-        with open(os.path.join(folder, "report.json"), "w", encoding="utf-8") as file:
-            file.write(json.dumps(report, indent=2, allow_nan=False))  # what is not measured is null
-        plots.roc(os.path.join(folder, "roc.png"), {report["feature"]: (distances, same)})
-        plots.distances(os.path.join(folder, "distances.png"), distances, same)
-        if mapped:
-            plots.tsne(os.path.join(folder, "tsne.png"), *mapped)
+        with whole_files(folder) as part:
+            with open(os.path.join(part, "report.json"), "w", encoding="utf-8") as file:
+                file.write(json.dumps(report, indent=2, allow_nan=False))  # what is not measured is null
+            plots.roc(os.path.join(part, "roc.png"), {report["feature"]: (distances, same)})
+            plots.distances(os.path.join(part, "distances.png"), distances, same)
+            if mapped:
+                plots.tsne(os.path.join(part, "tsne.png"), *mapped)
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}): choose another --out") from None
 
@@ -230,6 +231,7 @@ def main():
     parser.add_argument("--pairs", help="a pairs file in LFW's format, instead of a list")
     parser.add_argument("--compare", action="store_true", help="what the triplet stage added to the softmax feature")
     parser.add_argument("--out", help="folder for report.json, roc.png and distances.png")
+    add_force(parser)
     parser.add_argument("--tsne", action="store_true", help="with --out, also tsne.png, a map of the embeddings")
     arguments = parser.parse_args()
     if arguments.tsne and not arguments.out:
@@ -255,6 +257,8 @@ def run(arguments, team):
         if made and file:
             raise InputError("--pairs takes weights, not embeddings: the pairs name images")
         images = file.images if file else None if made else images_of(arguments, settings)
+        if arguments.out:
+            _prepare_folder(arguments, inputs_of(arguments, settings, images))
     if arguments.compare:
         comparison = _compare(arguments, settings, images, file, team)
         return team.first(lambda: comparison.describe())
@@ -262,6 +266,16 @@ def run(arguments, team):
         return team.first(lambda: report_of(arguments, settings, file, load(arguments.source)))
     found = embed(arguments.source, settings, settings["FEATURE"], images, arguments.mirrored, team)
     return team.first(lambda: report_of(arguments, settings, file, found))
+
+
+def _prepare_folder(arguments, inputs):
+    """Make the folder of the report, and refuse to replace what is in it unless --force. Raises InputError."""
+    try:
+        os.makedirs(arguments.out, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{arguments.out} cannot be made ({error.strerror}): choose another --out") from None
+    names = ["report.json", "roc.png", "distances.png", *(["tsne.png"] if arguments.tsne else [])]
+    check_outputs([os.path.join(arguments.out, name) for name in names], inputs, arguments.force)
 
 
 def _compare(arguments, settings, images, file, team):

@@ -26,6 +26,7 @@ from tripletloss import config
 from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import digest, write_whole
+from tripletloss.base.outputs import add_force, check_outputs
 from tripletloss.core import verification
 from tripletloss.core.pairs import pair_distances, pairs_of
 from tripletloss.data.images import central_box, read_image, to_pixels
@@ -203,6 +204,7 @@ def main():
     )
     parser.add_argument("weights", help="a .caffemodel or .caffemodel.h5 of this project's")
     parser.add_argument("--out", required=True, help="the .onnx file to write")
+    add_force(parser)
     config.add_argument(parser)
     parser.add_argument("--feature", default="", help="blob of the deploy net (default: FEATURE of the triplet stage)")
     parser.add_argument("--crop", type=int, help="side of the central square to take, in pixels (default: CROP)")
@@ -224,6 +226,9 @@ def run(arguments):
     if arguments.crop is not None:
         config.check_value("CROP", arguments.crop, "--crop")
         settings["CROP"] = arguments.crop
+    if not arguments.out.endswith(".onnx"):
+        raise InputError(f"{arguments.out} does not say what it is: name a file that ends in .onnx")
+    check_outputs([arguments.out], [arguments.weights, arguments.config, *config.paths(settings)], arguments.force)
     model = build(arguments.weights, settings, arguments.pixels)
     about = {
         "weights": os.path.basename(arguments.weights), "weights_sha256": digest(arguments.weights),

@@ -1,7 +1,8 @@
 """Images to embeddings: python -m tripletloss.extract WEIGHTS --out embeddings.h5.
 
 The file has the datasets `embeddings` (N x D float32), `labels` (N) and `names` (N, relative to the attribute
-`folder`), and says in its attributes what they were made by: `weights_sha256`, `weights`, `feature`, `mirrored`.
+`folder`), and says in its attributes what they were made by: `weights_sha256`, `weights`, `feature`, `mirrored`. As
+.npz it has arrays of all these names; as .csv, a row of name, label and D numbers for each image.
 """
 
 import argparse
@@ -20,12 +21,13 @@ from tripletloss import config
 from tripletloss.base import command
 from tripletloss.base.errors import InputError, MissingLayersError, NotFiniteError
 from tripletloss.base.files import digest
+from tripletloss.base.outputs import add_force, check_outputs
 from tripletloss.base.parallel import OneProcess, join
 from tripletloss.base.process import caffe_log, read_hdf5
 from tripletloss.core.distances import first_not_finite
 from tripletloss.data.images import read_or_next, to_blob
 from tripletloss.dataset import ImageList, list_folder, read_list
-from tripletloss.formats import caffemodel
+from tripletloss.formats import caffemodel, embeddings
 from tripletloss.formats.caffemodel import made_by
 from tripletloss.net.definition import build
 from tripletloss.net.deploy import open_deploy
@@ -184,9 +186,9 @@ def embed(weights, settings, feature, images, mirrored, team=ALONE):
 
 
 def save(path, net, settings, feature, images, weights, mirrored, team):
-    """Write embeddings to an HDF5 file, batch by batch; it gets its name when it is whole. Returns (N, D).
+    """Write embeddings to a file, batch by batch, in the format that its suffix says. Returns (N, D).
 
-    team: as in passes; the first process writes, and the others return None.
+    team: as in passes; the first process writes, and the others return None. Raises InputError.
     """
     s = settings
     parts = extract(
@@ -194,31 +196,15 @@ def save(path, net, settings, feature, images, weights, mirrored, team):
     )
     if team.rank > 0:
         return next(parts, None)  # which there is not: it does its share
-    part = f"{path}.part"
-    try:
-        with h5py.File(part, "w") as file:
-            for start, [rows] in parts:
-                if start == 0:
-                    shape = len(images.names), rows.shape[1]
-                    file.create_dataset("embeddings", shape, np.float32)
-                file["embeddings"][start : start + len(rows)] = rows
-            file["labels"] = images.labels
-            file.create_dataset("names", data=images.names, dtype=h5py.string_dtype())
-            file.attrs.update(
-                list=images.source, folder=images.folder, feature=feature, weights=weights,
-                weights_sha256=digest(weights), mirrored=mirrored,
-            )  # fmt: skip
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror or error}): choose another --out") from None
-    finally:
-        if os.path.exists(part):
-            os.remove(part)
-    return shape
+    about = {
+        "list": images.source, "folder": images.folder, "feature": feature, "weights": weights,
+        "weights_sha256": digest(weights), "mirrored": mirrored,
+    }  # fmt: skip
+    return embeddings.write(path, images, about, (rows for _, [rows] in parts))
 
 
 def is_embeddings(path):
-    """Whether a file is one of save()'s, and not weights in HDF5. Raises InputError for a damaged one."""
+    """Whether a file is one of save()'s in HDF5, and not weights. Raises InputError for a damaged one."""
     if not (os.path.isfile(path) and h5py.is_hdf5(path)):
         return False
 
@@ -233,7 +219,7 @@ def is_embeddings(path):
 
 
 def load(path):
-    """Embeddings from a file of save(). Raises InputError if it is none."""
+    """Embeddings from an HDF5 file of save(). Raises InputError if it is none."""
     if os.path.isfile(path):
         read_hdf5(lambda: bool(_load(path)), path)
     return _load(path)
@@ -295,14 +281,23 @@ def images_of(arguments, settings):
     return read_list(source, arguments.images or settings["IMAGEPATH"])
 
 
+def inputs_of(arguments, settings, images):
+    """Yields the paths of all that a command reads. images: ImageList, or None."""
+    named = vars(arguments)
+    yield from (named.get(name) for name in ("weights", "source", "config", "list", "pairs", "images"))
+    yield from config.paths(settings)
+    yield from map(images.path, range(len(images.names))) if images else ()
+
+
 def main():
     """python -m tripletloss.extract. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tripletloss.extract",
-        description="Write the embeddings of a list's images, or of all images in a folder, to an HDF5 file.",
+        description="Write the embeddings of a list's images, or of all images in a folder, to a file.",
     )
     parser.add_argument("weights", help="a .caffemodel of this project's")
-    parser.add_argument("--out", required=True, help="the .h5 file to write")
+    parser.add_argument("--out", required=True, help="the file to write: .h5, which evaluate reads, .npz or .csv")
+    add_force(parser)
     add_arguments(parser)
     arguments = parser.parse_args()
     return command.run("tripletloss.extract", lambda: run(arguments))
@@ -312,8 +307,10 @@ def run(arguments):
     """Write the embeddings that the arguments ask for. Raises InputError."""
     with join("tripletloss.extract") as team:
         with team.together():
+            embeddings.check_suffix(arguments.out)
             settings = settings_of(arguments)
             images = images_of(arguments, settings)
+            check_outputs([arguments.out], inputs_of(arguments, settings, images), arguments.force)
             net = open_net(arguments.weights, settings, [settings["FEATURE"]])
         shape = save(
             arguments.out, net, settings, settings["FEATURE"], images, arguments.weights, arguments.mirrored, team

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import os
 import sys
 from typing import NamedTuple
 
@@ -10,9 +11,12 @@ from tabulate import tabulate
 
 from tripletloss.base import command
 from tripletloss.base.errors import InputError
+from tripletloss.base.files import whole_files
+from tripletloss.base.outputs import add_force, check_outputs
 from tripletloss.core.distances import distance_blocks
+from tripletloss.data.images import read_image
 from tripletloss.evaluation import montage
-from tripletloss.extract import add_arguments, embed, images_of, settings_of
+from tripletloss.extract import add_arguments, embed, images_of, inputs_of, settings_of
 
 NEIGHBOURS = 3  # an image is compared with the nearest so many of an identity, as one may be mislabelled itself
 
@@ -75,6 +79,7 @@ def main():
     add_arguments(parser)
     parser.add_argument("--top", type=int, default=30, help="how many to show (default: 30)")
     parser.add_argument("--out", default="suspects", help="writes OUT.csv, all images, and OUT.jpg (default: suspects)")
+    add_force(parser)
     arguments = parser.parse_args()
     if arguments.top < 1:
         parser.error("--top must be 1 or more")
@@ -87,6 +92,8 @@ def run(arguments):
     images = images_of(arguments, settings)
     if len(np.unique(images.labels)) < 2 or (images.labels < 0).any():
         raise InputError(f"{images.source} must name two identities or more, and one for every image")
+    outputs = f"{arguments.out}.csv", f"{arguments.out}.jpg"
+    check_outputs(outputs, inputs_of(arguments, settings, images), arguments.force)
     rows = embed(arguments.weights, settings, settings["FEATURE"], images, arguments.mirrored).rows
     found = suspicion(rows, images.labels)
     order = rank(found)
@@ -105,21 +112,24 @@ def run(arguments):
 
 def write(out, images, found, order, top):
     """Write the table of all images and the contact sheet of the first `top`. Raises InputError."""
-    try:
-        with open(f"{out}.csv", "w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow(["image", "label", "nearest_other_label", "score", "d_own", "d_other"])
-            for i in order:
-                row = found.score[i], found.own[i], found.other[i]
-                table.writerow([images.names[i], images.labels[i], found.nearest[i], *(f"{v:.6g}" for v in row)])
-    except OSError as error:
-        raise InputError(f"{out}.csv cannot be written ({error.strerror}): choose another --out") from None
     rows = []
     for i in order[:top]:
         mine = [j for j in np.flatnonzero(images.labels == images.labels[i]) if j != i][:4]
         theirs = np.flatnonzero(images.labels == found.nearest[i])[:4]
         rows.append(montage.Row(f"{images.labels[i]} or {found.nearest[i]}?", [[i], mine, theirs]))
-    montage.draw(f"{out}.jpg", images, rows)
+    try:
+        folder, name = os.path.split(out)
+        with whole_files(folder or ".") as part:
+            path = os.path.join(part, name)
+            with open(f"{path}.csv", "w", newline="", encoding="utf-8") as file:
+                table = csv.writer(file)
+                table.writerow(["image", "label", "nearest_other_label", "score", "d_own", "d_other"])
+                for i in order:
+                    row = found.score[i], found.own[i], found.other[i]
+                    table.writerow([images.names[i], images.labels[i], found.nearest[i], *(f"{v:.6g}" for v in row)])
+            montage.draw(f"{path}.jpg", lambda number: read_image(images.path(number)), rows)
+    except OSError as error:
+        raise InputError(f"{out}.csv or .jpg cannot be written ({error.strerror}): choose another --out") from None
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """How every command ends: its exit status, and one line for what a person did or has to do."""
 
+import gc
 import io
 import os
 import signal
@@ -29,6 +30,8 @@ def run(name, function, stopped="stopped", failure=1):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack the letters of a file's name
     status, sentence = failure, ""
     try:
+        for word in sys.argv:
+            word.encode()  # what is not UTF-8 could not be written into any file, when all the work is done
         status = function() or 0
         sys.stdout.flush()
         return status
@@ -42,7 +45,7 @@ def run(name, function, stopped="stopped", failure=1):
         sentence = f"{error.filename or 'the output'} cannot be read or written ({error.strerror or error})"
     except UnicodeEncodeError as error:
         sentence = f"{error.object!r} is not UTF-8 text: rename the file or folder"
-    # By now the exception is gone, and with it the progress bars that it held, which end their line.
+    gc.collect()  # the exception's frames hold progress bars, which end their line when they go
     if sentence:
         complain(name, sentence)
     try:

@@ -5,22 +5,27 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from tripletloss.base.errors import InputError
-from tripletloss.data.images import read_image
+from tripletloss.base.files import write_whole
 
 SIDE, GAP, CAPTION = 72, 8, 18  # pixels
 WHITE, INK = 255, (40, 40, 40)
+MOST_PIXELS = 65_500  # a side of a JPEG, libjpeg's limit
 
 
 class Row(NamedTuple):
     """One row of a sheet."""
 
     caption: str
-    groups: list  # of lists of image numbers, with a gap between them
+    groups: list  # of lists of images, which read() turns into pixels, with a gap between them
 
 
-def draw(path, images, rows, side=SIDE):
-    """Write a sheet of an ImageList's images as a JPEG or PNG. side: of an image on it, pixels. Raises InputError."""
+def draw(path, read, rows, side=SIDE):
+    """Write a sheet of images as a JPEG.
+
+    read: image number -> (H, W, 3) uint8, as in the rows' groups. side: of an image on the sheet, pixels. The sheet
+    ends where a JPEG must. Raises OSError, and InputError as read does.
+    """
+    rows = rows[: (MOST_PIXELS - 1) // (side + CAPTION + 2)]
     cells = [[len(group) for group in row.groups] for row in rows]
     width = max(sum(row) * side + (len(row) - 1) * GAP for row in cells)
     height = sum(side + (CAPTION if row.caption else 0) + 2 for row in rows)
@@ -33,10 +38,10 @@ def draw(path, images, rows, side=SIDE):
         x = 0
         for group in row.groups:
             for number in group:
-                image = read_image(images.path(int(number)))
-                sheet[y : y + side, x : x + side] = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+                image = cv2.resize(read(number), (side, side), interpolation=cv2.INTER_AREA)
+                sheet[y : y + side, x : x + side] = image
                 x += side
             x += GAP
         y += side + 2
-    if not cv2.imwrite(path, sheet, [cv2.IMWRITE_JPEG_QUALITY, 88]):
-        raise InputError(f"{path} cannot be written: choose another --out")
+    _, content = cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, 88])
+    write_whole(path, content.tobytes())

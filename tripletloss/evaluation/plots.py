@@ -1,13 +1,12 @@
 """Pictures: ROC curves, distance histograms, a run's curves. Drawn by matplotlib, to PNG files, without a display."""
 
-import os
-
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from tripletloss.base.files import whole_file
 from tripletloss.core.verification import Roc
 
 BLUE, RED, GREEN = "#3465a4", "#cc4125", "#4e9a06"
@@ -104,9 +103,10 @@ def curves(path, title, table, held_out=()):
 
 
 def _save(figure, path):
-    """Write a figure as PNG; it has its name only when it is whole."""
+    """Write a figure as PNG; it has its name only when it is whole. Raises OSError."""
     figure.tight_layout()
-    part = f"{path}.part"
-    figure.savefig(part, format="png", dpi=100)
-    plt.close(figure)
-    os.replace(part, path)
+    try:
+        with whole_file(path) as part:
+            figure.savefig(part, format="png", dpi=100)
+    finally:
+        plt.close(figure)

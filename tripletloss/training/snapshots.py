@@ -35,7 +35,7 @@ ASIDE = ".snapshot"  # folder in the run's that Caffe believes it writes its fil
 HALF_WRITTEN = re.compile(
     rf"({'|'.join(STAGES)})_"
     r"(iter_\d+(\.caffemodel(\.h5)?|\.solverstate|\.json|_mined\.npz)"
-    r"|mined\.npz|settings\.json|log\.csv|embeddings\.csv|held_out\.csv|curves\.png)\.part"
+    r"|mined\.npz|settings\.json|log\.csv|embeddings\.csv|held_out\.csv|curves\.png)(\.[0-9a-f]{8})?\.part"
 )
 
 

@@ -1,0 +1,98 @@
+"""Embeddings to files, batch by batch: HDF5, NumPy's .npz and .csv, by the suffix.
+
+HDF5 is what this project reads again. Its library ends the process where it cannot write, so that it only lays out the
+file, in a child; the numbers are then written into the place that it made for them.
+"""
+
+import csv
+import os
+import zipfile
+
+import h5py
+import numpy as np
+
+from tripletloss.base.errors import InputError
+from tripletloss.base.files import whole_file
+from tripletloss.base.process import try_in_child
+
+FRAME = 2**16  # bytes, more than HDF5 needs besides the numbers and names
+
+
+def check_suffix(path):
+    """Raise InputError for a path whose suffix is of no format that embeddings are written in."""
+    if os.path.splitext(path)[1] not in WRITERS:
+        raise InputError(f"{path} does not say its format: end its name in {', '.join(WRITERS)}")
+
+
+def write(path, images, about, batches):
+    """Write embeddings to a file, which gets its name when it is whole. Returns their shape, (N, D).
+
+    images: ImageList, N images; about: text or bool by name, which HDF5 and .npz keep; batches: yields rows (B, D)
+    float32, in the images' order. Raises InputError where the file cannot be written.
+    """
+    rows = next(batches)
+    shape = len(images.names), rows.shape[1]
+
+    def all_batches():
+        yield rows
+        yield from batches
+
+    try:
+        with whole_file(path) as part:
+            WRITERS[os.path.splitext(path)[1]](part, images, about, shape, all_batches())
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error}): choose another --out") from None
+    return shape
+
+
+def _write_h5(path, images, about, shape, batches):
+    names = sum(len(name.encode()) for name in images.names)
+    with open(path, "xb") as file:  # if there is no room, that comes out now, from the system and not from HDF5
+        os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1] + names + 40 * shape[0] + FRAME)
+    place = try_in_child(lambda: _lay_out_h5(path, images, about, shape), f"{path} cannot be laid out")
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+        file.seek(place)
+        for rows in batches:
+            file.write(rows.astype("<f4").tobytes())
+
+
+def _lay_out_h5(path, images, about, shape):
+    """Write an HDF5 file that lacks the numbers of `embeddings`; returns where in the file these go."""
+    with h5py.File(path, "w") as file:
+        at_once = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        at_once.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        at_once.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        space = h5py.h5s.create_simple(shape)
+        rows = h5py.h5d.create(file.id, b"embeddings", h5py.h5t.IEEE_F32LE, space, at_once)
+        file["labels"] = images.labels
+        file.create_dataset("names", data=images.names, dtype=h5py.string_dtype())
+        file.attrs.update(about)
+        file.flush()
+        return rows.get_offset()
+
+
+def _write_npz(path, images, about, shape, batches):
+    others = {"labels": images.labels, "names": np.array(images.names), **about}
+    with zipfile.ZipFile(path, "x") as archive:
+        for name, value in others.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, np.asarray(value), allow_pickle=False)
+        with archive.open("embeddings.npy", "w", force_zip64=True) as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for rows in batches:
+                file.write(rows.astype("<f4").tobytes())
+
+
+def _write_csv(path, images, about, shape, batches):
+    labelled = zip(images.names, images.labels, strict=True)
+    with open(path, "x", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["name", "label", *range(shape[1])])
+        for rows in batches:
+            for row in rows:
+                table.writerow([*next(labelled), *(f"{value:.9g}" for value in row)])
+
+
+WRITERS = {".h5": _write_h5, ".npz": _write_npz, ".csv": _write_csv}
