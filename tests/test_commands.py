@@ -539,7 +539,7 @@ def test_what_cannot_be_done_is_told_in_one_sentence(trained, module, arguments,
         ("extract", ["WEIGHTS", "--out", "x.h5"]),
         ("cluster", ["WEIGHTS", "--images", "images", "--out", "g"]),
         ("suspects", ["WEIGHTS", "--list", "list.txt"]),
-        ("train", ["--check"]),
+        ("train", ["--check", "--resume"]),
     ],
 )
 def test_no_command_lets_a_deploy_net_write_a_file(trained, module, arguments):
