@@ -348,12 +348,20 @@ def test_too_few_pairs_for_any_far_give_no_threshold(tmp_path):
     result = run(WEIGHTS, "--out", tmp_path / "model.onnx", "--config", config_file)
     assert result.returncode == 0, result.stderr
     pairs = "12 same and 16 different of few.txt, too few for FAR 0.1"
-    assert f"no threshold was measured (pairs: {pairs}): verify needs --threshold" in result.stdout
-    about = Model(str(tmp_path / "model.onnx")).about
-    assert about["threshold_pairs"] == pairs and "threshold" not in about
+    model = Model(str(tmp_path / "model.onnx"))
+    assert model.about["threshold_pairs"] == pairs and "threshold" not in model.about
+    names = [ROOT / "data" / "images" / line.split()[0] for line in (tmp_path / "few.txt").read_text().splitlines()]
+    rows = model.embed(np.stack([to_pixels(read_image(name), 64).transpose(1, 2, 0) for name in names]).astype(np.uint8))
+    distances = ((rows[:, None] - rows[None]) ** 2).sum(2)[np.triu_indices(8, 1)]
+    same = np.array([i // 4 == j // 4 for i, j in zip(*np.triu_indices(8, 1), strict=True)])
+    wrong = [((distances[~same] <= t).mean(), (distances[same] > t).mean()) for t in np.sort(distances)]
+    first = next(t for t, (accepted, rejected) in zip(np.sort(distances), wrong, strict=True) if accepted >= rejected)
+    assert float(model.about["threshold_equal_errors"]) == pytest.approx(first, rel=1e-4)
+    advice = f"give verify one with --threshold, such as {first:.3f}, where errors of both kinds are equal, or export with a"
+    assert f"no threshold was measured (pairs: {pairs}): {advice}" in result.stdout
     face = ROOT / "data" / "images" / "face2000@00.jpg"
     verify = subprocess.run([sys.executable, "-m", "tripletloss.verify", tmp_path / "model.onnx", face, face], capture_output=True, text=True)
-    assert verify.returncode == 2 and f"has no threshold (pairs that it was measured on: {pairs}): give one with" in verify.stderr
+    assert verify.returncode == 2 and f"has no threshold (pairs that it was measured on: {pairs}): {advice}" in verify.stderr
 
 
 @pytest.mark.parametrize(

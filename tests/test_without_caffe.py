@@ -180,7 +180,7 @@ def test_what_cannot_be_verified_is_told(tmp_path, model):
         ((tmp_path / "none.onnx", face, face), "none.onnx is not there or no ONNX model"),
         (("/dev/zero", face, face), "/dev/zero is not there or no ONNX model"),
         ((ROOT / "README.md", face, face), "README.md is not there or no ONNX model"),
-        ((tmp_path / "bare.onnx", face, face), "bare.onnx has no threshold (pairs that it was measured on: not known): give one with"),
+        ((tmp_path / "bare.onnx", face, face), "bare.onnx has no threshold (pairs that it was measured on: not known): give verify one with --threshold or export"),
         ((tmp_path / "alien.onnx", face, face), "alien.onnx does not say what it takes"),
     ]:
         result = run("tripletloss.verify", *arguments)

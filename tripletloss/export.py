@@ -9,7 +9,8 @@ The file says in its metadata what it was made of and what its numbers mean: `we
 very file, `threshold`: the largest squared distance at which the share `threshold_far` (FAR) of the pairs of two
 identities, or less, is taken for the same. It is the lowest FAR that the pairs resolve. `threshold_tar`
 is the share of the pairs of one identity that is accepted there, and `threshold_pairs` says on how many pairs of which
-list both were measured.
+list both were measured. Where they resolve none, `threshold_equal_errors` is a threshold to begin with: where equal
+shares of both kinds of pairs are mistaken.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from tripletloss.core.pairs import pair_distances, pairs_of
 from tripletloss.data.images import central_box, read_image, to_pixels
 from tripletloss.dataset import read_list
 from tripletloss.deploy.onnx_layers import IR_VERSION, LAYERS, OPSET, Blob, Graph
-from tripletloss.deploy.onnx_model import BATCH_SIZE, Model
+from tripletloss.deploy.onnx_model import BATCH_SIZE, Model, threshold_advice
 from tripletloss.formats.caffemodel import NetParameter, made_by, read_prototxt, read_weights
 
 MOST_BYTES = 2**31 - 1  # protobuf's
@@ -155,7 +156,8 @@ def _from_pixels(graph, pixels, means, size):
 def threshold_of(model, settings):
     """Metadata about the squared distance of the lowest FAR that HELD_OUT_LIST resolves, measured with a Model.
 
-    Without `threshold` where there is no such list, or where it resolves no FAR.
+    Without `threshold` where there is no such list, or where it resolves no FAR: then `threshold_equal_errors`, where
+    there are pairs of both kinds, is one to begin with.
     """
     source = settings["HELD_OUT_LIST"]
     if not source:
@@ -178,7 +180,10 @@ def threshold_of(model, settings):
     found = verification.verification_of_pairs(distances, pairs.same)
     behind = f"{found.same} same and {found.different} different of {os.path.basename(source)}"
     if not found.thresholds:
-        return {"threshold_pairs": f"{behind}, too few for FAR {max(verification.FARS):g}"}
+        return {
+            "threshold_pairs": f"{behind}, too few for FAR {max(verification.FARS):g}",
+            "threshold_equal_errors": f"{verification.threshold_of_equal_errors(distances, pairs.same):.6g}",
+        }
     far = min(found.thresholds)
     return {
         "threshold": f"{found.thresholds[far]:.6g}", "threshold_far": f"{far:g}",
@@ -189,7 +194,7 @@ def threshold_of(model, settings):
 def say_threshold(about):
     """What the metadata say about the threshold, as a sentence."""
     if "threshold" not in about:
-        return f"no threshold was measured (pairs: {about['threshold_pairs']}): verify needs --threshold"
+        return f"no threshold was measured (pairs: {about['threshold_pairs']}): {threshold_advice(about)}"
     return (
         f"threshold {float(about['threshold']):.3f}: FAR {about['threshold_far']}, the lowest that these pairs resolve "
         f"({about['threshold_pairs']}), at which {float(about['threshold_tar']):.1%} of the same pairs are accepted"

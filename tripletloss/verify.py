@@ -12,7 +12,7 @@ import numpy as np
 from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.data.images import read_image
-from tripletloss.deploy.onnx_model import Model
+from tripletloss.deploy.onnx_model import Model, threshold_advice
 from tripletloss.detect import Detector, cut
 
 SAME, NOT_SAME, NO_ANSWER = 0, 1, 2  # exit statuses; argparse has 2 for wrong arguments, too
@@ -55,8 +55,8 @@ def run(arguments):
         if "threshold" not in model.about:
             pairs = model.about.get("threshold_pairs", "not known")
             raise InputError(
-                f"{arguments.model} has no threshold (pairs that it was measured on: {pairs}): give one with "
-                "--threshold, or export it with a larger HELD_OUT_LIST"
+                f"{arguments.model} has no threshold (pairs that it was measured on: {pairs}): "
+                f"{threshold_advice(model.about)}"
             )
         threshold = float(model.about["threshold"])
         known = f"FAR {model.about['threshold_far']} on {model.about['threshold_pairs']}"

@@ -77,6 +77,16 @@ def equal_error_rate(far, tar):
     return float(far[after - 1] + step * gap / closing)
 
 
+def threshold_of_equal_errors(distances, same):
+    """The least distance up to which no smaller a share of different pairs is accepted than of same pairs rejected.
+
+    distances: (P,); same: (P,) bool, with pairs of both kinds.
+    """
+    roc = Roc(distances, same)
+    far, tar = roc.curve()
+    return float(roc.distances[roc.last[np.argmax(far >= 1 - tar)]])
+
+
 def accepted_at(far, tar, most):
     """(TAR, index) of the last point of the curve whose FAR is at most `most`; (0, -1) where there is none."""
     at = int(np.searchsorted(far, most, side="right")) - 1

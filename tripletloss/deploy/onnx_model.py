@@ -17,6 +17,14 @@ BATCH_SIZE = 32
 MOST_BYTES = 2**31 - 1  # protobuf's
 
 
+def threshold_advice(about):
+    """What to do about a model without a threshold, as a clause. about: its metadata."""
+    example = ""
+    if "threshold_equal_errors" in about:
+        example = f", such as {float(about['threshold_equal_errors']):.3f}, where errors of both kinds are equal,"
+    return f"give verify one with --threshold{example} or export with a larger HELD_OUT_LIST"
+
+
 class Model:
     """Faces to embeddings."""
 
