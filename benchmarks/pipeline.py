@@ -23,7 +23,7 @@ def settings(workers, source, folder):
     """A DataLayer's settings."""
     stage = config.load(os.path.join(ROOT, "config.py")).stage("softmax")
     found = {name.lower(): value for name, value in stage.items()}
-    found.update(broken_images="stop", broken_list="", rank=0, ranks=1, first_iteration=0, workers=workers,
+    found.update(broken_images="stop", broken_list="", rank=0, ranks=1, workers=workers,
                  crop_jitter=0.05, zoom_jitter=0.1, light_jitter=0.3, grey_share=0.2,
                  rotation_jitter=10, colour_jitter=0.2, coarse_share=0.3)  # fmt: skip
     found.update({"train_list": source, "imagepath": folder} if source else {})

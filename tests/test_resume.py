@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from caffe.proto import caffe_pb2
 
-from tests.conftest import ROOT, make_project, run_train, write_config
+from tests.conftest import ROOT, TINY_NET, make_project, run_train, write_config
+from tripletloss import layers
 from tripletloss.base.errors import InputError
 from tripletloss.training import snapshots
 
@@ -538,3 +539,58 @@ def test_weights_that_are_not_described_are_not_overwritten(project, finished):
         path.unlink()
     result = run_train(project)
     assert result.returncode == 1 and "has snapshots of a softmax stage already" in result.stderr
+
+
+# A net of one's own, and a training loop of one's own: this package's layers in pycaffe, without train.py.
+OWN_DATA = (
+    "{{train_list: {0}/list.txt, imagepath: {0}/images, batches: identities, batch_size: 12, images_per_identity: 3, "
+    "image_size: 12, mirror: true, crop_jitter: 0.2, light_jitter: 0.3, workers: {1}, seed: 3}}"
+)
+OWN_EMBEDDING = """
+layer {
+  name: "embedding" type: "Python" bottom: "fc9_1" top: "embedding"
+  python_param { module: "tripletloss.layers" layer: "Norm2Layer" }
+}
+layer {
+  name: "loss" type: "Python" bottom: "embedding" bottom: "labels" top: "loss" loss_weight: 1
+  python_param {
+    module: "tripletloss.layers" layer: "BatchTripletLossLayer" param_str: "{selection: distance-weighted, margin: 1}"
+  }
+}
+"""
+
+
+def own_solver(folder, workers, passes):
+    text = TINY_NET[: TINY_NET.index('layer {\n  name: "fc9" type')]
+    text += 'layer { name: "fc9_1" type: "InnerProduct" bottom: "fc7" top: "fc9_1" inner_product_param { num_output: 8 weight_filler { type: "xavier" } } }'
+    text = text.replace('layer: "DataLayer"', f'layer: "DataLayer" param_str: "{OWN_DATA.format(folder, workers)}"')
+    (folder / "own.prototxt").write_text(text + OWN_EMBEDDING)
+    (folder / "own_solver.prototxt").write_text(
+        f'net: "{folder}/own.prototxt" base_lr: 0.05 momentum: 0.9 lr_policy: "step" stepsize: 7 gamma: 0.5 '
+        f'random_seed: 5 iter_size: {passes} snapshot_prefix: "{folder}/own" snapshot: 5\n'
+    )
+    return caffe.SGDSolver(str(folder / "own_solver.prototxt"))
+
+
+def own_loop(solver, until):
+    while solver.iter < until:
+        caffe.set_random_seed(1000 + solver.iter)
+        solver.step(1)
+    return [blob.data.copy() for blobs in solver.net.params.values() for blob in blobs]
+
+
+@pytest.mark.parametrize(("workers", "passes"), [(0, 1), (2, 3)])
+def test_a_training_loop_of_ones_own_goes_on_to_the_same_bits(project, workers, passes):
+    """solver.restore brings weights and momentum; the layers are told where they were, and dropout's draws are made."""
+    expected = own_loop(own_solver(project, workers, passes), 10)
+    solver = own_solver(project, workers, passes)
+    solver.restore(str(project / "own_iter_5.solverstate"))
+    layers.start_at(solver.net, solver.iter * passes)
+    found = own_loop(solver, 10)
+    assert all(map(np.array_equal, found, expected))
+    # In a solver that has run already, too; and without that, it is another run.
+    for told in (True, False):
+        solver.restore(str(project / "own_iter_5.solverstate"))
+        if told:
+            layers.start_at(solver.net, solver.iter * passes)
+        assert all(map(np.array_equal, own_loop(solver, 10), expected)) == told

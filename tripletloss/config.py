@@ -132,13 +132,11 @@ SCHEMA = {
     "BROKEN_LIST": _path_or_none(),
     "RANK": _integer(0, 0),
     "RANKS": _integer(1, 1),
-    "FIRST_ITERATION": _integer(0, 0),
     "ALLOWED_MODULES": Setting(lambda value: isinstance(value, list), "a list of names of Python modules", []),
 }
 # Set by the commands, never by config.py: the number of identities in TRAIN_LIST; the files of features, of mined
-# negatives and of broken images; which process this is, of how many; the iteration that it resumes from; and the
-# modules of --allow-module.
-COUNTED = ("IDENTITIES", "FEATURES", "MINED", "BROKEN_LIST", "RANK", "RANKS", "FIRST_ITERATION", "ALLOWED_MODULES")
+# negatives and of broken images; which process this is, of how many; and the modules of --allow-module.
+COUNTED = ("IDENTITIES", "FEATURES", "MINED", "BROKEN_LIST", "RANK", "RANKS", "ALLOWED_MODULES")
 
 
 def default_of(name, stage):

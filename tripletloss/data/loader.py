@@ -58,7 +58,7 @@ class BatchMaker:
 
 
 class Loader:
-    """Mini-batches in the order of iterations, from first_iteration on, made here (0 workers) or by workers."""
+    """Mini-batches in the order of iterations, made here (0 workers) or by workers."""
 
     def __init__(self, settings):
         """settings: a DataLayer's. Raises InputError for a bad list or batches that it does not make."""
@@ -66,7 +66,12 @@ class Loader:
         must_exist = settings["broken_images"] == "stop"
         self.maker = BatchMaker(settings, read_list(settings["train_list"], settings["imagepath"], must_exist))
         self.broken = set()  # numbers of the images that were skipped and are in the file
-        self.shape, self.iteration = self.maker.shape, settings["first_iteration"]
+        self.shape, self.iteration = self.maker.shape, 0
+
+    def start_at(self, iteration):
+        """Go on with the mini-batch of this iteration, counted from 0."""
+        self.close()
+        self.iteration = iteration
 
     def _start(self, count):
         slots = count + AHEAD
@@ -120,7 +125,7 @@ class Loader:
         where a worker has died.
         """
         start, iteration = time.perf_counter(), self.iteration
-        if iteration == self.maker.settings["first_iteration"] and self.maker.settings["workers"]:
+        if self.maker.settings["workers"] and not self.workers:
             self._start(self.maker.settings["workers"])  # not before: a net is built to be looked at, too
         self.iteration += 1
         if not self.workers:

@@ -9,11 +9,12 @@ fills in those that a prototxt leaves out.
 from tripletloss.layers.cosine import CosineLayer
 from tripletloss.layers.data import DataLayer, FeatureLayer
 from tripletloss.layers.norm import Norm2Layer
+from tripletloss.layers.settings import start_at
 from tripletloss.layers.triplet import BatchTripletLossLayer, SelectingLayer, TripletLossLayer, TripletSelectLayer
 
 MODULE = "tripletloss.layers"  # as a prototxt names it, wherever a layer's class is written
 
 __all__ = [
     "MODULE", "BatchTripletLossLayer", "CosineLayer", "DataLayer", "FeatureLayer", "Norm2Layer", "SelectingLayer",
-    "TripletLossLayer", "TripletSelectLayer",
+    "TripletLossLayer", "TripletSelectLayer", "start_at",
 ]  # fmt: skip

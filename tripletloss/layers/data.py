@@ -24,8 +24,7 @@ class DataLayer(SettingsLayer):
     coarse_share, seed, workers, broken_images; as in config.py. broken_list: the file that skipped images are added to.
     Example:
     "{train_list: data/train.txt, imagepath: data/images, batches: shuffled, batch_size: 64, image_size: 64}"
-    With several processes also rank and ranks: of each mini-batch, it makes the rows of sampling.Share. In a run that
-    goes on, first_iteration.
+    With several processes also rank and ranks: of each mini-batch, it makes the rows of sampling.Share.
     """
 
     keys = (
@@ -38,6 +37,10 @@ class DataLayer(SettingsLayer):
         """Read the list. Raises InputError for wrong settings, a bad list, or too few identities or images."""
         self.check_arity(bottom, top, (0,), (2, 3), "no bottom and two tops, data and labels, or three")
         self.loader = Loader(self.read_settings())
+
+    def start_at(self, iteration):
+        """Go on with the mini-batch of this iteration, counted from 0."""
+        self.loader.start_at(iteration)
 
     def reshape(self, bottom, top):
         """The shapes never change."""
@@ -62,7 +65,7 @@ class FeatureLayer(SettingsLayer):
     Tops: features (N, ...) float32; labels (N,). Each row shows one of its image's views, at random.
     param_str: features, the .npy file (views, images, ...) of features.compute; train_list, imagepath, batches,
     batch_size, images_per_identity, seed, mine_iters, positive_cap, as in config.py; mined, the file of mining.Miner;
-    rank, ranks and first_iteration as in DataLayer.
+    rank and ranks as in DataLayer.
     """
 
     keys = (
@@ -85,7 +88,11 @@ class FeatureLayer(SettingsLayer):
             raise InputError(f"FeatureLayer: {s['features']} cannot be read ({error}): train from images") from None
         if self.features.ndim < 3 or self.features.shape[1] != len(self.labels):
             raise InputError(f"FeatureLayer: {s['features']} holds no features of the {len(self.labels)} listed images")
-        self.iteration, self.mined = s["first_iteration"], False
+        self.start_at(0)
+
+    def start_at(self, iteration):
+        """Go on with the mini-batch of this iteration, counted from 0; what was mined is read anew."""
+        self.iteration, self.mined = iteration, False
 
     def reshape(self, bottom, top):
         """The shapes never change."""

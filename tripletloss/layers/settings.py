@@ -8,7 +8,7 @@ import yaml
 from tripletloss.base.errors import InputError
 from tripletloss.config import REQUIRED, SCHEMA, check_value, unknown_name
 
-PROCESS_KEYS = ("rank", "ranks", "first_iteration")  # which train.py writes for each process that trains
+PROCESS_KEYS = ("rank", "ranks")  # which train.py writes for each process that trains
 
 
 def parse_param_str(param_str, keys, where):
@@ -49,10 +49,24 @@ class SettingsLayer(caffe.Layer):
             given.setdefault(key, default)
         return given
 
+    def start_at(self, iteration):
+        """Go on with the forward pass of this number, counted from 0. Most layers do the same in each."""
+
     def check_arity(self, bottom, top, bottoms, tops, means):
         """Raise InputError unless the numbers of bottoms and tops are among those that the layer takes."""
         if len(bottom) not in bottoms or len(top) not in tops:
             raise InputError(f"{type(self).__name__} takes {means}, not {len(bottom)} bottoms and {len(top)} tops")
+
+
+def start_at(net, iteration):
+    """Let a net's layers go on where a run was interrupted: after solver.restore(), they would begin anew.
+
+    net: a caffe.Net; iteration: the mini-batch to go on with, counted from 0: solver.iter, or, where the solver has an
+    iter_size, solver.iter * iter_size.
+    """
+    for layer in net.layers:
+        if isinstance(layer, SettingsLayer):
+            layer.start_at(iteration)
 
 
 def check_labelled(layer, rows, bottom):

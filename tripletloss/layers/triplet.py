@@ -28,13 +28,18 @@ class SelectingLayer(SettingsLayer):
     its own rows of the gradient. The processes' gradients are averaged later, so these are multiplied by their number.
     """
 
-    keys = ("selection", "margin", "seed", "first_iteration", "gather")
+    keys = ("selection", "margin", "seed", "gather")
 
     def read_selection(self, **defaults):
         """Take the settings; raises InputError."""
         settings = self.read_settings(**defaults)
-        self.strategy, self.margin, self.seed, self.iteration, gather = (settings[key] for key in self.keys)
+        self.strategy, self.margin, self.seed, gather = (settings[key] for key in self.keys)
         self.team = parallel.team() if gather else parallel.OneProcess()
+        self.start_at(0)
+
+    def start_at(self, iteration):
+        """Go on with the random draws of this iteration, counted from 0."""
+        self.iteration = iteration
 
     def select(self, bottom):
         """Select from bottoms embeddings and, by choice, labels. Keeps distances and selection.

@@ -90,14 +90,12 @@ def _shared_margins(net, source):
     return margins
 
 
-def for_process(net, rank, iteration):
-    """Make a resolved net that of one process: its rank, and the iteration that it goes on from. Changed in place."""
+def for_process(net, rank):
+    """Make a resolved net, which is changed in place, that of the process with a rank."""
     for layer in net.layer:
-        if is_a(layer, (DataLayer, FeatureLayer, SelectingLayer)):
+        if is_a(layer, (DataLayer, FeatureLayer)):
             params = yaml.safe_load(layer.python_param.param_str)
-            mine = {"rank": rank, "first_iteration": iteration}
-            params.update({key: value for key, value in mine.items() if key in params})
-            layer.python_param.param_str = dump_params(params)
+            layer.python_param.param_str = dump_params({**params, "rank": rank})
 
 
 def features_of(net):

@@ -225,7 +225,7 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
     _check_loss(net, source)
     if processes > 1:
         _check_divisible(net, source)
-    settings["RANK"], settings["RANKS"], settings["FIRST_ITERATION"] = 0, processes, 0
+    settings["RANK"], settings["RANKS"] = 0, processes
     settings["MINED"] = f"{prefix}_mined.npz" if stage == "triplet" and settings["MINE_ITERS"] else ""
     settings["BROKEN_LIST"] = f"{prefix}_broken.txt" if settings["BROKEN_IMAGES"] == "skip" else ""
     settings["IDENTITIES"] = int(images.labels.max()) + 1

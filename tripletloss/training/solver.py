@@ -11,6 +11,7 @@ import time
 import caffe
 from caffe.proto import caffe_pb2
 
+from tripletloss import layers
 from tripletloss.base.errors import InputError, NotFiniteError
 from tripletloss.base.process import caffe_log, try_in_child
 from tripletloss.core import sampling
@@ -105,17 +106,17 @@ def _start(plan, team, gpu):
     net, params = team.first(
         lambda: (read_net(paths[0]), read_prototxt(paths[1], caffe_pb2.SolverParameter()))
     )
-    done = plan.snapshot.iteration if plan.snapshot else 0
     with team.together(), tempfile.TemporaryDirectory() as folder:
         # What the run's folder holds, but for what is this process's own.
         params.net = os.path.join(folder, "train.prototxt")
-        for_process(net, team.rank, done * plan.iter_size)
+        for_process(net, team.rank)
         params.device_id = gpu or 0
         write_prototxt(net, params.net)
         write_prototxt(params, os.path.join(folder, "solver.prototxt"))
         solver = caffe.get_solver(os.path.join(folder, "solver.prototxt"))
         if plan.snapshot:
             snapshots.restore(solver, plan.snapshot)
+            layers.start_at(solver.net, solver.iter * plan.iter_size)
         elif plan.weights and team.rank == 0:
             load_weights(solver.net, plan.weights)
     team.start_equal(solver.net.params)
