@@ -277,6 +277,22 @@ def test_an_identity_of_more_images_than_are_clustered_is_measured(monkeypatch):
     assert set(np.bincount(labels[evaluate._few_images(labels)])) == {0, 10}
 
 
+def test_images_that_are_a_part_of_a_list_are_clustered_at_the_threshold_for_that_part(monkeypatch):
+    monkeypatch.setattr(evaluate, "MOST_CLUSTERED", 120)
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(100), 12)
+    rows = rng.normal(size=(100, 8))[labels] + 0.6 * rng.normal(size=(1200, 8))
+    few = evaluate._few_images(labels)
+    d = ((rows[few, None] - rows[None, few]) ** 2).sum(2)[np.triu_indices(120, 1)]
+    same = (labels[few, None] == labels[few])[np.triu_indices(120, 1)]
+
+    def f(threshold):
+        hits = np.sum(same & (d <= threshold))
+        return 2 * hits / (np.sum(d <= threshold) + same.sum())
+
+    assert f(evaluate.measure_list(labels, rows)["clustering"]["threshold"]) > max(f(t) for t in d) - 0.03
+
+
 def strict(text):
     """A report.json, read as JSON's definition has it: NaN and infinities are errors."""
     return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))

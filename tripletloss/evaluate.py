@@ -90,8 +90,8 @@ def measure_pairs(file, rows):
 def measure_list(labels, rows):
     """Figures of all pairs of a list, or of a million drawn ones, of its queries and its clusters: a dict to report.
 
-    labels: (N,); rows: (N, D). The clusters' threshold is the best for the same pairs, so that theirs are the best
-    figures that a threshold can give, not what to expect on other images.
+    labels: (N,); rows: (N, D). The clusters' threshold is the one with the best F on the same pairs, so it is chosen on
+    what it is scored on: tripletloss.cluster scores on other identities.
     """
     pairs = pairs_of(labels)
     distances = pair_distances(rows, pairs.first, pairs.second)
@@ -103,7 +103,8 @@ def measure_list(labels, rows):
         resampled = bootstrap.resampled_means(values, queries.labels)
         found[name] = {"value": float(values.mean()), "interval": bootstrap.interval(resampled), "queries": len(values)}
     few = _few_images(labels)
-    threshold = clustering.threshold_of_best_f(distances, pairs.same, different_weight(pairs, labels))
+    # F depends on how many different pairs there are for each same one, which is less among fewer identities.
+    threshold = clustering.threshold_of_best_f(distances, pairs.same, different_weight(pairs, labels[few]))
     clusters = clustering.cluster(rows[few], threshold)
     of = clustering.clustering(clusters, labels[few])
     found["clustering"] = {
@@ -182,7 +183,7 @@ def describe(report):
     table = tabulate(rows, headers, tablefmt="simple", disable_numparse=True)
     below = ["Thresholds are squared distances. Intervals: identities are resampled, not pairs."]
     if "clustering" in report:
-        below.append("NMI and F are at the threshold that gives these very pairs the best pairwise F.")
+        below.append("NMI and F are at the threshold with the best F on the pairs of the same images.")
     return "\n".join([*lines, "", table, "", *below])
 
 

@@ -54,10 +54,10 @@ def pairs_of(labels, most=1_000_000, seed=0):
 
 
 def different_weight(pairs, labels):
-    """How many of all different pairs one of `pairs` stands for, where a same pair of them stands for one.
+    """How many different pairs of some images one of `pairs` stands for, where a same pair of them stands for one.
 
-    pairs: Pairs of pairs_of(labels); labels: (N,). It is 1 where `pairs` has all, and else sets right that pairs_of
-    draws more same pairs than their share.
+    labels: (N,) of those images, which `pairs` are all pairs or a sample of, as pairs_of draws it. So it is 1 for all
+    pairs, and else sets right that more same pairs are drawn than their share.
     """
     sizes = np.unique(labels, return_counts=True)[1]
     all_same = np.sum(sizes * (sizes - 1) // 2)
