@@ -568,7 +568,12 @@ def test_no_command_lets_a_deploy_net_write_a_file(trained, module, arguments):
     weights = folder / "run" / "triplet_iter_4.caffemodel"
     arguments = [weights if a == "WEIGHTS" else a for a in arguments]
     try:
-        result = run_train(folder, *arguments) if module == "train" else run(module, folder, *arguments)
+        if module == "train":  # for the folder of another run, as this one is refused for its snapshots
+            config_text = (folder / "config.py").read_text().replace("RUN_FOLDER = 'run'", "RUN_FOLDER = 'fresh'")
+            (folder / "fresh.py").write_text(config_text)
+            result = run_train(folder, *arguments, config="fresh.py")
+        else:
+            result = run(module, folder, *arguments)
     finally:
         (folder / "deploy.prototxt").write_text(text)
     assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr
