@@ -111,6 +111,27 @@ def test_after_the_triplet_stage_both_features_are_compared(trained):
     assert again.stdout.strip() in said
 
 
+def test_the_comparison_is_written_into_the_report(trained):
+    folder, _ = trained
+    weights = folder / "run" / "triplet_iter_4.caffemodel"
+    result = run("evaluate", folder, weights, "--compare", "--out", "compared")
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in (folder / "compared").iterdir()) == ["report.json", "roc.png"]
+    report = json.loads((folder / "compared" / "report.json").read_text())
+    assert report["weights_sha256"] == extract.digest(weights) and report["identities"] == 2 and report["different_pairs"] == 16
+    assert list(report["features"]) == ["fc7", "PCA to 8", "random projection to 8", "fc9_1"]
+    for name, figures in report["features"].items():
+        row = f"{name} +{figures['AUC']['value']:.4f} +{figures['EER']['value']:.4f}$"
+        assert re.search(f"^{row}", result.stdout, re.MULTILINE), row
+    embedding = report["features"]["fc9_1"]["AUC"]
+    assert embedding["difference"] == pytest.approx(embedding["value"] - report["features"]["fc7"]["AUC"]["value"])
+    assert embedding["difference_interval"] is None and "difference" not in report["features"]["fc7"]["AUC"]  # two identities
+    assert report["verdict"] == result.stdout.strip().splitlines()[-1]
+    again = run("evaluate", folder, weights, "--compare", "--out", "compared")
+    assert again.returncode == 1 and "compared/report.json exists already" in again.stderr
+    assert run("evaluate", folder, weights, "--compare", "--out", "compared", "--tsne").returncode == 2
+
+
 @pytest.mark.parametrize(("noise", "sign"), [(0.2, 1), (1.0, 0), (3.0, -1)])
 def test_the_verdict_says_whether_the_triplet_stage_helped(noise, sign):
     rng = np.random.default_rng(0)
@@ -238,11 +259,12 @@ def test_no_command_uses_embeddings_that_are_nan(trained, tmp_path, module):
     (tmp_path / "deploy.prototxt").write_text(deploy)
     write_config(tmp_path, DEPLOY="deploy.prototxt", FEATURE={"softmax": "fc7", "triplet": "root"}, IMAGEPATH=str(folder / "images"),
                  TRAIN_LIST=str(folder / "train.txt"), HELD_OUT_LIST=str(folder / "held_out.txt"))  # fmt: skip
-    more = {"extract": ["--out", "x.h5"], "cluster": ["--out", "groups"]}.get(module, [])
+    more = {"extract": ["--out", "x.h5"], "cluster": ["--out", "groups"], "suspects": ["--list", "held_out.txt"]}.get(module, [])
+    shutil.copy(folder / "held_out.txt", tmp_path)
     result = run(module, tmp_path, folder / "run" / "triplet_iter_4.caffemodel", *more)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert f"tripletloss.{module}: the blob 'root' is NaN or infinite for the image person4@0.jpg" in result.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.py", "deploy.prototxt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.py", "deploy.prototxt", "held_out.txt"]
 
 
 # --- what a report says
@@ -365,8 +387,26 @@ def test_the_command_ranks_all_images_and_shows_the_first(trained):
     rows = list(csv.DictReader((folder / "ranked.csv").open()))
     scores = [float(row["score"]) for row in rows]
     assert len(rows) == 24 and scores == sorted(scores, reverse=True)
-    assert result.stdout.splitlines()[2].startswith(rows[0]["image"])
     assert cv2.imread(str(folder / "ranked.jpg")) is not None
+    lines = result.stdout.splitlines()
+    assert lines[0] == "images     24 of 6 identities (list.txt)"
+    for line, row in zip(lines[4:9], rows, strict=False):
+        mine, other = row["label"], row["nearest_other_label"]
+        assert row["identity"] == f"person{mine}" and row["nearest_other_identity"] == f"person{other}"
+        assert re.split(r"  +", line)[:4] == [row["image"], f"{mine} person{mine}", f"{other} person{other}", f"{float(row['score']):.3f}"]
+
+
+def test_suspects_are_looked_for_where_the_labels_are_trained_on(trained):
+    folder, _ = trained
+    result = run("suspects", folder, folder / "run" / "triplet_iter_4.caffemodel", "--out", "trained")
+    assert result.returncode == 0 and f"images     16 of 4 identities ({folder / 'train.txt'})" in result.stdout, result.stderr
+    (folder / "bare.txt").write_text("".join(f"{i}.jpg {i // 2}\n" for i in range(4)))
+    for i in range(4):
+        (folder / "images" / f"{i}.jpg").write_bytes((folder / "images" / f"person{i}@0.jpg").read_bytes())
+    bare = run("suspects", folder, folder / "run" / "triplet_iter_4.caffemodel", "--list", "bare.txt", "--out", "bare")
+    for i in range(4):
+        (folder / "images" / f"{i}.jpg").unlink()
+    assert bare.returncode == 0 and re.search(r"^0\.jpg +0 +1 +0\.\d{3} ", bare.stdout, re.MULTILINE), bare.stdout
 
 
 # --- what is written
@@ -445,7 +485,7 @@ def test_outputs_that_are_there_are_kept_unless_force(trained):
     assert run("extract", folder, weights, "--out", "kept.h5", "--force").returncode == 0
     assert len(extract.load(folder / "kept.h5").rows) == 8
     assert run("suspects", folder, weights, "--out", "kept", "--force").returncode == 0
-    assert len((folder / "kept.csv").read_text().splitlines()) == 9
+    assert len((folder / "kept.csv").read_text().splitlines()) == 17
 
 
 def test_inputs_are_never_written(trained):

@@ -265,6 +265,7 @@ SECRET = "the first line of a file that is nobody's business"
         (INPUT + INPUT.replace('"data"', '"more"') + IP, "but it takes data, more"),
         (INPUT.replace("dim: 8 dim: 8", "dim: 9 dim: 9") + IP, "with images of 8 x 8 pixels: Caffe stops: Check failed"),
         (INPUT + IP, "has no blob 'embedding': --feature, or FEATURE in the config, must be one of data, ip"),
+        (INPUT + IP + IP.replace('"ip"', '"other"'), "must be one of data, ip, other$"),  # not Caffe's data_data_0_split_0
         (INPUT + IP + 'layer { name: "sum" type: "Reduction" bottom: "ip" top: "embedding" }', "'embedding' has the shape () for 2 images: name one with a row per image"),
     ],
 )  # fmt: skip
@@ -274,7 +275,7 @@ def test_a_deploy_net_that_is_none_is_refused_before_it_is_run(tmp_path, text, s
     (tmp_path / "deploy.prototxt").write_text(text.replace("FILE", str(tmp_path / "secret.txt")) if '"FILE"' in text or " F," in text else text)
     with pytest.raises(InputError) as refusal:
         open_deploy(str(tmp_path / "deploy.prototxt"), 8, ["embedding"])
-    assert sentence in str(refusal.value) and SECRET not in str(refusal.value)
+    assert sentence in f"{refusal.value}$" and SECRET not in str(refusal.value)
     assert (tmp_path / "secret.txt").read_text() == SECRET
 
 

@@ -13,7 +13,7 @@ from tabulate import tabulate
 from tripletloss import config
 from tripletloss.base import command
 from tripletloss.base.errors import InputError, MissingLayersError
-from tripletloss.base.files import read_file, whole_files
+from tripletloss.base.files import digest, read_file, whole_files
 from tripletloss.base.outputs import add_force, check_outputs
 from tripletloss.base.parallel import join
 from tripletloss.core import bootstrap, clustering, retrieval, verification
@@ -203,19 +203,17 @@ def _cells(figure):
     return f"{figure['value']:.4f}", spread
 
 
-def write_report(folder, report, distances, same, mapped=None):
-    """Write report.json, roc.png and distances.png into a folder; raises InputError if that cannot be.
+def write_report(folder, report, pictures):
+    """Write report.json and pictures into a folder; raises InputError if that cannot be.
 
-    distances, same: (P,) of the pairs; mapped: embeddings and labels for tsne.png, or None for no such map.
+    pictures: the name of each file -> the function that draws it at a path.
     """
     try:
         with whole_files(folder) as part:
             with open(os.path.join(part, "report.json"), "w", encoding="utf-8") as file:
                 file.write(json.dumps(report, indent=2, allow_nan=False))  # what is not measured is null
-            plots.roc(os.path.join(part, "roc.png"), {report["feature"]: (distances, same)})
-            plots.distances(os.path.join(part, "distances.png"), distances, same)
-            if mapped:
-                plots.tsne(os.path.join(part, "tsne.png"), *mapped)
+            for name, draw in pictures.items():
+                draw(os.path.join(part, name))
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}): choose another --out") from None
 
@@ -231,12 +229,14 @@ def main():
     add_arguments(parser)
     parser.add_argument("--pairs", help="a pairs file in LFW's format, instead of a list")
     parser.add_argument("--compare", action="store_true", help="what the triplet stage added to the softmax feature")
-    parser.add_argument("--out", help="folder for report.json, roc.png and distances.png")
+    parser.add_argument("--out", help="folder for report.json, roc.png and, without --compare, distances.png")
     add_force(parser)
     parser.add_argument("--tsne", action="store_true", help="with --out, also tsne.png, a map of the embeddings")
     arguments = parser.parse_args()
     if arguments.tsne and not arguments.out:
         parser.error("--tsne draws a picture: say where with --out")
+    if arguments.tsne and arguments.compare:
+        parser.error("--tsne draws one embedding, and --compare takes several: leave one of the two out")
 
     def evaluate():
         with join("tripletloss.evaluate") as team:
@@ -261,8 +261,9 @@ def run(arguments, team):
         if arguments.out:
             _prepare_folder(arguments, inputs_of(arguments, settings, images))
     if arguments.compare:
-        comparison = _compare(arguments, settings, images, file, team)
-        return team.first(lambda: comparison.describe())
+        pairs = file.pairs if file else team.first(lambda: _pairs_of(images))
+        comparison = _compare(arguments, settings, images, pairs, team)
+        return team.first(lambda: _compared(arguments, comparison, pairs))
     if made:
         return team.first(lambda: report_of(arguments, settings, file, load(arguments.source)))
     found = embed(arguments.source, settings, settings["FEATURE"], images, arguments.mirrored, team)
@@ -275,13 +276,29 @@ def _prepare_folder(arguments, inputs):
         os.makedirs(arguments.out, exist_ok=True)
     except OSError as error:
         raise InputError(f"{arguments.out} cannot be made ({error.strerror}): choose another --out") from None
-    names = ["report.json", "roc.png", "distances.png", *(["tsne.png"] if arguments.tsne else [])]
+    names = ["report.json", "roc.png"]
+    names += ["distances.png"] if not arguments.compare else []
+    names += ["tsne.png"] if arguments.tsne else []
     check_outputs([os.path.join(arguments.out, name) for name in names], inputs, arguments.force)
 
 
-def _compare(arguments, settings, images, file, team):
+def _compared(arguments, comparison, pairs):
+    """A Comparison as text; it is written, too, where the arguments ask for that. Raises InputError."""
+    if arguments.out:
+        report = {
+            "weights": arguments.source, "weights_sha256": digest(arguments.source), "mirrored": arguments.mirrored,
+            **comparison.report(),
+        }  # fmt: skip
+        curves = {
+            name: (distances, pairs.same)
+            for name, distances in zip(comparison.names, comparison.distances, strict=True)
+        }
+        write_report(arguments.out, report, {"roc.png": lambda path: plots.roc(path, curves)})
+    return comparison.describe()
+
+
+def _compare(arguments, settings, images, pairs, team):
     with team.together():
-        pairs = file.pairs if file else _pairs_of(images)
         softmax = config.load(arguments.config).stage("softmax")["FEATURE"]
         if softmax == settings["FEATURE"] or not softmax:
             raise InputError("there is nothing to compare: FEATURE must name a blob of DEPLOY for each of the stages")
@@ -311,8 +328,13 @@ def report_of(arguments, settings, file, found):
     }  # fmt: skip
     if arguments.out:
         distances = pair_distances(found.rows, pairs.first, pairs.second)
-        mapped = (found.rows, found.images.labels) if arguments.tsne else None
-        write_report(arguments.out, report, distances, pairs.same, mapped)
+        pictures = {
+            "roc.png": lambda path: plots.roc(path, {found.feature: (distances, pairs.same)}),
+            "distances.png": lambda path: plots.distances(path, distances, pairs.same),
+        }
+        if arguments.tsne:
+            pictures["tsne.png"] = lambda path: plots.tsne(path, found.rows, found.images.labels)
+        write_report(arguments.out, report, pictures)
     return describe(report)
 
 

@@ -243,11 +243,15 @@ def _load(path):
     return Embeddings(rows.astype(np.float32, copy=False), images, **about, mirrored=mirrored)
 
 
-def add_arguments(parser):
-    """The arguments that say which images, and how they go through which net."""
+def add_arguments(parser, default_list="HELD_OUT_LIST"):
+    """The arguments that say which images, and how they go through which net.
+
+    default_list: the setting with the list that is taken where none is named.
+    """
+    parser.set_defaults(default_list=default_list)
     config.add_argument(parser)
     parser.add_argument("--feature", default="", help="blob of the deploy net (default: FEATURE of the triplet stage)")
-    parser.add_argument("--list", help="a list file (default: HELD_OUT_LIST)")
+    parser.add_argument("--list", help=f"a list file (default: {default_list})")
     parser.add_argument("--images", help="folder of the images (default: IMAGEPATH)")
     parser.add_argument("--crop", type=int, help="side of the central square to take, in pixels (default: CROP)")
     parser.add_argument("--allow-module", action="append", default=[], help="a Python module that DEPLOY may run")
@@ -266,17 +270,17 @@ def settings_of(arguments):
 
 
 def images_of(arguments, settings):
-    """The images that the arguments name: of --list, of HELD_OUT_LIST, or all of the folder --images.
+    """The images that the arguments name: of --list, of the command's default list, or all of the folder --images.
 
     Raises InputError if there are none, or something is wrong with them.
     """
     if arguments.images and not arguments.list:
         return list_folder(arguments.images)
-    source = arguments.list or settings["HELD_OUT_LIST"]
+    source = arguments.list or settings[arguments.default_list]
     if not source:
         raise InputError("there are no images: name a list with --list, or a folder with --images")
     config.need_files(
-        settings, *([] if arguments.images else ["IMAGEPATH"]), *([] if arguments.list else ["HELD_OUT_LIST"])
+        settings, *([] if arguments.images else ["IMAGEPATH"]), *([] if arguments.list else [arguments.default_list])
     )
     return read_list(source, arguments.images or settings["IMAGEPATH"])
 

@@ -15,6 +15,7 @@ from tripletloss.base.files import whole_files
 from tripletloss.base.outputs import add_force, check_outputs
 from tripletloss.core.distances import distance_blocks
 from tripletloss.data.images import read_image
+from tripletloss.dataset import identity_of
 from tripletloss.evaluation import montage
 from tripletloss.extract import add_arguments, embed, images_of, inputs_of, settings_of
 
@@ -76,7 +77,7 @@ def main():
         "another. It only suggests; look at the images.",
     )
     parser.add_argument("weights", help="a .caffemodel of this project's")
-    add_arguments(parser)
+    add_arguments(parser, "TRAIN_LIST")
     parser.add_argument("--top", type=int, default=30, help="how many to show (default: 30)")
     parser.add_argument("--out", default="suspects", help="writes OUT.csv, all images, and OUT.jpg (default: suspects)")
     add_force(parser)
@@ -96,22 +97,29 @@ def run(arguments):
     check_outputs(outputs, inputs_of(arguments, settings, images), arguments.force)
     rows = embed(arguments.weights, settings, settings["FEATURE"], images, arguments.mirrored).rows
     found = suspicion(rows, images.labels)
-    order = rank(found)
-    write(arguments.out, images, found, order, arguments.top)
+    order, who = rank(found), identities_of(images)
+    write(arguments.out, images, found, order, arguments.top, who)
     shown = [
-        [images.names[i], images.labels[i], found.nearest[i], f"{found.score[i]:.3f}", f"{found.own[i]:.3f}",
-         f"{found.other[i]:.3f}"]
+        [images.names[i], *(f"{label} {who[label]}".rstrip() for label in (images.labels[i], found.nearest[i])),
+         *(f"{value:.3f}" for value in (found.score[i], found.own[i], found.other[i]))]
         for i in order[: arguments.top]
     ]  # fmt: skip
+    print(f"images     {len(order)} of {len(who)} identities ({images.source})\n")
     headers = ["image", "label", "rather", "score", "d own", "d other"]
-    print(tabulate(shown, headers, tablefmt="simple", disable_numparse=True))
+    sides = ["left"] * 3 + ["right"] * 3
+    print(tabulate(shown, headers, tablefmt="simple", disable_numparse=True, colalign=sides))
     more = int((found.score > 0.5).sum())
     print(f"\n{more} of {len(order)} images are nearer to another identity than to their own (score above 0.5)")
     print(f"{arguments.out}.csv ranks all images; {arguments.out}.jpg shows each suspect, its identity, and the other")
 
 
-def write(out, images, found, order, top):
-    """Write the table of all images and the contact sheet of the first `top`. Raises InputError."""
+def identities_of(images):
+    """Label -> the name of its identity, or '' where the list has none, for all labels of an ImageList."""
+    return {label: identity_of(name) for name, label in zip(images.names, images.labels.tolist(), strict=True)}
+
+
+def write(out, images, found, order, top, who):
+    """Write the table of all images and the contact sheet of the first `top`. who: label -> name. Raises InputError."""
     rows = []
     for i in order[:top]:
         mine = [j for j in np.flatnonzero(images.labels == images.labels[i]) if j != i][:4]
@@ -123,10 +131,12 @@ def write(out, images, found, order, top):
             path = os.path.join(part, name)
             with open(f"{path}.csv", "w", newline="", encoding="utf-8") as file:
                 table = csv.writer(file)
-                table.writerow(["image", "label", "nearest_other_label", "score", "d_own", "d_other"])
+                table.writerow(["image", "label", "identity", "nearest_other_label", "nearest_other_identity", "score",
+                                "d_own", "d_other"])  # fmt: skip
                 for i in order:
-                    row = found.score[i], found.own[i], found.other[i]
-                    table.writerow([images.names[i], images.labels[i], found.nearest[i], *(f"{v:.6g}" for v in row)])
+                    mine, other = images.labels[i], found.nearest[i]
+                    values = (f"{value:.6g}" for value in (found.score[i], found.own[i], found.other[i]))
+                    table.writerow([images.names[i], mine, who[mine], other, who[other], *values])
             montage.draw(f"{path}.jpg", lambda number: read_image(images.path(number)), rows)
     except OSError as error:
         raise InputError(f"{out}.csv or .jpg cannot be written ({error.strerror}): choose another --out") from None

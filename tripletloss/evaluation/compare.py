@@ -24,6 +24,7 @@ class Comparison(NamedTuple):
     names: list  # of the embeddings: the softmax feature first, the triplet embedding last
     figures: list  # for each name a dict, figure -> value; the figures are those that all embeddings resolve
     differences: list  # for each name but the first a dict, figure -> (difference from the first, its interval or None)
+    distances: list  # for each name (P,), squared, of the pairs
 
     def helped(self, figure):
         """1, 0 or -1: the triplet embedding is better than the softmax feature, not clearly either, or worse."""
@@ -43,6 +44,20 @@ class Comparison(NamedTuple):
         }[self.helped(figure)]
         difference, interval = self.differences[-1][figure]
         return f"{words}: {figure} {difference:+.4f} ({_spread(interval)}); {advice}"
+
+    def report(self):
+        """The comparison as a dictionary for a JSON file."""
+        features = {name: {figure: {"value": value} for figure, value in values.items()}
+                    for name, values in zip(self.names, self.figures, strict=True)}  # fmt: skip
+        for name, differences in zip(self.names[1:], self.differences, strict=True):
+            for figure, (difference, interval) in differences.items():
+                features[name][figure].update(difference=difference, difference_interval=interval)
+        return {
+            "list": self.images.source, "images": len(self.images.names),
+            "identities": len(np.unique(self.images.labels)),
+            "same_pairs": self.same, "different_pairs": self.different,
+            "differences_from": self.names[0], "features": features, "verdict": self.verdict(),
+        }  # fmt: skip
 
     def describe(self):
         """The comparison as text for the terminal."""
@@ -112,4 +127,4 @@ def compare_embeddings(embeddings, images, pairs):
         for mine, draws in zip(figures[1:], resampled[1:], strict=True)
     ]  # fmt: skip
     same = int(pairs.same.sum())
-    return Comparison(images, same, len(pairs.same) - same, list(embeddings), figures, differences)
+    return Comparison(images, same, len(pairs.same) - same, list(embeddings), figures, differences, distances)
