@@ -14,7 +14,7 @@ import onnxruntime
 from tabulate import tabulate
 
 from tripletloss import config, export, extract
-from tripletloss.data.images import read_image, to_blob
+from tripletloss.data.images import Preprocessing, read_image, to_blob
 from tripletloss.dataset import list_folder
 from tripletloss.detect import Detector, cut
 
@@ -30,7 +30,8 @@ def main():
     settings = config.load(os.path.join(ROOT, "config.py")).stage("triplet")
     images = list_folder(settings["IMAGEPATH"])
     pictures = [read_image(images.path(number)) for number in range(IMAGES)]
-    blobs = np.stack([to_blob(picture, 0, settings["IMAGE_SIZE"], settings["PIXEL_MEANS"]) for picture in pictures])
+    how = Preprocessing(0, settings["IMAGE_SIZE"], settings["PIXEL_MEANS"])
+    blobs = np.stack([to_blob(picture, how) for picture in pictures])
 
     net = extract.open_net(WEIGHTS, settings, ["embedding"])
     model = export.build(WEIGHTS, settings).SerializeToString()

@@ -22,7 +22,7 @@ from tripletloss import cluster, config, evaluate, extract, suspects
 from tripletloss.base.errors import InputError, NotFiniteError
 from tripletloss.core import clustering, verification
 from tripletloss.core.pairs import pair_distances, pairs_of
-from tripletloss.data.images import read_image, to_blob
+from tripletloss.data.images import Preprocessing, read_image, to_blob
 from tripletloss.dataset import list_folder, read_list, shared_identities
 from tripletloss.evaluation import compare
 
@@ -65,7 +65,7 @@ def test_embeddings_are_the_rows_of_the_net_one_image_at_a_time(trained):
     assert found.weights_sha256 == extract.digest(weights) and found.feature == "fc9_1"
     net = caffe.Net(str(folder / "deploy.prototxt"), caffe.TEST, weights=str(weights))
     for number in (0, 23):
-        blob = to_blob(read_image(images.path(number)), 0, 12, [102.9801, 115.9465, 122.7717])
+        blob = to_blob(read_image(images.path(number)), Preprocessing(0, 12, [102.9801, 115.9465, 122.7717]))
         both = []
         for pixels in (blob, blob[..., ::-1]):
             net.blobs["data"].data[0] = pixels
@@ -245,9 +245,9 @@ def test_the_first_image_whose_embedding_is_nan_is_named(tmp_path, mirrored):
     images = list_folder(str(tmp_path))
     net = caffe.Net(str(tmp_path / "root.prototxt"), caffe.TEST)
     with pytest.raises(NotFiniteError, match=r"the blob 'root' is NaN or infinite for the image 41\.png"):
-        extract.extract_all(net, ["data", "root"], images, 0, 12, [100, 100, 100], mirrored)
+        extract.extract_all(net, ["data", "root"], images, Preprocessing(0, 12, [100, 100, 100]), mirrored)
     good = images.only(np.arange(40))
-    rows, roots = extract.extract_all(net, ["data", "root"], good, 0, 12, [100, 100, 100], mirrored)
+    rows, roots = extract.extract_all(net, ["data", "root"], good, Preprocessing(0, 12, [100, 100, 100]), mirrored)
     np.testing.assert_array_equal(rows, np.full((40, 432), 100))
     np.testing.assert_allclose(roots, 10, rtol=1e-6)
 

@@ -327,7 +327,7 @@ def test_grey_images_are_read_as_three_channels(tmp_path):
 def test_blob_is_bgr_minus_means():
     image = np.zeros((4, 4, 3), np.uint8)
     image[..., 0], image[..., 2] = 200, 50  # B and R
-    blob = images.to_blob(image, 0, 4, [100, 10, 20])
+    blob = images.to_blob(image, images.Preprocessing(0, 4, [100, 10, 20]))
     assert blob.dtype == np.float32 and blob.shape == (3, 4, 4)
     np.testing.assert_array_equal(blob[:, 0, 0], [100, -10, 30])
 
@@ -432,7 +432,7 @@ def test_rows_with_the_same_draw_show_the_same_pixels(project):
     listed = read_list(str(project / "list.txt"), str(project / "images"))
     batch = Batch(np.array([2, 2, 2]), np.array([0, 0, 1]))
     blob = images.load_batch(
-        listed, batch, 0, 12, [0, 0, 0], images.Augmentation(True, 0.3), lambda draw: np.random.default_rng(draw)
+        listed, batch, images.Preprocessing(0, 12, [0, 0, 0]), images.Augmentation(True, 0.3), np.random.default_rng
     )
     np.testing.assert_array_equal(blob[0], blob[1])
     assert not np.array_equal(blob[0], blob[2])

@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 from tripletloss import layers
 from tripletloss.base.errors import InputError
 from tripletloss.core.distances import squared_distances
-from tripletloss.data.images import read_image, to_blob
+from tripletloss.data.images import Preprocessing, read_image, to_blob
 from tripletloss.dataset import read_list
 from tripletloss.layers.settings import PROCESS_KEYS
 
@@ -329,7 +329,7 @@ def test_data_layer_shows_the_images_of_its_list(project, module):
     net = make_net(project, data_layer(project, module))
     listed = read_list(str(project / "list.txt"), str(project / "images"))
     means = [102.9801, 115.9465, 122.7717]
-    known = [to_blob(read_image(listed.path(i)), 0, 12, means) for i in range(24)]
+    known = [to_blob(read_image(listed.path(i)), Preprocessing(0, 12, means)) for i in range(24)]
     seen = []
     for _ in range(5):
         net.forward()

@@ -21,6 +21,7 @@ from tripletloss import extract
 from tripletloss.base.errors import InputError
 from tripletloss.base.parallel import OneProcess
 from tripletloss.core.sampling import make_batches
+from tripletloss.data.images import Preprocessing
 from tripletloss.dataset import read_list
 
 # That of `pip install .[mpi]`, which stands beside Python.
@@ -259,8 +260,8 @@ def test_a_process_embeds_its_own_batches_only():
     net = caffe.Net(str(ROOT / "deploy.prototxt"), str(ROOT / "models" / "face997" / "face997.caffemodel"), caffe.TEST)
     images = read_list(str(ROOT / "data" / "held_out.txt"), str(ROOT / "data" / "images"))
     many = images._replace(names=images.names[:130], labels=images.labels[:130])
-    whole = [rows for _, rows in extract.extract(net, ["norm2"], many, 0, 64, [0, 0, 0])]
-    own = list(extract.extract(net, ["norm2"], many, 0, 64, [0, 0, 0], team=Second()))
+    whole = [rows for _, rows in extract.extract(net, ["norm2"], many, Preprocessing(0, 64, [0, 0, 0]))]
+    own = list(extract.extract(net, ["norm2"], many, Preprocessing(0, 64, [0, 0, 0]), team=Second()))
     assert len(whole) == 5 and len(own) == 2  # batches of 32: numbers 0 to 4, of which it has 1 and 4
     for (_, rows), expected in zip(own, (whole[1], whole[4]), strict=True):
         np.testing.assert_array_equal(rows[0], expected[0])
@@ -284,7 +285,7 @@ def test_a_process_tells_of_each_broken_image_once_and_not_with_every_batch(proj
     (project / "images" / "person2@1.jpg").write_text("broken")
     places = [n for n, name in enumerate(many.names) if name == "person2@1.jpg"]
     team, broken = Listening(), {}
-    extract.extract_all(net, ["norm2"], many, 0, 64, [0, 0, 0], broken=broken, team=team)
+    extract.extract_all(net, ["norm2"], many, Preprocessing(0, 64, [0, 0, 0]), broken=broken, team=team)
     assert {int(number) for number in broken} == set(places)
     told = [number for _, skipped in team.sent for number in skipped]
     assert len(team.sent) == 5 and sorted(map(int, told)) == places

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, TINY_NET, run_train, write_config
-from tripletloss.data.images import read_image, to_blob
+from tripletloss.data.images import Preprocessing, read_image, to_blob
 from tripletloss.evaluation import plots
 from tripletloss.formats import caffemodel
 
@@ -98,7 +98,7 @@ def tar_at_one_percent(deploy, weights, project):
     net, rows, labels = caffe.Net(str(deploy), caffe.TEST, weights=str(weights)), [], []
     for line in (project / "held.txt").read_text().splitlines():
         name, label = line.split()
-        net.blobs["data"].data[0] = to_blob(read_image(str(project / "images" / name)), 0, 12, [102.9801, 115.9465, 122.7717])
+        net.blobs["data"].data[0] = to_blob(read_image(str(project / "images" / name)), Preprocessing(0, 12, [102.9801, 115.9465, 122.7717]))
         net.forward()
         rows.append(net.blobs["fc7"].data[0].copy())
         labels.append(label)

@@ -25,7 +25,7 @@ from tripletloss.base.outputs import add_force, check_outputs
 from tripletloss.base.parallel import OneProcess, join
 from tripletloss.base.process import caffe_log, read_hdf5
 from tripletloss.core.distances import first_not_finite
-from tripletloss.data.images import read_or_next, to_blob
+from tripletloss.data.images import Preprocessing, read_or_next, to_blob
 from tripletloss.dataset import ImageList, list_folder, read_list
 from tripletloss.formats import caffemodel, embeddings
 from tripletloss.formats.caffemodel import made_by
@@ -52,11 +52,11 @@ class Embeddings(NamedTuple):
 ALONE = OneProcess()
 
 
-def passes(net, blobs, images, crop, size, means, views=(False,), show="", first=0, broken=None, team=ALONE):
+def passes(net, blobs, images, preprocessing, views=(False,), show="", first=0, broken=None, team=ALONE):
     """Rows of named blobs for all images of a list, batch by batch, in its order.
 
-    net: a caffe.Net in TEST phase whose first input takes (N, 3, size, size); images: ImageList; crop: as in config.py;
-    means: B, G, R; views: for each, whether images are mirrored in it; show: what a progress bar is called, '' for
+    net: a caffe.Net in TEST phase whose first input takes (N, 3, size, size); images: ImageList; preprocessing:
+    Preprocessing; views: for each, whether images are mirrored in it; show: what a progress bar is called, '' for
     none; first: the image to begin with; broken: as in images.read_or_next. Yields (start, rows): rows[v][b] is
     (B, ...) float32 of view v and blob b. Memory holds two batches. Raises InputError for an image that cannot be
     decoded, and NotFiniteError, which names the first such image, for rows that hold NaN or infinity.
@@ -67,7 +67,7 @@ def passes(net, blobs, images, crop, size, means, views=(False,), show="", first
     data, step = net.inputs[0], BATCH_SIZE * team.size
 
     def load(number, skipped):
-        return to_blob(read_or_next(images, number, skipped), crop, size, means)
+        return to_blob(read_or_next(images, number, skipped), preprocessing)
 
     def load_batch(start):
         """What gets the broken images of a batch, and the batch's images to come."""
@@ -79,7 +79,7 @@ def passes(net, blobs, images, crop, size, means, views=(False,), show="", first
         return [_forward(net, data, blobs, batch[..., ::-1] if mirrored else batch) for mirrored in views]
 
     # OpenBLAS's threads wait for each other and get in the decoders' way: on small images one is twice as fast as two.
-    threads = threadpool_limits(1 if size <= SMALL_IMAGE else None, "blas")
+    threads = threadpool_limits(1 if preprocessing.size <= SMALL_IMAGE else None, "blas")
     with threads, concurrent.futures.ThreadPoolExecutor(DECODERS) as pool, tqdm(
         total=len(images.names), initial=first, desc=show, unit="image", mininterval=0.5,
         disable=not show or team.rank > 0,
@@ -106,14 +106,14 @@ def passes(net, blobs, images, crop, size, means, views=(False,), show="", first
                     bar.update(len(found[0][0]))
 
 
-def extract(net, blobs, images, crop, size, means, mirrored=False, show=False, broken=None, team=ALONE):
+def extract(net, blobs, images, preprocessing, mirrored=False, show=False, broken=None, team=ALONE):
     """Embeddings: passes with rows flattened, and with their mean over the two views if mirrored.
 
     Yields (start, list of (B, D) float32, one a blob).
     """
     views = (False, True) if mirrored else (False,)
     for start, rows in passes(
-        net, blobs, images, crop, size, means, views, "embedding" if show else "", broken=broken, team=team
+        net, blobs, images, preprocessing, views, "embedding" if show else "", broken=broken, team=team
     ):
         yield start, [np.mean(of_blob, axis=0).reshape(len(of_blob[0]), -1) for of_blob in zip(*rows, strict=True)]
 
@@ -140,9 +140,9 @@ def _forward(net, data, blobs, batch):
     return [net.blobs[blob].data.copy() for blob in blobs]
 
 
-def extract_all(net, blobs, images, crop, size, means, mirrored=False, show=False, broken=None, team=ALONE):
+def extract_all(net, blobs, images, preprocessing, mirrored=False, show=False, broken=None, team=ALONE):
     """All rows of extract at once: a list of (M, D) float32, one a blob; at other processes than the first, Nones."""
-    parts = [rows for _, rows in extract(net, blobs, images, crop, size, means, mirrored, show, broken, team)]
+    parts = [rows for _, rows in extract(net, blobs, images, preprocessing, mirrored, show, broken, team)]
     return [np.concatenate(rows) for rows in zip(*parts, strict=True)] or [None] * len(blobs)
 
 
@@ -178,10 +178,7 @@ def embed(weights, settings, feature, images, mirrored, team=ALONE):
     """
     with team.together():
         net = open_net(weights, settings, [feature])
-    s = settings
-    [rows] = extract_all(
-        net, [feature], images, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"], mirrored, show=True, team=team
-    )
+    [rows] = extract_all(net, [feature], images, Preprocessing.of(settings), mirrored, show=True, team=team)
     return Embeddings(rows, images, feature, weights, digest(weights), mirrored)
 
 
@@ -190,10 +187,7 @@ def save(path, net, settings, feature, images, weights, mirrored, team):
 
     team: as in passes; the first process writes, and the others return None. Raises InputError.
     """
-    s = settings
-    parts = extract(
-        net, [feature], images, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"], mirrored, show=True, team=team
-    )
+    parts = extract(net, [feature], images, Preprocessing.of(settings), mirrored, show=True, team=team)
     if team.rank > 0:
         return next(parts, None)  # which there is not: it does its share
     about = {

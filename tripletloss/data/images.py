@@ -1,7 +1,8 @@
 """Pixels: read an image, augment it, and make the blob that a net takes."""
 
 import re
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -85,6 +86,19 @@ def read_or_next(images, number, broken):
         except InputError as error:
             broken[str(other)] = str(error)
     raise InputError(f"{images.path(number)} and all other images of its identity are broken: take it off the list")
+
+
+class Preprocessing(NamedTuple):
+    """How an image becomes what a net takes, without chance."""
+
+    crop: int  # pixels, side of the central square; 0: the whole image
+    size: int  # pixels, side of what the net takes
+    means: Sequence[float]  # B, G, R, subtracted from each pixel
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Preprocessing":
+        """That of a stage's settings."""
+        return cls(settings["CROP"], settings["IMAGE_SIZE"], settings["PIXEL_MEANS"])
 
 
 class Augmentation(NamedTuple):
@@ -171,17 +185,23 @@ def to_pixels(image, size):
     return image.transpose(2, 0, 1).astype(np.float32)
 
 
-def to_blob(image, crop, size, means):
+def to_blob(image, preprocessing):
     """What a net takes of an image: (3, size, size) float32, B, G, R, of the central box, minus the means."""
-    return to_pixels(central_box(image, crop), size) - np.asarray(means, np.float32)[:, None, None]
+    return to_pixels(central_box(image, preprocessing.crop), preprocessing.size) - _means(preprocessing)
 
 
-def load_batch(images, batch, crop, size, means, augmentation, rng_of, broken=None):
+def _means(preprocessing):
+    """The means (3, 1, 1) as float32."""
+    return np.asarray(preprocessing.means, np.float32)[:, None, None]
+
+
+def load_batch(images, batch, preprocessing, augmentation, rng_of, broken=None):
     """The blob of a training mini-batch, (N, 3, size, size) float32.
 
     images: ImageList; batch: sampling.Batch; rng_of: draw -> numpy Generator for its augmentation; broken: as in
     read_or_next. Rows with the same image and draw are decoded once and equal.
     """
+    size = preprocessing.size
     blob = np.empty((len(batch.images), 3, size, size), np.float32)
     made = {}
     for row, key in enumerate(zip(batch.images.tolist(), batch.draws.tolist(), strict=True)):
@@ -190,7 +210,7 @@ def load_batch(images, batch, crop, size, means, augmentation, rng_of, broken=No
             continue
         number, draw = key
         rng = rng_of(draw)
-        box = random_box(read_or_next(images, number, broken), crop, augmentation, rng)
+        box = random_box(read_or_next(images, number, broken), preprocessing.crop, augmentation, rng)
         blob[row] = random_light(to_pixels(box, size), augmentation, rng)
         made[key] = row
-    return blob - np.asarray(means, np.float32)[:, None, None]
+    return blob - _means(preprocessing)

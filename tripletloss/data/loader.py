@@ -37,6 +37,7 @@ class BatchMaker:
             s["batches"], listed.labels, s["batch_size"], s["images_per_identity"], s["seed"], s["rank"], s["ranks"]
         )
         self.augmentation = images.Augmentation(*(s[key] for key in images.Augmentation._fields))
+        self.preprocessing = images.Preprocessing(s["crop"], s["image_size"], s["pixel_means"])
         self.broken = {} if s["broken_images"] == "skip" else None  # as images.read_or_next fills it
         self.shape = s["batch_size"] // s["ranks"], 3, s["image_size"], s["image_size"]
 
@@ -48,9 +49,8 @@ class BatchMaker:
             return sampling.random_stream(s["seed"], sampling.AUGMENTATION, iteration, draw)
 
         return images.load_batch(
-            self.images, self.batches.batch(iteration), s["crop"], s["image_size"], s["pixel_means"],
-            self.augmentation, rng_of, self.broken,
-        )  # fmt: skip
+            self.images, self.batches.batch(iteration), self.preprocessing, self.augmentation, rng_of, self.broken
+        )
 
     def labels(self, iteration):
         """(N,) int."""

@@ -8,6 +8,7 @@ from tabulate import tabulate
 from tripletloss.core import bootstrap, verification
 from tripletloss.core.norm import l2_normalize
 from tripletloss.core.pairs import pair_distances
+from tripletloss.data.images import Preprocessing
 from tripletloss.dataset import ImageList, read_list
 from tripletloss.extract import ALONE, extract_all
 
@@ -88,14 +89,14 @@ def compare(net, settings, softmax_feature, images, pairs, mirrored=False, show=
     Comparison; at other processes of a team than the first, None. Raises InputError for images that cannot be read.
     """
     s = settings
-    blobs, how = [softmax_feature, s["FEATURE"]], (s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"])
+    blobs, preprocessing = [softmax_feature, s["FEATURE"]], Preprocessing.of(s)
     broken = {} if s["BROKEN_IMAGES"] == "skip" else None
     with team.together():
         train = read_list(s["TRAIN_LIST"], s["IMAGEPATH"], must_exist=s["BROKEN_IMAGES"] == "stop")
-    softmax, triplet = extract_all(net, blobs, images, *how, mirrored, show, team=team)
+    softmax, triplet = extract_all(net, blobs, images, preprocessing, mirrored, show, team=team)
     rng = np.random.default_rng(s["SEED"])
     chosen = np.sort(rng.permutation(len(train.names))[:FITTED_IMAGES])
-    [fitted] = extract_all(net, [softmax_feature], train.only(chosen), *how, mirrored, show, broken, team)
+    [fitted] = extract_all(net, [softmax_feature], train.only(chosen), preprocessing, mirrored, show, broken, team)
     if team.rank > 0:
         return None
     dimension = triplet.shape[1]

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import amount, write_whole
 from tripletloss.base.process import caffe_log
+from tripletloss.data.images import Preprocessing
 from tripletloss.extract import ALONE, passes
 from tripletloss.net.definition import build, new_net
 from tripletloss.net.weights import load_weights
@@ -152,8 +153,7 @@ def _compute(cut, weights, images, settings, path, done, team):
     with tqdm(
         total=total, initial=done, desc="features", unit="image", mininterval=0.5, disable=team.rank > 0
     ) as bar:
-        how = s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"]
-        parts = passes(net, [cut.blob], images, *how, views, "", first, broken, team)
+        parts = passes(net, [cut.blob], images, Preprocessing.of(s), views, "", first, broken, team)
         for number, (_, rows) in enumerate(parts, 1):
             count = len(rows[0][0])
             for view, [values] in enumerate(rows):

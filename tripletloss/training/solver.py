@@ -17,7 +17,7 @@ from tripletloss.base.process import caffe_log, try_in_child
 from tripletloss.core import sampling
 from tripletloss.core.pairs import pairs_of
 from tripletloss.core.verification import verification
-from tripletloss.data.images import Augmentation
+from tripletloss.data.images import Augmentation, Preprocessing
 from tripletloss.evaluation.compare import compare
 from tripletloss.extract import ALONE, extract_all
 from tripletloss.formats import caffemodel
@@ -280,7 +280,7 @@ def _score(plan, weights, iteration, team, record):
         if feature not in made:
             return None
         try:
-            [rows] = extract_all(net, [feature], some, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"], team=team)
+            [rows] = extract_all(net, [feature], some, Preprocessing.of(s), team=team)
         except NotFiniteError as error:
             record.say(f"no score   for iteration {iteration}: {error}")
             return None
@@ -298,10 +298,9 @@ def measure(plan, weights, team=ALONE):
     """
     if not plan.measured:
         return {}
-    s, held_out = plan.settings, plan.held_out
+    held_out = plan.held_out
     with _deploy_net(plan, weights, team) as (net, made):
-        how = s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"]
-        rows = extract_all(net, made, held_out, *how, team=team) if made else []
+        rows = extract_all(net, made, held_out, Preprocessing.of(plan.settings), team=team) if made else []
         if team.rank > 0:
             return {}
         return {name: verification(row, held_out.labels) for name, row in zip(made, rows, strict=True)}
