@@ -16,7 +16,7 @@ from tabulate import tabulate
 from tripletloss import config, export, extract
 from tripletloss.data.images import Preprocessing, read_image, to_blob
 from tripletloss.dataset import list_folder
-from tripletloss.detect import Detector, cut
+from tripletloss.deploy.faces import Detector, cut
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 WEIGHTS = os.path.join(ROOT, "models/face997/face997.caffemodel")
@@ -72,7 +72,7 @@ def main():
     spent = []
     for _ in range(TURNS + 1):
         start = time.perf_counter()
-        cut(photo, detector.find(photo), settings["IMAGE_SIZE"])
+        cut(photo, detector.find_upright(photo, detector.find(photo)[0]), settings["IMAGE_SIZE"])
         spent.append(time.perf_counter() - start)
     low, median, high = 1e3 * np.percentile(spent[1:], (0, 50, 100))
     print(f"\nFinding and cutting out a face, 640 x 480: {median:.1f} ms ({low:.1f} to {high:.1f})")

@@ -77,6 +77,7 @@ def test_ctrl_c_while_a_command_loads_its_modules_ends_it_in_one_line(crowd, nam
 
 @pytest.mark.parametrize("name", ["dataset", "detect", "extract"])
 def test_ctrl_c_while_a_command_works_ends_it_in_one_line(crowd, name):
+    before = set(crowd.iterdir())
     process = start(crowd, name, *COMMANDS[name])
     shown = ""
     while "%|" not in shown.replace(" 0%|", ""):  # the bar has moved
@@ -84,6 +85,8 @@ def test_ctrl_c_while_a_command_works_ends_it_in_one_line(crowd, name):
         assert letter, process.wait()
         shown += letter
     ended_by_ctrl_c(process, name)
+    left = {path.name for path in set(crowd.iterdir()) - before}
+    assert left == ({"out.part", "out.part.log"} if name == "detect" else set())  # by which it is resumed
 
 
 def test_an_output_that_cannot_be_written_is_one_line(tmp_path):

