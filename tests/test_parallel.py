@@ -210,8 +210,11 @@ def test_a_run_goes_on_with_other_numbers_of_processes(project):
 def test_features_and_embeddings_are_divided_and_the_same(project):
     write_config(project, FEATURE_CACHE="cache1", BROKEN_IMAGES="skip")
     (project / "images" / "person2@1.jpg").write_text("broken")
-    more = "".join(f"person{label}@{n % 4}.jpg {label}\n" for n in range(30) for label in range(6))  # several batches
-    (project / "list.txt").write_text(more)
+    more = [(f"person{label}@{n}.jpg", label) for n in range(30) for label in range(6)]  # several batches
+    for name, label in more[24:]:
+        copied = project / "images" / f"person{label}@{int(name[8:-4]) % 4}.jpg"
+        (project / "images" / name).write_bytes(copied.read_bytes())
+    (project / "list.txt").write_text("".join(f"{name} {label}\n" for name, label in more))
     settings = {"STAGES": ["triplet"], "BROKEN_IMAGES": "skip", "MAX_ITERS": 200, "SNAPSHOT_ITERS": 200,
                 "WEIGHTS": "start/softmax_iter_4.caffemodel", "IMAGES_PER_IDENTITY": 3, "BATCH_SIZE": 18}  # fmt: skip
     write_config(project, RUN_FOLDER="start", STAGES=["softmax"], BROKEN_IMAGES="skip")
