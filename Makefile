@@ -17,11 +17,11 @@ unexport PYTHONPATH PYTHONHOME
 
 help:
 	@echo "make train       train the model as config.py says"
-	@echo "make test        run all tests, including Caffe's own, and check the style"
+	@echo "make test        run all tests, including Caffe's own, and make lint"
 	@echo "make caffe       build Caffe into .venv and install what it needs (3 to 5 minutes, once)"
 	@echo "make onnx        make the shipped model usable without Caffe: models/face997/face997.onnx and .venv-onnx"
 	@echo "make caffe-test  run the tests of Caffe's Python interface"
-	@echo "make lint        check the style of the code"
+	@echo "make lint        check the style and the types of the code"
 	@echo "make bundle      pack everything for a machine without a network: .build/tripletloss-bundle.tar.xz"
 	@echo "make venv        make .venv with everything except Caffe"
 	@echo "make clean       remove .build, where Caffe is compiled"
@@ -42,12 +42,12 @@ bundle: caffe
 train: caffe
 	$(PYTHON) train.py
 
-test: caffe-test
+test: caffe-test lint
 	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile
-	$(PYTHON) -m ruff check .
 
 lint: venv
 	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
 
 # Needs no Caffe: works on any system with python3. Everything in .venv-onnx comes from pip.
 onnx: .venv-onnx/whole

@@ -94,7 +94,8 @@ class OneProcess:
 
     rank, size = 0, 1
     local_rank = 0  # among the processes of this machine
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # that ask to stop after the iteration
+    # Those that ask to stop after the iteration.
+    signals: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __enter__(self):
         return self

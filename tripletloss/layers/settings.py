@@ -33,7 +33,7 @@ def parse_param_str(param_str, keys, where):
 class SettingsLayer(caffe.Layer):
     """A layer that takes its settings from its own param_str and from nothing else."""
 
-    keys = ()  # the settings that param_str may give, in small letters
+    keys: tuple[str, ...] = ()  # the settings that param_str may give, in small letters
 
     def read_settings(self, **defaults):
         """All of `keys` as a dict: from param_str, else from `defaults`, else SCHEMA's default.
