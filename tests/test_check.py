@@ -105,7 +105,7 @@ def duplicates(p):
             "8 held-out images are trained on, so their figures are too good",
         ]),
         ([lambda p: replace(p / "list.txt", ".jpg 4", ".jpg 9"), in_net("num_output: 6", "num_output: 10")], [
-            "list.txt has no image for 4 of the labels up to 9 (4, 6, 7 ...), whose outputs learn nothing: number the identities from 0",
+            "list.txt has no image for 4 of the labels up to 9, from 4 on, whose outputs learn nothing: number the identities from 0",
         ]),
         ([lambda p: write_config(p, MAX_ITERS=1, CROP=20)], [
             "training ends before it has seen every image once: raise MAX_ITERS to 2", "24 images are smaller than CROP 20",
@@ -124,6 +124,14 @@ def test_what_is_amiss_is_told_and_stops_nothing(project, changes, sentences):
         change(project)
     said = advice(project)
     assert [sentence for sentence in sentences if sentence not in said] == [], said
+
+
+def test_a_label_for_which_the_classifier_is_too_large_is_blamed(project):
+    replace(project / "list.txt", ".jpg 4", ".jpg 16777215")
+    replace(project / "net.prototxt", "num_output: 6 ", "")
+    replace(project / "net.prototxt", "num_output: 16", "num_output: 256")
+    refused(run_train(project, "--check", "--stage", "softmax"), "blob size exceeds INT_MAX; ")
+    refused(run_train(project, "--check", "--stage", "softmax"), "no image for 16777210 of the labels up to 16777215, from 4 on")
 
 
 def test_a_layer_that_passes_no_gradient_is_named(project):

@@ -105,6 +105,19 @@ def _parse(line, where):
     return posixpath.normpath(name), number
 
 
+def label_gaps(images):
+    """A sentence about the labels of a list, from 0 to its largest, that no image has, or ''."""
+    labels = np.unique(images.labels)
+    missing = int(labels[-1]) + 1 - len(labels)
+    if not missing:
+        return ""
+    first = int(np.argmax(np.append(labels, -1) != np.arange(len(labels) + 1)))
+    return (
+        f"{images.source} has no image for {missing} of the labels up to {labels[-1]}, from {first} on, whose outputs "
+        "learn nothing: number the identities from 0 without gaps"
+    )
+
+
 def leaves_folder(name):
     """Whether a name, taken relative to a folder, may be outside of it."""
     return os.path.isabs(name) or ".." in name.split("/") or "\0" in name

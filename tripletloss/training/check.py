@@ -23,7 +23,7 @@ from tripletloss.base.errors import InputError
 from tripletloss.base.files import amount
 from tripletloss.base.process import try_in_child
 from tripletloss.data.images import decode, read_bytes
-from tripletloss.dataset import shared_identities
+from tripletloss.dataset import label_gaps, shared_identities
 from tripletloss.formats.caffemodel import made_by, read_prototxt
 from tripletloss.layers import Norm2Layer, SelectingLayer
 from tripletloss.net.definition import read_net
@@ -153,13 +153,8 @@ def settings_advice(plan, folder=""):
     if shown < count:
         enough = -(-count // (s["BATCH_SIZE"] * plan.iter_size))
         advice.append(f"training ends before it has seen every image once: raise MAX_ITERS to {enough}")
-    if plan.stage == "softmax":
-        empty = np.setdiff1d(np.arange(images.labels.max()), images.labels)
-        if len(empty):
-            advice.append(
-                f"{s['TRAIN_LIST']} has no image for {len(empty)} of the labels up to {images.labels.max()} "
-                f"({_some(map(str, empty))}), whose outputs learn nothing: number the identities from 0 without gaps"
-            )
+    if plan.stage == "softmax" and (gaps := label_gaps(images)):
+        advice.append(gaps)
     if s["BATCHES"] == "identities":
         sizes = np.bincount(images.labels)
         sizes = sizes[sizes > 0]

@@ -18,7 +18,7 @@ from tripletloss.base.errors import InputError
 from tripletloss.base.files import digest, write_whole
 from tripletloss.base.process import try_in_child
 from tripletloss.config import COUNTED, SCHEMA, STAGES, default_of, need_files
-from tripletloss.dataset import ImageList, read_list
+from tripletloss.dataset import ImageList, label_gaps, read_list
 from tripletloss.formats import caffemodel
 from tripletloss.formats.caffemodel import read_prototxt
 from tripletloss.net.definition import open_net, write_prototxt
@@ -253,7 +253,11 @@ def make_plan(config, stage, gpu, processes=1, resume=False, say=print):
     solver, suffix = _resolve_solver(settings, prefix, gpu)
     write_prototxt(net, f"{prefix}_train.prototxt")
     write_prototxt(solver, f"{prefix}_solver.prototxt")
-    params, blobs = try_in_child(lambda: _build_solver(f"{prefix}_solver.prototxt"), source, limited=gpu is None)
+    try:
+        params, blobs = try_in_child(lambda: _build_solver(f"{prefix}_solver.prototxt"), source, limited=gpu is None)
+    except InputError as error:  # where labels make the classifier too large, Caffe does not know why
+        gaps = label_gaps(images) if stage == "softmax" else ""
+        raise InputError(f"{error}; {gaps}" if gaps else str(error)) from None
     _check_labels(net, blobs, images, source)
 
     if stage == "triplet" and not weights and "softmax" in config["STAGES"]:
