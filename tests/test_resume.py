@@ -453,8 +453,18 @@ def test_an_explosion_is_told_with_iteration_layer_and_images_before_it_is_kept(
     sentence = result.stderr.splitlines()[-1]
     assert result.returncode == 1 and "lower LEARNING_RATE" in sentence and "stops at iteration" in sentence
     assert "person" in sentence and not list((project / "run").glob("softmax_iter_*"))
+    assert "snapshot" not in sentence and "WEIGHTS" not in sentence
     names = [line.split()[0] for line in (project / "run" / "softmax_stopped_batch.txt").read_text().splitlines()]
     assert names and set(names) <= {line.split()[0] for line in (project / "list.txt").read_text().splitlines()}
+
+
+def test_an_explosion_after_a_snapshot_names_the_snapshot(project):
+    (project / "solver.prototxt").write_text('lr_policy: "step" stepsize: 2 gamma: 1e30\n')
+    write_config(project, STAGES=["softmax"], MAX_ITERS=50, SNAPSHOT_ITERS=2)
+    result = run_train(project)
+    sentence, last = result.stderr.splitlines()[-1], project / "run" / "softmax_iter_2.caffemodel"
+    assert result.returncode == 1 and f"start another run, with WEIGHTS = '{last}', the last snapshot" in sentence
+    assert snapshots.last_whole(str(project / "run" / "softmax")).weights == str(last)
 
 
 def test_weights_that_are_not_finite_are_never_snapshotted(project):

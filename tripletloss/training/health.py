@@ -4,6 +4,7 @@ import numpy as np
 
 from tripletloss.base.errors import InputError
 from tripletloss.core import sampling
+from tripletloss.training import snapshots
 
 LARGEST_LOSS = 87.3  # Caffe's softmax loss counts no probability below 1e-38, so that a mean of 87.3 means: all wrong
 LARGEST_WEIGHT = 1e6
@@ -47,11 +48,12 @@ def stop(plan, net, solver, iteration, what):
     with open(path, "w", encoding="utf-8") as file:
         file.writelines(f"{name} {plan.images.labels[number]}\n" for name, number in zip(names, suspects, strict=True))
     some = ", ".join(names[:SHOWN_IMAGES]) + (" ..." if len(names) > SHOWN_IMAGES else "")
+    kept = snapshots.described(plan.prefix)
     raise InputError(
         f"the {plan.stage} stage stops at iteration {iteration}: {what}"
         + (f"; the first layer whose output is not finite is {layer!r}" if layer else "")
-        + f"; its images ({some}) are listed in {path}: lower LEARNING_RATE; earlier snapshots are good, and another "
-        "run can start from one as its WEIGHTS"
+        + f"; its images ({some}) are listed in {path}: lower LEARNING_RATE and start another run"
+        + (f", with WEIGHTS = {kept[-1].weights!r}, the last snapshot, to go on from there" if kept else "")
     )
 
 
