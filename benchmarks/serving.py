@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from tripletloss import config, export, extract
 from tripletloss.data.images import Preprocessing, read_image, to_blob
-from tripletloss.dataset import list_folder
+from tripletloss.data.lists import list_folder
 from tripletloss.deploy.faces import Detector, cut
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

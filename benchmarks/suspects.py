@@ -11,8 +11,8 @@ import numpy as np
 from tabulate import tabulate
 
 from tripletloss import config, suspects
-from tripletloss.dataset import read_list
-from tripletloss.extract import embed
+from tripletloss.data.lists import read_list
+from tripletloss.evaluation.embed import embed
 
 WEIGHTS, FOLDER = "models/face997/face997.caffemodel", "runs/faces_unseen"
 SHARE, DRAWS = 0.02, 5

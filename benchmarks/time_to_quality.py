@@ -27,8 +27,8 @@ from tripletloss.base.process import caffe_log
 from tripletloss.core import norm
 from tripletloss.core.pairs import pair_distances, pairs_of
 from tripletloss.core.verification import verification_of_pairs
-from tripletloss.dataset import read_list
-from tripletloss.extract import embed
+from tripletloss.data.lists import read_list
+from tripletloss.evaluation.embed import embed
 from tripletloss.net.definition import new_net, read_net, write_prototxt
 from tripletloss.training import solver
 from tripletloss.training.plan import make_plan

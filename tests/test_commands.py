@@ -23,7 +23,7 @@ from tripletloss.base.errors import InputError, NotFiniteError
 from tripletloss.core import clustering, verification
 from tripletloss.core.pairs import pair_distances, pairs_of
 from tripletloss.data.images import Preprocessing, read_image, to_blob
-from tripletloss.dataset import list_folder, read_list, shared_identities
+from tripletloss.data.lists import list_folder, read_list, shared_identities
 from tripletloss.evaluation import compare
 
 DEPLOY_HEAD = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 12 dim: 12 } } }\n'

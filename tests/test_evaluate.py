@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import TINY_NET, make_project, run_train, write_config
 from tripletloss.base.errors import InputError
-from tripletloss.evaluate import measure_pairs, read_pairs
+from tripletloss.evaluation.report import measure_pairs, read_pairs
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 from tripletloss import config, export, extract
 from tripletloss.base.errors import InputError
 from tripletloss.data.images import read_image, to_pixels
-from tripletloss.dataset import list_folder
+from tripletloss.data.lists import list_folder
 from tripletloss.deploy.onnx_model import Model
 from tripletloss.formats import caffemodel
 

@@ -22,7 +22,7 @@ from faces.raster import interpolate, rasterize
 from tests.conftest import ROOT
 from tripletloss.base.errors import InputError
 from tripletloss.base.wheels import open_wheel
-from tripletloss.dataset import read_list
+from tripletloss.data.lists import read_list
 
 SIZE = 48
 

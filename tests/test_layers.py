@@ -11,7 +11,7 @@ from tripletloss import layers
 from tripletloss.base.errors import InputError
 from tripletloss.core.distances import squared_distances
 from tripletloss.data.images import Preprocessing, read_image, to_blob
-from tripletloss.dataset import read_list
+from tripletloss.data.lists import read_list
 from tripletloss.layers.settings import PROCESS_KEYS
 
 ROWS, SIZE = 12, 4

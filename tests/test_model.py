@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 from tripletloss import config, evaluate, extract, suspects
 from tripletloss.core import clustering
 from tripletloss.core.pairs import pair_distances, pairs_of
-from tripletloss.dataset import read_list, shared_identities
+from tripletloss.data.lists import read_list, shared_identities
 from tripletloss.formats import caffemodel
 from tripletloss.net.definition import for_stage, read_net
 

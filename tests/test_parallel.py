@@ -22,7 +22,7 @@ from tripletloss.base.errors import InputError
 from tripletloss.base.parallel import OneProcess
 from tripletloss.core.sampling import make_batches
 from tripletloss.data.images import Preprocessing
-from tripletloss.dataset import read_list
+from tripletloss.data.lists import read_list
 
 # That of `pip install .[mpi]`, which stands beside Python.
 MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")

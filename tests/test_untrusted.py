@@ -23,9 +23,9 @@ from tripletloss.base import process
 from tripletloss.base.errors import InputError
 from tripletloss.data import images
 from tripletloss.data.headers import size_of
-from tripletloss.dataset import read_list
-from tripletloss.evaluate import read_pairs
-from tripletloss.extract import load
+from tripletloss.data.lists import read_list
+from tripletloss.evaluation.report import read_pairs
+from tripletloss.evaluation.embed import load
 from tripletloss.formats import caffemodel
 from tripletloss.layers.settings import parse_param_str
 from tripletloss.net.definition import open_net, read_net

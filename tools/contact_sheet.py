@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from tripletloss.data.images import read_image
-from tripletloss.dataset import read_list
+from tripletloss.data.lists import read_list
 
 ROWS, COLUMNS, SIZE = 8, 10, 72
 

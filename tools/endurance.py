@@ -32,7 +32,7 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc9" bottom: "labels" top:
 def measure_list():
     """Write and read a list of a million images; prints seconds and memory."""
     from tripletloss.core.sampling import make_batches
-    from tripletloss.dataset import read_list
+    from tripletloss.data.lists import read_list
 
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "list.txt")

@@ -11,8 +11,8 @@ import os
 import sys
 
 from tripletloss.base.errors import InputError
-from tripletloss.dataset import write_list
-from tripletloss.evaluate import read_pairs
+from tripletloss.data.lists import write_list
+from tripletloss.evaluation.report import read_pairs
 
 
 def main():

@@ -21,7 +21,7 @@ import numpy as np
 from tripletloss.base.errors import InputError
 from tripletloss.core import sampling
 from tripletloss.data import images
-from tripletloss.dataset import ImageList, read_list
+from tripletloss.data.lists import ImageList, read_list
 
 AHEAD = 2  # mini-batches that are ready or being made, besides one for each worker
 

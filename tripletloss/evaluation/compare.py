@@ -9,8 +9,8 @@ from tripletloss.core import bootstrap, verification
 from tripletloss.core.norm import l2_normalize
 from tripletloss.core.pairs import pair_distances
 from tripletloss.data.images import Preprocessing
-from tripletloss.dataset import ImageList, read_list
-from tripletloss.extract import ALONE, extract_all
+from tripletloss.data.lists import ImageList, read_list
+from tripletloss.evaluation.embed import ALONE, extract_all
 
 FITTED_IMAGES = 2000  # of the training list, on which PCA is fitted
 HIGHER_IS_BETTER = {figure.name: figure.higher_is_better for figure in verification.FIGURES}

@@ -23,7 +23,7 @@ from tripletloss.base.errors import InputError
 from tripletloss.base.files import amount
 from tripletloss.base.process import try_in_child
 from tripletloss.data.images import decode, read_bytes
-from tripletloss.dataset import label_gaps, shared_identities
+from tripletloss.data.lists import label_gaps, shared_identities
 from tripletloss.formats.caffemodel import made_by, read_prototxt
 from tripletloss.layers import Norm2Layer, SelectingLayer
 from tripletloss.net.definition import read_net

@@ -27,7 +27,7 @@ from tripletloss.base.errors import InputError
 from tripletloss.base.files import amount, write_whole
 from tripletloss.base.process import caffe_log
 from tripletloss.data.images import Preprocessing
-from tripletloss.extract import ALONE, passes
+from tripletloss.evaluation.embed import ALONE, passes
 from tripletloss.net.definition import build, new_net
 from tripletloss.net.weights import load_weights
 

@@ -18,7 +18,7 @@ from tripletloss.base.errors import InputError
 from tripletloss.base.files import digest, write_whole
 from tripletloss.base.process import try_in_child
 from tripletloss.config import COUNTED, SCHEMA, STAGES, default_of, need_files
-from tripletloss.dataset import ImageList, label_gaps, read_list
+from tripletloss.data.lists import ImageList, label_gaps, read_list
 from tripletloss.formats import caffemodel
 from tripletloss.formats.caffemodel import read_prototxt
 from tripletloss.net.definition import open_net, write_prototxt

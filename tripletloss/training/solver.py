@@ -19,7 +19,7 @@ from tripletloss.core.pairs import pairs_of
 from tripletloss.core.verification import verification
 from tripletloss.data.images import Augmentation, Preprocessing
 from tripletloss.evaluation.compare import compare
-from tripletloss.extract import ALONE, extract_all
+from tripletloss.evaluation.embed import ALONE, extract_all
 from tripletloss.formats import caffemodel
 from tripletloss.formats.caffemodel import made_by, read_prototxt
 from tripletloss.net.definition import build, read_net, write_prototxt

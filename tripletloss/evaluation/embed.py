@@ -26,7 +26,7 @@ from tripletloss.base.parallel import OneProcess, join
 from tripletloss.base.process import caffe_log, read_hdf5
 from tripletloss.core.distances import first_not_finite
 from tripletloss.data.images import Preprocessing, read_or_next, to_blob
-from tripletloss.dataset import ImageList, list_folder, read_list
+from tripletloss.data.lists import ImageList, list_folder, read_list
 from tripletloss.formats import caffemodel, embeddings
 from tripletloss.formats.caffemodel import made_by
 from tripletloss.net.definition import build

@@ -31,7 +31,7 @@ from tripletloss.base.outputs import add_force, check_outputs
 from tripletloss.core import verification
 from tripletloss.core.pairs import pair_distances, pairs_of
 from tripletloss.data.images import central_box, read_image, to_pixels
-from tripletloss.dataset import read_list
+from tripletloss.data.lists import read_list
 from tripletloss.deploy.onnx_layers import IR_VERSION, LAYERS, OPSET, Blob, Graph
 from tripletloss.deploy.onnx_model import BATCH_SIZE, Model, threshold_advice
 from tripletloss.formats.caffemodel import NetParameter, made_by, read_prototxt, read_weights

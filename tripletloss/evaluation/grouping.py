@@ -18,9 +18,9 @@ from tripletloss.core import clustering
 from tripletloss.core.distances import rounding_of
 from tripletloss.core.pairs import different_weight, pair_distances, pairs_of
 from tripletloss.data.images import read_image
-from tripletloss.dataset import notes_on_trained, read_list, show_one_of
-from tripletloss.evaluation import montage
-from tripletloss.extract import add_arguments, embed, images_of, inputs_of, settings_of
+from tripletloss.data.lists import notes_on_trained, read_list, show_one_of
+from tripletloss.data import montage
+from tripletloss.evaluation.embed import add_arguments, embed, images_of, inputs_of, settings_of
 
 MOST_IMAGES = 20_000  # distances of all pairs are kept
 LONGEST_NAME = 200  # bytes, of the 255 that file systems allow

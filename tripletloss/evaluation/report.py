@@ -18,10 +18,10 @@ from tripletloss.base.outputs import add_force, check_outputs
 from tripletloss.base.parallel import join
 from tripletloss.core import bootstrap, clustering, retrieval, verification
 from tripletloss.core.pairs import Pairs, different_weight, pair_distances, pairs_of
-from tripletloss.dataset import ImageList, leaves_folder, notes_on_trained
+from tripletloss.data.lists import ImageList, leaves_folder, notes_on_trained
 from tripletloss.evaluation import plots
 from tripletloss.evaluation.compare import compare
-from tripletloss.extract import add_arguments, embed, images_of, inputs_of, is_embeddings, load, open_net, settings_of
+from tripletloss.evaluation.embed import add_arguments, embed, images_of, inputs_of, is_embeddings, load, open_net, settings_of
 
 SOFTMAX_SNAPSHOT = re.compile(r"softmax_iter_\d+\.caffemodel(\.h5)?")  # as snapshots.py names it
 NUMBER = re.compile("[0-9]{1,9}")  # in a pairs file

@@ -15,9 +15,9 @@ from tripletloss.base.files import whole_files
 from tripletloss.base.outputs import add_force, check_outputs
 from tripletloss.core.distances import distance_blocks
 from tripletloss.data.images import read_image
-from tripletloss.dataset import identity_of
-from tripletloss.evaluation import montage
-from tripletloss.extract import add_arguments, embed, images_of, inputs_of, settings_of
+from tripletloss.data.lists import identity_of
+from tripletloss.data import montage
+from tripletloss.evaluation.embed import add_arguments, embed, images_of, inputs_of, settings_of
 
 NEIGHBOURS = 3  # an image is compared with the nearest so many of an identity, as one may be mislabelled itself
 

@@ -26,9 +26,9 @@ from tripletloss.base.errors import InputError
 from tripletloss.base.files import files_in, publish_folder, whole_files
 from tripletloss.base.outputs import add_force, check_folder, check_outputs, distinct
 from tripletloss.data.images import read_image
-from tripletloss.dataset import list_folder
+from tripletloss.data.lists import list_folder
 from tripletloss.deploy.faces import PICKS, Detector, Face, cut, weigh
-from tripletloss.evaluation import montage
+from tripletloss.data import montage
 
 NO_FACE = "no face found"
 SHOWN_PHOTOS, SHOWN_FACES = 60, 8  # on the sheet, and of each photo
