@@ -13,10 +13,12 @@ import numpy as np
 import onnxruntime
 from tabulate import tabulate
 
-from tripletloss import config, export, extract
+from tripletloss import config
+from tripletloss.data.folders import list_folder
 from tripletloss.data.images import Preprocessing, read_image, to_blob
-from tripletloss.data.lists import list_folder
 from tripletloss.deploy.faces import Detector, cut
+from tripletloss.deploy.onnx_export import build
+from tripletloss.evaluation.embed import open_net
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 WEIGHTS = os.path.join(ROOT, "models/face997/face997.caffemodel")
@@ -33,8 +35,8 @@ def main():
     how = Preprocessing(0, settings["IMAGE_SIZE"], settings["PIXEL_MEANS"])
     blobs = np.stack([to_blob(picture, how) for picture in pictures])
 
-    net = extract.open_net(WEIGHTS, settings, ["embedding"])
-    model = export.build(WEIGHTS, settings).SerializeToString()
+    net = open_net(WEIGHTS, settings, ["embedding"])
+    model = build(WEIGHTS, settings).SerializeToString()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -10,8 +10,9 @@ of another identity, drawn at random.
 import numpy as np
 from tabulate import tabulate
 
-from tripletloss import config, suspects
+from tripletloss import config
 from tripletloss.data.lists import read_list
+from tripletloss.evaluation import suspects
 from tripletloss.evaluation.embed import embed
 
 WEIGHTS, FOLDER = "models/face997/face997.caffemodel", "runs/faces_unseen"

@@ -18,13 +18,18 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, TINY_NET, make_project, run_train, write_config
-from tripletloss import cluster, config, evaluate, extract, suspects
+from tripletloss import config
 from tripletloss.base.errors import InputError, NotFiniteError
+from tripletloss.base.files import digest
 from tripletloss.core import clustering, verification
 from tripletloss.core.pairs import pair_distances, pairs_of
+from tripletloss.data.folders import list_folder
 from tripletloss.data.images import Preprocessing, read_image, to_blob
-from tripletloss.data.lists import list_folder, read_list, shared_identities
-from tripletloss.evaluation import compare
+from tripletloss.data.lists import ImageList, read_list, shared_identities
+from tripletloss.evaluation import compare, grouping, suspects
+from tripletloss.evaluation import report as reports
+from tripletloss.evaluation.embed import embed, extract_all
+from tripletloss.formats.embeddings import load
 
 DEPLOY_HEAD = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 12 dim: 12 } } }\n'
 DEPLOY_TAIL = """
@@ -59,10 +64,10 @@ def test_embeddings_are_the_rows_of_the_net_one_image_at_a_time(trained):
     weights = folder / "run" / "triplet_iter_4.caffemodel"
     result = run("extract", folder, weights, "--out", "all.h5", "--list", "list.txt", "--mirrored")
     assert result.returncode == 0 and "all.h5: 24 embeddings of 8 numbers, fc9_1" in result.stdout, result.stderr
-    found = extract.load(folder / "all.h5")
+    found = load(folder / "all.h5")
     images = read_list(str(folder / "list.txt"), str(folder / "images"))
     assert found.images.names == images.names and (found.images.labels == images.labels).all() and found.mirrored
-    assert found.weights_sha256 == extract.digest(weights) and found.feature == "fc9_1"
+    assert found.weights_sha256 == digest(weights) and found.feature == "fc9_1"
     net = caffe.Net(str(folder / "deploy.prototxt"), caffe.TEST, weights=str(weights))
     for number in (0, 23):
         blob = to_blob(read_image(images.path(number)), Preprocessing(0, 12, [102.9801, 115.9465, 122.7717]))
@@ -80,7 +85,7 @@ def test_a_folder_is_taken_as_it_is_and_any_blob(trained):
     weights = folder / "run" / "softmax_iter_4.caffemodel"
     result = run("extract", folder, weights, "--out", "folder.h5", "--images", folder / "images", "--feature", "conv1")
     assert result.returncode == 0, result.stderr
-    found = extract.load(folder / "folder.h5")
+    found = load(folder / "folder.h5")
     assert found.rows.shape == (24, 8 * 5 * 5) and sorted(set(found.images.labels)) == list(range(6))
 
 
@@ -93,7 +98,7 @@ def test_evaluate_says_the_same_of_weights_and_of_their_embeddings(trained):
     assert one.returncode == other.returncode == 0, one.stderr + other.stderr
     assert one.stdout == other.stdout
     report = json.loads((folder / "report" / "report.json").read_text())
-    assert report["same_pairs"] == 36 and report["images"] == 24 and report["weights_sha256"] == extract.digest(weights)
+    assert report["same_pairs"] == 36 and report["images"] == 24 and report["weights_sha256"] == digest(weights)
     assert report["AUC"]["interval"][0] <= report["AUC"]["value"] <= report["AUC"]["interval"][1]
     for name in ("roc.png", "distances.png", "tsne.png"):
         assert (folder / "report" / name).read_bytes().startswith(b"\x89PNG")
@@ -118,7 +123,7 @@ def test_the_comparison_is_written_into_the_report(trained):
     assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in (folder / "compared").iterdir()) == ["report.json", "roc.png"]
     report = json.loads((folder / "compared" / "report.json").read_text())
-    assert report["weights_sha256"] == extract.digest(weights) and report["identities"] == 2 and report["different_pairs"] == 16
+    assert report["weights_sha256"] == digest(weights) and report["identities"] == 2 and report["different_pairs"] == 16
     assert list(report["features"]) == ["fc7", "PCA to 8", "random projection to 8", "fc9_1"]
     for name, figures in report["features"].items():
         row = f"{name} +{figures['AUC']['value']:.4f} +{figures['EER']['value']:.4f}$"
@@ -139,7 +144,7 @@ def test_the_verdict_says_whether_the_triplet_stage_helped(noise, sign):
     centres = rng.normal(size=(40, 12))[labels]
     softmax = centres + rng.normal(size=centres.shape)
     triplet = softmax if sign == 0 else centres + noise * rng.normal(size=centres.shape)
-    images = extract.ImageList("some", "", [""] * len(labels), labels)
+    images = ImageList("some", "", [""] * len(labels), labels)
     found = compare.compare_embeddings({"norm2": softmax, "embedding": triplet}, images, pairs_of(labels))
     assert found.helped("AUC") == found.helped("EER") == sign
     words = {1: "the triplet stage helped", 0: "did not clearly help", -1: "made it worse"}
@@ -154,7 +159,7 @@ def test_what_one_of_the_embeddings_does_not_resolve_is_not_compared():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(40), 6)
     softmax = rng.normal(size=(40, 12))[labels] + rng.normal(size=(240, 12))
-    images = extract.ImageList("some", "", [""] * 240, labels)
+    images = ImageList("some", "", [""] * 240, labels)
     found = compare.compare_embeddings({"norm2": softmax, "embedding": np.ones((240, 4))}, images, pairs_of(labels))
     assert "TAR@FAR=0.01" not in found.describe() and found.figures[1] == {"AUC": 0.5, "EER": 0.5}
     assert "made it worse: AUC -0." in found.verdict()
@@ -211,10 +216,10 @@ def test_the_threshold_of_a_list_is_chosen_on_half_of_its_identities_and_scored_
     settings = config.load(str(folder / "config.py")).stage("triplet")
     settings["HELD_OUT_LIST"] = str(folder / "list.txt")
     images = read_list(settings["HELD_OUT_LIST"], settings["IMAGEPATH"])
-    found = cluster.threshold_of(weights, settings, False, images)
+    found = grouping.threshold_of(weights, settings, False, images)
     assert "best pairwise F of 3 of the 6 identities of" in found.origin
     assert len(set(images.labels[found.scored])) == 3 and found.scored.sum() == 12
-    rows = extract.embed(weights, settings, "fc9_1", images, False).rows[~found.scored]
+    rows = embed(weights, settings, "fc9_1", images, False).rows[~found.scored]
     labels = images.labels[~found.scored]
     pairs = pairs_of(labels)
     distances = pair_distances(rows, pairs.first, pairs.second)
@@ -225,9 +230,9 @@ def test_the_threshold_of_a_list_is_chosen_on_half_of_its_identities_and_scored_
 def test_identities_apart_are_found_and_loners_stay_alone(method):
     labels = np.array([0] * 6 + [1] * 4 + [2])
     rows = np.eye(3)[labels] + 0.05 * np.random.default_rng(0).normal(size=(11, 3))
-    np.testing.assert_array_equal(cluster.group(rows, method, 0.5), labels)
+    np.testing.assert_array_equal(grouping.group(rows, method, 0.5), labels)
     copies = np.repeat(rows, 2, axis=0)
-    np.testing.assert_array_equal(np.sort(np.bincount(cluster.group(copies, method, 0.0))), [2] * 11)
+    np.testing.assert_array_equal(np.sort(np.bincount(grouping.group(copies, method, 0.0))), [2] * 11)
 
 
 # --- NaN
@@ -245,9 +250,9 @@ def test_the_first_image_whose_embedding_is_nan_is_named(tmp_path, mirrored):
     images = list_folder(str(tmp_path))
     net = caffe.Net(str(tmp_path / "root.prototxt"), caffe.TEST)
     with pytest.raises(NotFiniteError, match=r"the blob 'root' is NaN or infinite for the image 41\.png"):
-        extract.extract_all(net, ["data", "root"], images, Preprocessing(0, 12, [100, 100, 100]), mirrored)
+        extract_all(net, ["data", "root"], images, Preprocessing(0, 12, [100, 100, 100]), mirrored)
     good = images.only(np.arange(40))
-    rows, roots = extract.extract_all(net, ["data", "root"], good, Preprocessing(0, 12, [100, 100, 100]), mirrored)
+    rows, roots = extract_all(net, ["data", "root"], good, Preprocessing(0, 12, [100, 100, 100]), mirrored)
     np.testing.assert_array_equal(rows, np.full((40, 432), 100))
     np.testing.assert_allclose(roots, 10, rtol=1e-6)
 
@@ -287,24 +292,24 @@ def test_embeddings_in_a_file_that_are_nan_are_named(trained):
 
 
 def test_an_identity_of_more_images_than_are_clustered_is_measured(monkeypatch):
-    monkeypatch.setattr(evaluate, "MOST_CLUSTERED", 100)
+    monkeypatch.setattr(reports, "MOST_CLUSTERED", 100)
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2, 3], [10, 150, 120, 8])
-    few = evaluate._few_images(labels)
-    assert len(few) <= evaluate.MOST_CLUSTERED and len(np.unique(labels[few])) >= 2 and (np.diff(few) > 0).all()
-    assert max(np.bincount(labels[few])) == evaluate.MOST_CLUSTERED // 2
-    report = evaluate.measure_list(labels, rng.normal(size=(4, 2))[labels] + 0.1 * rng.normal(size=(len(labels), 2)))
+    few = reports._few_images(labels)
+    assert len(few) <= reports.MOST_CLUSTERED and len(np.unique(labels[few])) >= 2 and (np.diff(few) > 0).all()
+    assert max(np.bincount(labels[few])) == reports.MOST_CLUSTERED // 2
+    report = reports.measure_list(labels, rng.normal(size=(4, 2))[labels] + 0.1 * rng.normal(size=(len(labels), 2)))
     assert report["clustering"]["images"] == len(few) and report["clustering"]["B-cubed"]["F"] > 0.5
     labels = np.repeat(np.arange(20), 10)  # whole identities, where they are small
-    assert set(np.bincount(labels[evaluate._few_images(labels)])) == {0, 10}
+    assert set(np.bincount(labels[reports._few_images(labels)])) == {0, 10}
 
 
 def test_images_that_are_a_part_of_a_list_are_clustered_at_the_threshold_for_that_part(monkeypatch):
-    monkeypatch.setattr(evaluate, "MOST_CLUSTERED", 120)
+    monkeypatch.setattr(reports, "MOST_CLUSTERED", 120)
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(100), 12)
     rows = rng.normal(size=(100, 8))[labels] + 0.6 * rng.normal(size=(1200, 8))
-    few = evaluate._few_images(labels)
+    few = reports._few_images(labels)
     d = ((rows[few, None] - rows[None, few]) ** 2).sum(2)[np.triu_indices(120, 1)]
     same = (labels[few, None] == labels[few])[np.triu_indices(120, 1)]
 
@@ -312,7 +317,7 @@ def test_images_that_are_a_part_of_a_list_are_clustered_at_the_threshold_for_tha
         hits = np.sum(same & (d <= threshold))
         return 2 * hits / (np.sum(d <= threshold) + same.sum())
 
-    assert f(evaluate.measure_list(labels, rows)["clustering"]["threshold"]) > max(f(t) for t in d) - 0.03
+    assert f(reports.measure_list(labels, rows)["clustering"]["threshold"]) > max(f(t) for t in d) - 0.03
 
 
 def strict(text):
@@ -418,7 +423,7 @@ def test_embeddings_are_the_same_in_every_format(trained):
     for suffix in ("h5", "npz", "csv"):
         result = run("extract", folder, weights, "--out", f"formats.{suffix}", "--list", "list.txt")
         assert result.returncode == 0 and f"formats.{suffix}: 24 embeddings of 8 numbers" in result.stdout, result.stderr
-    found = extract.load(folder / "formats.h5")
+    found = load(folder / "formats.h5")
     with np.load(folder / "formats.npz") as arrays:
         assert arrays["embeddings"].dtype == np.float32 and np.array_equal(arrays["embeddings"], found.rows)
         assert arrays["names"].tolist() == found.images.names and np.array_equal(arrays["labels"], found.images.labels)
@@ -483,7 +488,7 @@ def test_outputs_that_are_there_are_kept_unless_force(trained):
         assert result.returncode == 1 and "exists already: move it away, write elsewhere, or replace it with --force" in result.stderr
     assert [(folder / path).read_text() for path in ("kept.h5", "kept.onnx", "kept.csv", "report2/roc.png")] == ["kept"] * 4
     assert run("extract", folder, weights, "--out", "kept.h5", "--force").returncode == 0
-    assert len(extract.load(folder / "kept.h5").rows) == 8
+    assert len(load(folder / "kept.h5").rows) == 8
     assert run("suspects", folder, weights, "--out", "kept", "--force").returncode == 0
     assert len((folder / "kept.csv").read_text().splitlines()) == 17
 
@@ -693,7 +698,7 @@ def test_the_config_is_that_of_the_current_folder_or_else_the_projects(tmp_path,
 
 def test_identities_in_two_lists_are_found_by_name():
     def images(*names):
-        return extract.ImageList("", "", list(names), np.zeros(len(names), int))
+        return ImageList("", "", list(names), np.zeros(len(names), int))
 
     assert shared_identities(images("a@1.jpg", "b/1.jpg", "c.jpg"), images("b/7.jpg", "d@1.jpg", "c.jpg", "a@2.jpg")) == ["a", "b"]
 

@@ -13,7 +13,8 @@ from tripletloss import config
 from tripletloss.base.errors import InputError
 from tripletloss.core.sampling import Batch
 from tripletloss.data import images
-from tripletloss.data.lists import list_folder, read_list, walk
+from tripletloss.data.folders import list_folder, walk
+from tripletloss.data.lists import read_list
 
 
 def test_list_lines_of_the_2015_toolkit(project):

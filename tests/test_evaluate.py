@@ -11,7 +11,8 @@ import pytest
 
 from tests.conftest import TINY_NET, make_project, run_train, write_config
 from tripletloss.base.errors import InputError
-from tripletloss.evaluation.report import measure_pairs, read_pairs
+from tripletloss.data.pairs import read_pairs
+from tripletloss.evaluation.report import measure_pairs
 
 
 @pytest.fixture

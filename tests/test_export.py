@@ -15,11 +15,14 @@ from caffe.proto import caffe_pb2
 from google.protobuf import descriptor_pb2
 
 from tests.conftest import ROOT
-from tripletloss import config, export, extract
+from tripletloss import config
 from tripletloss.base.errors import InputError
+from tripletloss.data.folders import list_folder
 from tripletloss.data.images import read_image, to_pixels
-from tripletloss.data.lists import list_folder
+from tripletloss.data.lists import read_list
+from tripletloss.deploy.onnx_export import build, threshold_of
 from tripletloss.deploy.onnx_model import Model
+from tripletloss.evaluation.embed import embed, open_net
 from tripletloss.formats import caffemodel
 
 WEIGHTS = ROOT / "models" / "face997" / "face997.caffemodel"
@@ -70,7 +73,7 @@ def assert_equal_to_caffe(folder, text, size=9, images=3):
     net, deploy, weights = made(folder, text, size)
     batch = np.random.default_rng(1).normal(0, 1, (images, 3, size, size)).astype(np.float32)
     expected = by_caffe(net, batch, "out")
-    model = export.build(str(weights), settings_of(deploy, "out", size))
+    model = build(str(weights), settings_of(deploy, "out", size))
     scale = max(1, np.abs(expected).max())
     assert expected.shape == by_onnxruntime(model, batch).shape
     assert np.abs(by_onnxruntime(model, batch) - expected).max() < 1e-5 * scale
@@ -207,7 +210,7 @@ def thousand(settings):
     pixels = np.stack([to_pixels(read_image(images.path(number)), 64) for number in range(500)])
     pixels = np.concatenate([pixels, pixels[..., ::-1]])
     means = np.array(settings["PIXEL_MEANS"], np.float32)[:, None, None]
-    net = extract.open_net(str(WEIGHTS), settings, ["embedding"])
+    net = open_net(str(WEIGHTS), settings, ["embedding"])
     rows = [by_caffe(net, pixels[start : start + 50] - means, "embedding") for start in range(0, 1000, 50)]
     return pixels.transpose(0, 2, 3, 1).astype(np.uint8), np.concatenate(rows)
 
@@ -219,7 +222,7 @@ def assert_equal(found, expected):
 
 def test_the_shipped_model_is_caffes_in_onnxruntime(settings, thousand):
     pixels, expected = thousand
-    model = export.build(str(WEIGHTS), settings)
+    model = build(str(WEIGHTS), settings)
     batch = pixels.transpose(0, 3, 1, 2) - np.array(settings["PIXEL_MEANS"], np.float32)[:, None, None]
     assert_equal(by_onnxruntime(model, batch.astype(np.float32)), expected)
 
@@ -227,7 +230,7 @@ def test_the_shipped_model_is_caffes_in_onnxruntime(settings, thousand):
 @needs_opencv_5
 def test_the_shipped_model_is_caffes_in_opencv(settings, thousand):
     pixels, expected = thousand
-    model = export.build(str(WEIGHTS), settings)
+    model = build(str(WEIGHTS), settings)
     batch = (pixels.transpose(0, 3, 1, 2) - np.array(settings["PIXEL_MEANS"], np.float32)[:, None, None]).astype(np.float32)
     net = cv2.dnn.readNetFromONNX(np.frombuffer(model.SerializeToString(), np.uint8))
     rows = []
@@ -241,7 +244,7 @@ def test_the_shipped_model_is_caffes_in_opencv(settings, thousand):
 def test_the_model_takes_pixels_as_pictures_have_them(settings, thousand, pixels):
     given, expected = thousand
     given = given[:60] if pixels == "bgr" else given[:60, :, :, ::-1]
-    model = export.build(str(WEIGHTS), settings, pixels)
+    model = build(str(WEIGHTS), settings, pixels)
     assert_equal(by_onnxruntime(model, given), expected[:60])
     if int(cv2.__version__.split(".")[0]) >= 5:
         assert_equal(by_opencv(model, given), expected[:60])
@@ -259,7 +262,7 @@ def test_the_full_sized_nets_layers_at_a_small_size(tmp_path):
         blob.data[...] = np.random.default_rng(0).normal(0, 1, blob.data.shape)
     net.save(str(tmp_path / "w.caffemodel"))
     batch = np.random.default_rng(1).normal(0, 50, (4, 3, 32, 32)).astype(np.float32)
-    model = export.build(str(tmp_path / "w.caffemodel"), settings_of(tmp_path / "deploy.prototxt", "embedding", 32))
+    model = build(str(tmp_path / "w.caffemodel"), settings_of(tmp_path / "deploy.prototxt", "embedding", 32))
     expected = by_caffe(net, batch, "embedding")
     assert np.ptp(expected, axis=0).max() > 1e-3
     assert_equal(by_onnxruntime(model, batch), expected)
@@ -287,8 +290,8 @@ def test_the_command_needs_no_caffe_and_tells_what_it_made(tmp_path, settings, t
     assert about["threshold_pairs"] == "858 same and 11232 different of held_out.txt"
     assert all(f"{name}: {value}" in result.stdout for name, value in about.items())
     # One in a thousand pairs of two identities is that near: measured again, with Caffe's embeddings.
-    images = export.read_list(settings["HELD_OUT_LIST"], settings["IMAGEPATH"])
-    rows = extract.embed(str(WEIGHTS), settings, "embedding", images, mirrored=False).rows
+    images = read_list(settings["HELD_OUT_LIST"], settings["IMAGEPATH"])
+    rows = embed(str(WEIGHTS), settings, "embedding", images, mirrored=False).rows
     near = ((rows[:, None] - rows[None]) ** 2).sum(2) <= float(about["threshold"]) + 1e-5
     same = images.labels[:, None] == images.labels[None]
     assert near[~same].sum() / 2 == 11 and near[np.triu(same, 1)].mean() == pytest.approx(float(about["threshold_tar"]), abs=1e-3)
@@ -316,7 +319,7 @@ def test_the_threshold_is_that_of_the_lowest_far_which_the_pairs_resolve(tmp_pat
     assert model.about["threshold_far"] == "0.1" and model.about["threshold_pairs"] == "36 same and 240 different of few.txt"
     said = rf"^threshold {float(model.about['threshold']):.3f}: FAR 0.1, the lowest that these pairs resolve \(36 same and 240"
     assert re.search(said, result.stdout, re.MULTILINE)
-    images = export.read_list(str(tmp_path / "few.txt"), settings["IMAGEPATH"])
+    images = read_list(str(tmp_path / "few.txt"), settings["IMAGEPATH"])
     faces = [to_pixels(read_image(images.path(number)), 64).transpose(1, 2, 0) for number in range(24)]
     rows = model.embed(np.stack(faces).astype(np.uint8))
     near = ((rows[:, None] - rows[None]) ** 2).sum(2) <= float(model.about["threshold"]) + 1e-5
@@ -336,10 +339,10 @@ def test_the_image_is_named_that_a_model_makes_nan_of(tmp_path, settings):
     (tmp_path / "list.txt").write_text("a@0.png 0\na@1.png 0\nb@0.png 1\nb@1.png 1\n")
     some = {**settings_of(tmp_path / "net.prototxt", "out", 9), "PIXEL_MEANS": [0.0, 0.0, 0.0], "CROP": 0}
     some.update(HELD_OUT_LIST=str(tmp_path / "list.txt"), IMAGEPATH=str(tmp_path))
-    model = export.build(str(WEIGHTS), some, "bgr")
+    model = build(str(WEIGHTS), some, "bgr")
     onnx.helper.set_model_props(model, {"image_size": "9", "crop": "0", "pixel_means": "[0, 0, 0]", "channels": "bgr"})
     with pytest.raises(InputError, match=r"m.onnx makes NaN or infinity of \S*b@0.png, so it is of no use"):
-        export.threshold_of(Model(model.SerializeToString(), "m.onnx"), some)
+        threshold_of(Model(model.SerializeToString(), "m.onnx"), some)
 
 
 def test_too_few_pairs_for_any_far_give_no_threshold(tmp_path):
@@ -394,7 +397,7 @@ def test_too_few_pairs_for_any_far_give_no_threshold(tmp_path):
 def test_what_cannot_be_exported_is_named(tmp_path, text, sentence):
     (tmp_path / "net.prototxt").write_text(HEAD.replace("SIZE", "9") + "# a line\n" + text)
     with pytest.raises(InputError, match=sentence):
-        export.build(str(WEIGHTS), settings_of(tmp_path / "net.prototxt", "out", 9))
+        build(str(WEIGHTS), settings_of(tmp_path / "net.prototxt", "out", 9))
 
 
 def test_layers_above_the_feature_are_left_out(tmp_path):
@@ -402,7 +405,7 @@ def test_layers_above_the_feature_are_left_out(tmp_path):
     net, deploy, weights = made(tmp_path, CONV + layer("ReLU", "", "conv", "out"))
     deploy.write_text(deploy.read_text() + layer("Tile", "", "out", "more"))
     batch = np.random.default_rng(1).normal(0, 1, (2, 3, 9, 9)).astype(np.float32)
-    model = export.build(str(weights), settings_of(deploy, "out", 9))
+    model = build(str(weights), settings_of(deploy, "out", 9))
     assert np.abs(by_onnxruntime(model, batch) - by_caffe(net, batch, "out")).max() < 1e-5
 
 

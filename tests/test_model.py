@@ -9,10 +9,13 @@ import pytest
 
 from faces.dataset import render_dataset
 from tests.conftest import ROOT
-from tripletloss import config, evaluate, extract, suspects
+from tripletloss import config
 from tripletloss.core import clustering
 from tripletloss.core.pairs import pair_distances, pairs_of
 from tripletloss.data.lists import read_list, shared_identities
+from tripletloss.evaluation import suspects
+from tripletloss.evaluation.embed import embed
+from tripletloss.evaluation.report import measure_list
 from tripletloss.formats import caffemodel
 from tripletloss.net.definition import for_stage, read_net
 
@@ -29,7 +32,7 @@ def settings():
 def held_out(settings):
     """Embeddings of the sample's held-out identities."""
     images = read_list(settings["HELD_OUT_LIST"], settings["IMAGEPATH"])
-    return extract.embed(str(WEIGHTS), settings, "embedding", images, mirrored=False)
+    return embed(str(WEIGHTS), settings, "embedding", images, mirrored=False)
 
 
 def test_the_weights_fit_the_nets_and_are_small():
@@ -46,7 +49,7 @@ def test_the_card_tells_what_the_weights_do_on_the_sample(held_out):
     """The model card's line about the sample's held-out identities, of which nothing was trained on."""
     line = next(line for line in (MODEL / "README.md").read_text().splitlines() if line.startswith("| the sample"))
     told = [float(re.match(r"[\d.]+", cell.strip())[0]) for cell in line.split("|")[4:7]]
-    found = evaluate.measure_list(held_out.images.labels, held_out.rows)
+    found = measure_list(held_out.images.labels, held_out.rows)
     assert [found[name]["value"] for name in ("AUC", "TAR@FAR=0.01", "rank-1")] == pytest.approx(told, abs=0.002)
 
 
@@ -79,7 +82,7 @@ def test_the_samples_pictures_are_the_renderers(tmp_path):
 def test_planted_wrong_labels_are_found_among_real_pictures(settings):
     """2% of the sample's labels, changed: most of them stand at the top."""
     images = read_list(settings["TRAIN_LIST"], settings["IMAGEPATH"])
-    rows = extract.embed(str(WEIGHTS), settings, "embedding", images, mirrored=False).rows
+    rows = embed(str(WEIGHTS), settings, "embedding", images, mirrored=False).rows
     rng = np.random.default_rng(0)
     wrong = rng.permutation(len(rows))[: round(0.02 * len(rows))]
     labels = images.labels.copy()

@@ -17,12 +17,13 @@ import pytest
 
 from tests.conftest import ROOT, TINY_NET, run_train, write_config
 from tests.test_train import replace, weights
-from tripletloss import extract
 from tripletloss.base.errors import InputError
 from tripletloss.base.parallel import OneProcess
 from tripletloss.core.sampling import make_batches
 from tripletloss.data.images import Preprocessing
 from tripletloss.data.lists import read_list
+from tripletloss.evaluation.embed import extract, extract_all
+from tripletloss.formats.embeddings import load
 
 # That of `pip install .[mpi]`, which stands beside Python.
 MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -247,7 +248,7 @@ def test_extract_and_evaluate_divide_their_images(project, tmp_path):
             project, *arguments, processes=processes, program=("-m", "tripletloss.evaluate")
         )
         assert status == 0, errors
-    a, b = (extract.load(str(project / f"{processes}.h5")) for processes in (1, 3))
+    a, b = (load(str(project / f"{processes}.h5")) for processes in (1, 3))
     assert a.images.names == b.images.names
     np.testing.assert_array_equal(a.rows, b.rows)
     assert said[1] == said[3] and said[1].count("AUC") == 1
@@ -263,8 +264,8 @@ def test_a_process_embeds_its_own_batches_only():
     net = caffe.Net(str(ROOT / "deploy.prototxt"), str(ROOT / "models" / "face997" / "face997.caffemodel"), caffe.TEST)
     images = read_list(str(ROOT / "data" / "held_out.txt"), str(ROOT / "data" / "images"))
     many = images._replace(names=images.names[:130], labels=images.labels[:130])
-    whole = [rows for _, rows in extract.extract(net, ["norm2"], many, Preprocessing(0, 64, [0, 0, 0]))]
-    own = list(extract.extract(net, ["norm2"], many, Preprocessing(0, 64, [0, 0, 0]), team=Second()))
+    whole = [rows for _, rows in extract(net, ["norm2"], many, Preprocessing(0, 64, [0, 0, 0]))]
+    own = list(extract(net, ["norm2"], many, Preprocessing(0, 64, [0, 0, 0]), team=Second()))
     assert len(whole) == 5 and len(own) == 2  # batches of 32: numbers 0 to 4, of which it has 1 and 4
     for (_, rows), expected in zip(own, (whole[1], whole[4]), strict=True):
         np.testing.assert_array_equal(rows[0], expected[0])
@@ -288,7 +289,7 @@ def test_a_process_tells_of_each_broken_image_once_and_not_with_every_batch(proj
     (project / "images" / "person2@1.jpg").write_text("broken")
     places = [n for n, name in enumerate(many.names) if name == "person2@1.jpg"]
     team, broken = Listening(), {}
-    extract.extract_all(net, ["norm2"], many, Preprocessing(0, 64, [0, 0, 0]), broken=broken, team=team)
+    extract_all(net, ["norm2"], many, Preprocessing(0, 64, [0, 0, 0]), broken=broken, team=team)
     assert {int(number) for number in broken} == set(places)
     told = [number for _, skipped in team.sent for number in skipped]
     assert len(team.sent) == 5 and sorted(map(int, told)) == places

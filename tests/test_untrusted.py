@@ -18,15 +18,16 @@ from hypothesis import strategies as st
 
 from tests.conftest import TINY_CONFIG, TINY_NET, empty_png, run_train, write_config
 from tests.test_train import refused, replace
-from tripletloss import config, export, layers
+from tripletloss import config, layers
 from tripletloss.base import process
 from tripletloss.base.errors import InputError
 from tripletloss.data import images
 from tripletloss.data.headers import size_of
 from tripletloss.data.lists import read_list
-from tripletloss.evaluation.report import read_pairs
-from tripletloss.evaluation.embed import load
+from tripletloss.data.pairs import read_pairs
+from tripletloss.deploy.onnx_export import read_deploy
 from tripletloss.formats import caffemodel
+from tripletloss.formats.embeddings import load
 from tripletloss.layers.settings import parse_param_str
 from tripletloss.net.definition import open_net, read_net
 from tripletloss.net.weights import weights_as_hdf5
@@ -104,7 +105,7 @@ def test_prototxts(tmp_path, content):
         ("layer { x { " + "dim: 1 " * 1_000_000 + "} }", "or 200000 values"),
     ],
 )
-@pytest.mark.parametrize("read", [read_net, lambda path: export.read_deploy(path, "x")])
+@pytest.mark.parametrize("read", [read_net, lambda path: read_deploy(path, "x")])
 def test_a_prototxt_that_is_too_deep_or_too_long_is_refused_at_once(tmp_path, text, sentence, read):
     path = tmp_path / "net.prototxt"
     path.write_text(text)

@@ -16,10 +16,10 @@ import warnings
 import atheris
 
 with atheris.instrument_imports(include=["tripletloss"]):
-    from tripletloss import config, dataset, extract, layers
+    from tripletloss import config, layers
     from tripletloss.base.errors import InputError
-    from tripletloss.data import images
-    from tripletloss.formats import caffemodel
+    from tripletloss.data import images, lists
+    from tripletloss.formats import caffemodel, embeddings
     from tripletloss.layers.settings import parse_param_str
     from tripletloss.net.definition import open_net
     from tripletloss.net.roles import embeddings_of
@@ -107,7 +107,7 @@ class Kinds:
         with open(self.path, "wb") as file:
             file.write(content)
         if kind == "list":
-            dataset.read_list(self.path, self.folder, must_exist=False)
+            lists.read_list(self.path, self.folder, must_exist=False)
         elif kind == "config":
             config.load(self.path)
         elif kind == "prototxt":
@@ -121,7 +121,7 @@ class Kinds:
         elif kind == "solverstate":
             snapshots.restore(self.solver, self.snapshot._replace(state=self.path))
         else:
-            extract.load(self.path)
+            embeddings.load(self.path)
 
 
 SETTINGS = {

@@ -11,8 +11,9 @@ import os
 import sys
 
 from tripletloss.base.errors import InputError
-from tripletloss.data.lists import write_list
-from tripletloss.evaluation.report import read_pairs
+from tripletloss.base.files import write_whole
+from tripletloss.data.folders import list_text
+from tripletloss.data.pairs import read_pairs
 
 
 def main():
@@ -36,7 +37,7 @@ def main():
             images = [f"{name}/{image}" for image in sorted(os.listdir(os.path.join(folder, name)))]
             if len(images) > 1:
                 people[name] = images
-        write_list(os.path.join(out, "train.txt"), people, list(people), 0)
+        write_whole(os.path.join(out, "train.txt"), list_text(people, list(people), 0).encode())
     except (InputError, OSError) as error:
         print(f"lfw_halves.py: {error}", file=sys.stderr)
         return 1

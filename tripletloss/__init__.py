@@ -1,4 +1,32 @@
-"""tripletloss: train embeddings with Caffe Python layers, softmax first, then FaceNet's triplet loss."""
+"""tripletloss trains embeddings with Caffe Python layers: softmax first, then FaceNet's triplet loss.
+
+The modules beside this file are commands, `python -m tripletloss.NAME`. They parse arguments, print and set the exit
+status, and no other module imports them. In the order of the work:
+
+detect    cut the faces out of photos
+dataset   write list files for a folder that has a folder of images for each identity
+evaluate  measure weights, or embeddings
+extract   write the embeddings of images to a file
+cluster   group images by identity
+suspects  rank images by how probably they are mislabelled
+export    write a net with its weights as ONNX
+verify    say whether two photos show the same person
+
+train.py, beside this package, trains. Everything else is in a room, and a room imports only those above it:
+
+base        errors, whole files, child processes, several processes, PyPI wheels
+core        the mathematics, in NumPy
+config      the settings (a module of its own)
+data        lists, pairs files, folders of identities, images, the processes that read them
+formats     Caffe's prototxts and weights, and files of embeddings
+layers      the Caffe layers, which a prototxt names as tripletloss.layers
+net         nets prepared for training
+evaluation  embedding images, and what embeddings are good for
+training    plan, checks, stages, features, mining, snapshots, health, record
+deploy      without Caffe, from base, core, config, data and formats: ONNX export, exported models, faces in photos
+
+tests/test_rooms.py keeps these arrows.
+"""
 
 from tripletloss.base.command import answer_ctrl_c
 

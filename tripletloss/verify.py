@@ -1,41 +1,17 @@
 """Two photos: the same person or not? python -m tripletloss.verify MODEL.onnx ONE.jpg OTHER.jpg.
 
-From a camera's photo to the answer, without Caffe: one face is found and cut out (deploy/faces.py), embedded by a
+From a camera's photo to the answer, without Caffe: one face of each is found and cut out, embedded by a
 model of tripletloss.export, and the squared distance compared with the model's threshold.
 """
 
 import argparse
 import sys
 
-import numpy as np
-
 from tripletloss.base import command
-from tripletloss.base.errors import InputError
-from tripletloss.data.images import read_image
-from tripletloss.deploy.faces import Detector, cut, weigh
-from tripletloss.deploy.onnx_model import Model, threshold_advice
+from tripletloss.deploy.onnx_model import Model
+from tripletloss.deploy.verification import distance, threshold_of
 
 SAME, NOT_SAME, NO_ANSWER = 0, 1, 2  # exit statuses; argparse has 2 for wrong arguments, too
-
-
-def distance(model, photos):
-    """The squared distance of the faces in two photos, by their paths, and sentences about photos with several faces.
-
-    Raises InputError if one has no face.
-    """
-    detector, faces, notes = Detector(), [], []
-    for path in photos:
-        photo = read_image(path)
-        found = detector.find(photo)
-        if not found:
-            raise InputError(f"no face found in {path}: show it larger, upright and from the front")
-        taken = found[int(np.argmax(weigh(found, photo.shape)))]
-        if len(found) > 1:
-            x, y = (round(number) for number in taken.box[:2] + taken.box[2:] / 2)
-            notes.append(f"note: {path} has {len(found)} faces; the one around {x}, {y} (pixels) was taken")
-        faces.append(cut(photo, detector.find_upright(photo, taken), model.size))
-    one, other = model.embed(np.stack(faces), photos)
-    return float(np.sum((one - other) ** 2)), notes
 
 
 def main():
@@ -59,14 +35,7 @@ def run(arguments):
     model = Model(arguments.model)
     threshold, known = arguments.threshold, "given"
     if threshold is None:
-        if "threshold" not in model.about:
-            pairs = model.about.get("threshold_pairs", "not known")
-            raise InputError(
-                f"{arguments.model} has no threshold (pairs that it was measured on: {pairs}): "
-                f"{threshold_advice(model.about)}"
-            )
-        threshold = float(model.about["threshold"])
-        known = f"FAR {model.about['threshold_far']} on {model.about['threshold_pairs']}"
+        threshold, known = threshold_of(model)
     found, notes = distance(model, arguments.photos)
     same = found <= threshold
     answer = "the same person" if same else "not the same person"

@@ -14,7 +14,6 @@ import sys
 import time
 import traceback
 
-import caffe
 import numpy as np
 
 from tripletloss.base.command import launched
@@ -84,6 +83,8 @@ def nccl_of(solver, uid, rank, size):
     uid: caffe.NCCL.new_uid() of the first process. The solver's weights must be in place, and its parameters have
     layer_wise_reduce off.
     """
+    import caffe  # here, as machines without it use the rest of this room
+
     caffe.set_solver_count(size)
     caffe.set_solver_rank(rank)
     return caffe.NCCL(solver, uid)
@@ -280,6 +281,8 @@ class Processes(OneProcess):
 
     def steps(self, solver, learning, averaged, scalars, caught, on_gpu):
         """See OneProcess."""
+        import caffe
+
         nccl = None
         if on_gpu and caffe.has_nccl():
             uid = self.comm.bcast(caffe.NCCL.new_uid() if self.rank == 0 else None)

@@ -1,4 +1,4 @@
-"""A trained net for where Caffe is not: python -m tripletloss.export WEIGHTS --out model.onnx.
+"""A trained net for where Caffe is not, as ONNX.
 
 The deploy net and its weights, from the images to the embedding, as ONNX. This reads Caffe's files itself, so that no
 Caffe is needed. What a layer of a kind becomes is in onnx_layers.py; a kind that is not there is named, and an
@@ -13,27 +13,22 @@ list both were measured. Where they resolve none, `threshold_equal_errors` is a 
 shares of both kinds of pairs are mistaken.
 """
 
-import argparse
 import json
 import os
-import sys
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 from tqdm import tqdm
 
-from tripletloss import config
-from tripletloss.base import command
 from tripletloss.base.errors import InputError
-from tripletloss.base.files import digest, write_whole
-from tripletloss.base.outputs import add_force, check_outputs
+from tripletloss.base.files import digest
 from tripletloss.core import verification
 from tripletloss.core.pairs import pair_distances, pairs_of
 from tripletloss.data.images import central_box, read_image, to_pixels
 from tripletloss.data.lists import read_list
 from tripletloss.deploy.onnx_layers import IR_VERSION, LAYERS, OPSET, Blob, Graph
-from tripletloss.deploy.onnx_model import BATCH_SIZE, Model, threshold_advice
+from tripletloss.deploy.onnx_model import BATCH_SIZE, Model
 from tripletloss.formats.caffemodel import NetParameter, made_by, read_prototxt, read_weights
 
 MOST_BYTES = 2**31 - 1  # protobuf's
@@ -42,6 +37,25 @@ INPUTS = {
     "bgr": "pixels: uint8, N x S x S x 3; B, G, R, as OpenCV reads pictures",
     "rgb": "pixels: uint8, N x S x S x 3; R, G, B",
 }
+
+
+def export(weights, settings, pixels="", licence="not stated", name="the model"):
+    """build() with metadata: (onnx.ModelProto, its metadata as a dict of text).
+
+    licence: of the weights; name: what an error calls the model. Raises InputError.
+    """
+    model = build(weights, settings, pixels)
+    about = {
+        "weights": os.path.basename(weights), "weights_sha256": digest(weights),
+        "net": os.path.basename(settings["DEPLOY"]), "feature": settings["FEATURE"],
+        "input": INPUTS[pixels], "channels": pixels or "bgr",
+        "image_size": str(settings["IMAGE_SIZE"]), "crop": str(settings["CROP"]),
+        "pixel_means": json.dumps(settings["PIXEL_MEANS"]), "licence": licence,
+    }  # fmt: skip
+    helper.set_model_props(model, about)
+    about.update(threshold_of(Model(model.SerializeToString(), name), settings))
+    helper.set_model_props(model, about)
+    return model, about
 
 
 def read_deploy(source, feature):
@@ -189,71 +203,3 @@ def threshold_of(model, settings):
         "threshold": f"{found.thresholds[far]:.6g}", "threshold_far": f"{far:g}",
         "threshold_tar": f"{found.tar[far]:.4f}", "threshold_pairs": behind,
     }  # fmt: skip
-
-
-def say_threshold(about):
-    """What the metadata say about the threshold, as a sentence."""
-    if "threshold" not in about:
-        return f"no threshold was measured (pairs: {about['threshold_pairs']}): {threshold_advice(about)}"
-    return (
-        f"threshold {float(about['threshold']):.3f}: FAR {about['threshold_far']}, the lowest that these pairs resolve "
-        f"({about['threshold_pairs']}), at which {float(about['threshold_tar']):.1%} of the same pairs are accepted"
-    )
-
-
-def main():
-    """python -m tripletloss.export. Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tripletloss.export",
-        description="Write the deploy net with weights in it as ONNX, for onnxruntime and OpenCV. Needs no Caffe.",
-    )
-    parser.add_argument("weights", help="a .caffemodel or .caffemodel.h5 of this project's")
-    parser.add_argument("--out", required=True, help="the .onnx file to write")
-    add_force(parser)
-    config.add_argument(parser)
-    parser.add_argument("--feature", default="", help="blob of the deploy net (default: FEATURE of the triplet stage)")
-    parser.add_argument("--crop", type=int, help="side of the central square to take, in pixels (default: CROP)")
-    parser.add_argument(
-        "--pixels", choices=("bgr", "rgb"), default="",
-        help="let the file take uint8 pixels, N x S x S x 3, of these channels (default: what Caffe's net takes)",
-    )  # fmt: skip
-    parser.add_argument("--licence", default="not stated", help="of the weights, for the metadata")
-    arguments = parser.parse_args()
-    return command.run("tripletloss.export", lambda: run(arguments))
-
-
-def run(arguments):
-    """Write the model that the arguments ask for, and print what it is. Raises InputError."""
-    config.say_which(arguments)
-    settings = config.load(arguments.config).stage("triplet")
-    config.need_files(settings, "DEPLOY", *(["IMAGEPATH", "HELD_OUT_LIST"] if settings["HELD_OUT_LIST"] else []))
-    settings["FEATURE"] = arguments.feature or settings["FEATURE"]
-    if arguments.crop is not None:
-        config.check_value("CROP", arguments.crop, "--crop")
-        settings["CROP"] = arguments.crop
-    if not arguments.out.endswith(".onnx"):
-        raise InputError(f"{arguments.out} does not say what it is: name a file that ends in .onnx")
-    check_outputs([arguments.out], [arguments.weights, arguments.config, *config.paths(settings)], arguments.force)
-    model = build(arguments.weights, settings, arguments.pixels)
-    about = {
-        "weights": os.path.basename(arguments.weights), "weights_sha256": digest(arguments.weights),
-        "net": os.path.basename(settings["DEPLOY"]), "feature": settings["FEATURE"],
-        "input": INPUTS[arguments.pixels], "channels": arguments.pixels or "bgr",
-        "image_size": str(settings["IMAGE_SIZE"]), "crop": str(settings["CROP"]),
-        "pixel_means": json.dumps(settings["PIXEL_MEANS"]), "licence": arguments.licence,
-    }  # fmt: skip
-    helper.set_model_props(model, about)
-    about.update(threshold_of(Model(model.SerializeToString(), arguments.out), settings))
-    helper.set_model_props(model, about)
-    try:
-        write_whole(arguments.out, model.SerializeToString())
-    except OSError as error:
-        raise InputError(f"{arguments.out} cannot be written ({error.strerror}): choose another --out") from None
-    width = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
-    print(f"{arguments.out}: {settings['FEATURE']}, {width} numbers; {model.ByteSize() / 1e6:.1f} MB, opset {OPSET}")
-    print("\n".join(f"  {name}: {value}" for name, value in about.items()))
-    print(say_threshold(about))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

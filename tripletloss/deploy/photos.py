@@ -1,4 +1,4 @@
-"""Faces in photos from a camera: python -m tripletloss.detect PHOTOS --out FACES.
+"""The faces of a folder of photos, FACES, and what goes with them: what tripletloss.detect writes.
 
 Of each photo in a folder, one face is turned upright and cut out, as the shipped model was trained on them: see
 deploy/faces.py. FACES.csv has a row for each photo: which face was taken, what others there were, or why there is
@@ -8,27 +8,24 @@ What is done is kept in FACES.part and FACES.part.log until all is done, so that
 stopped.
 """
 
-import argparse
 import contextlib
 import csv
 import json
 import os
 import shutil
-import sys
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import files_in, publish_folder, whole_files
-from tripletloss.base.outputs import add_force, check_folder, check_outputs, distinct
-from tripletloss.data.images import read_image
-from tripletloss.data.lists import list_folder
-from tripletloss.deploy.faces import PICKS, Detector, Face, cut, weigh
+from tripletloss.base.outputs import check_folder, check_outputs, distinct
 from tripletloss.data import montage
+from tripletloss.data.folders import list_folder
+from tripletloss.data.images import read_image
+from tripletloss.deploy.faces import Detector, Face, cut, weigh
 
 NO_FACE = "no face found"
 SHOWN_PHOTOS, SHOWN_FACES = 60, 8  # on the sheet, and of each photo
@@ -108,7 +105,7 @@ class Work:
         os.remove(self.path)
 
 
-def run(folder, out, size, pick="best", force=False):
+def cut_faces(folder, out, size, pick="best", force=False):
     """Cut one face out of each photo of a folder, into a new folder; returns what to say. Raises InputError."""
     out = os.path.normpath(out)
     photos = list_folder(folder)
@@ -218,7 +215,7 @@ def draw_several(path, photos, several):
 
 
 def describe(out, photos, found, several):
-    """Lines about a run."""
+    """Lines about a run of cut_faces."""
     left_out = [seen for seen in found if seen.left_out]
     for seen in left_out[:SAID]:
         path = os.path.join(photos.folder, seen.photo)
@@ -228,29 +225,3 @@ def describe(out, photos, found, several):
     yield f"{out}: {len(found) - len(left_out)} faces of {len(found)} photos; {out}.csv has a row for each photo"
     if several:
         yield f"{len(several)} photos have several faces: look at {out}.jpg, which begins with the most doubtful"
-
-
-def main():
-    """python -m tripletloss.detect. Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tripletloss.detect",
-        description="Cut one face out of each photo in a folder, as the shipped model was trained on them.",
-    )
-    parser.add_argument("folder", help="of photos; folders in it are kept")
-    parser.add_argument("--out", required=True, help="folder to write, a new one, beside OUT.csv and OUT.jpg")
-    add_force(parser)
-    parser.add_argument("--size", type=int, default=112, help="pixels, a side of a face's square (default: 112)")
-    parser.add_argument(
-        "--pick", choices=PICKS, default="best",
-        help="which of several faces: the largest, the most central, or, by both and the detector's score, the best "
-        "(default)",
-    )  # fmt: skip
-    arguments = parser.parse_args()
-    if not 8 <= arguments.size <= 4096:
-        parser.error("--size is a number of pixels, from 8 to 4096")
-    a = arguments
-    return command.run("tripletloss.detect", lambda: print(run(a.folder, a.out, a.size, a.pick, a.force)))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,17 +1,21 @@
 """Did the triplet stage help? Its embedding beside the softmax feature and two projections that learnt nothing."""
 
+import os
+import re
 from typing import NamedTuple
 
 import numpy as np
 from tabulate import tabulate
 
+from tripletloss.base.errors import InputError, MissingLayersError
 from tripletloss.core import bootstrap, verification
 from tripletloss.core.norm import l2_normalize
 from tripletloss.core.pairs import pair_distances
 from tripletloss.data.images import Preprocessing
 from tripletloss.data.lists import ImageList, read_list
-from tripletloss.evaluation.embed import ALONE, extract_all
+from tripletloss.evaluation.embed import ALONE, extract_all, open_net
 
+SOFTMAX_SNAPSHOT = re.compile(r"softmax_iter_\d+\.caffemodel(\.h5)?")  # as snapshots.py names it
 FITTED_IMAGES = 2000  # of the training list, on which PCA is fitted
 HIGHER_IS_BETTER = {figure.name: figure.higher_is_better for figure in verification.FIGURES}
 
@@ -79,6 +83,26 @@ class Comparison(NamedTuple):
 
 def _spread(interval, before="95% interval "):
     return f"{before}{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "too few identities"
+
+
+def compare_weights(weights, settings, softmax_feature, images, pairs, mirrored=False, team=ALONE):
+    """compare() of a weights file, with a progress bar. Raises InputError where there are no two stages to compare.
+
+    settings: of the triplet stage; softmax_feature: FEATURE of the other one; the rest as for compare().
+    """
+    with team.together():
+        if softmax_feature == settings["FEATURE"] or not softmax_feature:
+            raise InputError("there is nothing to compare: FEATURE must name a blob of DEPLOY for each of the stages")
+        if SOFTMAX_SNAPSHOT.fullmatch(os.path.basename(weights)):
+            # Layers of the triplet stage can be in it all the same: those of the weights that the run began with.
+            raise InputError(f"{weights} is a snapshot of the softmax stage: it has no triplet stage to compare")
+        try:
+            net = open_net(weights, settings, [softmax_feature, settings["FEATURE"]])
+        except MissingLayersError as error:
+            if error.args[1] == softmax_feature:
+                raise
+            raise InputError(f"{weights} has no triplet stage to compare: {error}") from None
+    return compare(net, settings, softmax_feature, images, pairs, mirrored, show=True, team=team)
 
 
 def compare(net, settings, softmax_feature, images, pairs, mirrored=False, show=False, team=ALONE):

@@ -1,34 +1,23 @@
-"""Images to embeddings: python -m tripletloss.extract WEIGHTS --out embeddings.h5.
+"""Images to embeddings, by a net in Caffe."""
 
-The file has the datasets `embeddings` (N x D float32), `labels` (N) and `names` (N, relative to the attribute
-`folder`), and says in its attributes what they were made by: `weights_sha256`, `weights`, `feature`, `mirrored`. As
-.npz it has arrays of all these names; as .csv, a row of name, label and D numbers for each image.
-"""
-
-import argparse
 import concurrent.futures
 import os
-import sys
-from typing import NamedTuple
 
 import caffe
-import h5py
 import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from tripletloss import config
-from tripletloss.base import command
 from tripletloss.base.errors import InputError, MissingLayersError, NotFiniteError
 from tripletloss.base.files import digest
-from tripletloss.base.outputs import add_force, check_outputs
-from tripletloss.base.parallel import OneProcess, join
-from tripletloss.base.process import caffe_log, read_hdf5
+from tripletloss.base.parallel import OneProcess
+from tripletloss.base.process import caffe_log
 from tripletloss.core.distances import first_not_finite
 from tripletloss.data.images import Preprocessing, read_or_next, to_blob
-from tripletloss.data.lists import ImageList, list_folder, read_list
 from tripletloss.formats import caffemodel, embeddings
 from tripletloss.formats.caffemodel import made_by
+from tripletloss.formats.embeddings import Embeddings
 from tripletloss.net.definition import build
 from tripletloss.net.deploy import open_deploy
 from tripletloss.net.weights import load_weights, match_weights
@@ -36,19 +25,6 @@ from tripletloss.net.weights import load_weights, match_weights
 BATCH_SIZE = 32
 SMALL_IMAGE = 128  # pixels, a side
 DECODERS = 2  # threads; OpenCV decodes without holding Python's lock
-
-
-class Embeddings(NamedTuple):
-    """Rows for the images of a list, and what made them."""
-
-    rows: np.ndarray  # (N, D) float32
-    images: ImageList
-    feature: str  # the net's blob
-    weights: str  # path of the weights
-    weights_sha256: str
-    mirrored: bool  # each row is the mean of an image's and its mirror image's
-
-
 ALONE = OneProcess()
 
 
@@ -195,127 +171,3 @@ def save(path, net, settings, feature, images, weights, mirrored, team):
         "weights_sha256": digest(weights), "mirrored": mirrored,
     }  # fmt: skip
     return embeddings.write(path, images, about, (rows for _, [rows] in parts))
-
-
-def is_embeddings(path):
-    """Whether a file is one of save()'s in HDF5, and not weights. Raises InputError for a damaged one."""
-    if not (os.path.isfile(path) and h5py.is_hdf5(path)):
-        return False
-
-    def has_embeddings():
-        try:
-            with h5py.File(path, "r") as file:
-                return "embeddings" in file
-        except (OSError, KeyError, RuntimeError):
-            return False
-
-    return read_hdf5(has_embeddings, path)
-
-
-def load(path):
-    """Embeddings from an HDF5 file of save(). Raises InputError if it is none."""
-    if os.path.isfile(path):
-        read_hdf5(lambda: bool(_load(path)), path)
-    return _load(path)
-
-
-def _load(path):
-    try:
-        with h5py.File(path, "r") as file:
-            rows, labels = file["embeddings"][...], file["labels"][...]
-            names = [name.decode() for name in file["names"][...]]
-            about = {name: file.attrs[name] for name in ("list", "folder", "feature", "weights", "weights_sha256")}
-            mirrored = bool(file.attrs["mirrored"])
-    except (OSError, KeyError, AttributeError, TypeError, ValueError, RuntimeError, MemoryError) as error:
-        raise InputError(f"{path} cannot be read as embeddings ({error}): make it with tripletloss.extract") from None
-    if rows.ndim != 2 or labels.shape != (len(rows),) or len(names) != len(rows):
-        raise InputError(f"{path} is damaged: embeddings, labels and names do not fit together; make it again")
-    broken = first_not_finite(rows)
-    if broken is not None:
-        raise InputError(f"{path}: the embedding of {names[broken]} holds NaN or infinity; make the file again")
-    images = ImageList(about.pop("list"), about.pop("folder"), names, labels.astype(np.int64))
-    return Embeddings(rows.astype(np.float32, copy=False), images, **about, mirrored=mirrored)
-
-
-def add_arguments(parser, default_list="HELD_OUT_LIST"):
-    """The arguments that say which images, and how they go through which net.
-
-    default_list: the setting with the list that is taken where none is named.
-    """
-    parser.set_defaults(default_list=default_list)
-    config.add_argument(parser)
-    parser.add_argument("--feature", default="", help="blob of the deploy net (default: FEATURE of the triplet stage)")
-    parser.add_argument("--list", help=f"a list file (default: {default_list})")
-    parser.add_argument("--images", help="folder of the images (default: IMAGEPATH)")
-    parser.add_argument("--crop", type=int, help="side of the central square to take, in pixels (default: CROP)")
-    parser.add_argument("--allow-module", action="append", default=[], help="a Python module that DEPLOY may run")
-    parser.add_argument("--mirrored", action="store_true", help="average with the mirror image's embedding")
-
-
-def settings_of(arguments):
-    """Settings of the triplet stage, with what the arguments change; feature included. Raises InputError."""
-    config.say_which(arguments)
-    settings = config.load(arguments.config, arguments.allow_module).stage("triplet")
-    if arguments.crop is not None:
-        config.check_value("CROP", arguments.crop, "--crop")
-        settings["CROP"] = arguments.crop
-    settings["FEATURE"] = arguments.feature or settings["FEATURE"]
-    return settings
-
-
-def images_of(arguments, settings):
-    """The images that the arguments name: of --list, of the command's default list, or all of the folder --images.
-
-    Raises InputError if there are none, or something is wrong with them.
-    """
-    if arguments.images and not arguments.list:
-        return list_folder(arguments.images)
-    source = arguments.list or settings[arguments.default_list]
-    if not source:
-        raise InputError("there are no images: name a list with --list, or a folder with --images")
-    config.need_files(
-        settings, *([] if arguments.images else ["IMAGEPATH"]), *([] if arguments.list else [arguments.default_list])
-    )
-    return read_list(source, arguments.images or settings["IMAGEPATH"])
-
-
-def inputs_of(arguments, settings, images):
-    """Yields the paths of all that a command reads. images: ImageList, or None."""
-    named = vars(arguments)
-    yield from (named.get(name) for name in ("weights", "source", "config", "list", "pairs", "images"))
-    yield from config.paths(settings)
-    yield from map(images.path, range(len(images.names))) if images else ()
-
-
-def main():
-    """python -m tripletloss.extract. Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tripletloss.extract",
-        description="Write the embeddings of a list's images, or of all images in a folder, to a file.",
-    )
-    parser.add_argument("weights", help="a .caffemodel of this project's")
-    parser.add_argument("--out", required=True, help="the file to write: .h5, which evaluate reads, .npz or .csv")
-    add_force(parser)
-    add_arguments(parser)
-    arguments = parser.parse_args()
-    return command.run("tripletloss.extract", lambda: run(arguments))
-
-
-def run(arguments):
-    """Write the embeddings that the arguments ask for. Raises InputError."""
-    with join("tripletloss.extract") as team:
-        with team.together():
-            embeddings.check_suffix(arguments.out)
-            settings = settings_of(arguments)
-            images = images_of(arguments, settings)
-            check_outputs([arguments.out], inputs_of(arguments, settings, images), arguments.force)
-            net = open_net(arguments.weights, settings, [settings["FEATURE"]])
-        shape = save(
-            arguments.out, net, settings, settings["FEATURE"], images, arguments.weights, arguments.mirrored, team
-        )
-    if shape:
-        print(f"{arguments.out}: {shape[0]} embeddings of {shape[1]} numbers, {settings['FEATURE']}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,26 +1,23 @@
-"""Group a folder of images by identity: python -m tripletloss.cluster WEIGHTS --images FOLDER --out DIR."""
+"""Group images by identity."""
 
-import argparse
 import os
 import shutil
-import sys
 from typing import NamedTuple
 
 import numpy as np
 from sklearn.cluster import DBSCAN
 
-from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import whole_folder
-from tripletloss.base.outputs import add_force, check_folder, distinct
+from tripletloss.base.outputs import distinct
 from tripletloss.config import need_files
 from tripletloss.core import clustering
 from tripletloss.core.distances import rounding_of
 from tripletloss.core.pairs import different_weight, pair_distances, pairs_of
-from tripletloss.data.images import read_image
-from tripletloss.data.lists import notes_on_trained, read_list, show_one_of
 from tripletloss.data import montage
-from tripletloss.evaluation.embed import add_arguments, embed, images_of, inputs_of, settings_of
+from tripletloss.data.images import read_image
+from tripletloss.data.lists import read_list, show_one_of
+from tripletloss.evaluation.embed import embed
 
 MOST_IMAGES = 20_000  # distances of all pairs are kept
 LONGEST_NAME = 200  # bytes, of the 255 that file systems allow
@@ -129,64 +126,3 @@ def draw_clusters(path, images, clusters):
         members = np.flatnonzero(clusters == number)
         rows.append(montage.Row(f"cluster {number}: {len(members)} images", [members[:SHOWN_IMAGES]]))
     montage.draw(path, lambda number: read_image(images.path(number)), rows)
-
-
-def main():
-    """python -m tripletloss.cluster. Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tripletloss.cluster",
-        description="Group the images of a list, or of a folder, by identity, and score that where they are labelled.",
-    )
-    parser.add_argument("weights", help="a .caffemodel of this project's")
-    add_arguments(parser)
-    parser.add_argument("--out", required=True, help="folder to write, a new one: lists, or folders, and clusters.jpg")
-    add_force(parser)
-    parser.add_argument("--method", choices=("average", "dbscan"), default="average", help="(default: average linkage)")
-    parser.add_argument("--threshold", type=float, help="squared distance (default: the best F's on HELD_OUT_LIST)")
-    parser.add_argument("--copy", action="store_true", help="copy images into one folder per cluster, instead of lists")
-    arguments = parser.parse_args()
-    if arguments.threshold is not None and not 0 < arguments.threshold < float("inf"):
-        parser.error("--threshold is a squared distance above 0")
-    return command.run("tripletloss.cluster", lambda: print(run(arguments)))
-
-
-def run(arguments):
-    """What the arguments ask for; returns what to say. Raises InputError."""
-    settings = settings_of(arguments)
-    images = images_of(arguments, settings)
-    check_folder(arguments.out, inputs_of(arguments, settings, images), arguments.force)
-    if len(images.names) > MOST_IMAGES:
-        raise InputError(f"{len(images.names)} images are more than the {MOST_IMAGES} that are clustered at once")
-    if arguments.threshold:
-        threshold = Threshold(arguments.threshold, "given", images.labels >= 0)
-    else:
-        threshold = threshold_of(arguments.weights, settings, arguments.mirrored, images)
-    rows = embed(arguments.weights, settings, settings["FEATURE"], images, arguments.mirrored).rows
-    clusters = group(rows, arguments.method, threshold.value)
-    write(arguments.out, images, clusters, arguments.copy, arguments.force)
-    sizes = np.bincount(clusters)
-    lines = [
-        f"{len(images.names)} images in {len(sizes)} clusters ({(sizes == 1).sum()} of one image), up to the squared "
-        f"distance {threshold.value:.4g} ({threshold.origin}): {arguments.out}"
-    ]
-    scored = threshold.scored
-    if scored.any():
-        notes = notes_on_trained(images.only(scored), settings["TRAIN_LIST"], settings["IMAGEPATH"])
-        lines += [f"note       {note}" for note in notes]
-        of = clustering.clustering(clusters[scored], images.labels[scored])
-        lines.append(
-            f"score      NMI {of.nmi:.4f}, pairwise F {of.pairwise[2]:.4f} (precision {of.pairwise[0]:.3f}, recall "
-            f"{of.pairwise[1]:.3f}), B-cubed F {of.b_cubed[2]:.4f}; {scored.sum()} images of "
-            f"{_identities(images, scored)} identities"
-            + ("" if arguments.threshold else ", none of which the threshold was chosen on")
-        )
-    elif (images.labels >= 0).any():
-        lines.append(
-            "score      none: the threshold was chosen on these identities, and they are too few to divide; give "
-            "--threshold"
-        )
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,76 +1,20 @@
-"""How good embeddings are: python -m tripletloss.evaluate WEIGHTS | EMBEDDINGS.h5 ..."""
+"""How good embeddings are: figures, as a dict to report, as text and as files."""
 
-import argparse
 import json
 import os
-import re
-import sys
-from typing import NamedTuple
 
 import numpy as np
 from tabulate import tabulate
 
-from tripletloss import config
-from tripletloss.base import command
-from tripletloss.base.errors import InputError, MissingLayersError
-from tripletloss.base.files import digest, read_file, whole_files
-from tripletloss.base.outputs import add_force, check_outputs
-from tripletloss.base.parallel import join
+from tripletloss.base.errors import InputError
+from tripletloss.base.files import digest, whole_files
+from tripletloss.base.outputs import check_outputs
 from tripletloss.core import bootstrap, clustering, retrieval, verification
 from tripletloss.core.pairs import Pairs, different_weight, pair_distances, pairs_of
-from tripletloss.data.lists import ImageList, leaves_folder, notes_on_trained
+from tripletloss.data.lists import notes_on_trained
 from tripletloss.evaluation import plots
-from tripletloss.evaluation.compare import compare
-from tripletloss.evaluation.embed import add_arguments, embed, images_of, inputs_of, is_embeddings, load, open_net, settings_of
 
-SOFTMAX_SNAPSHOT = re.compile(r"softmax_iter_\d+\.caffemodel(\.h5)?")  # as snapshots.py names it
-NUMBER = re.compile("[0-9]{1,9}")  # in a pairs file
 MOST_CLUSTERED = 5000  # images; clustering takes memory by the square of their number
-
-
-class PairsFile(NamedTuple):
-    """Pairs of images, in folds whose people differ."""
-
-    images: ImageList
-    pairs: Pairs
-    folds: np.ndarray  # (P,) int
-
-
-def read_pairs(source, folder):
-    """Read a pairs file in the format of Labeled Faces in the Wild (README of its view 2).
-
-    The first line holds the number of folds and that of pairs of each kind in a fold; then, fold by fold, come
-    lines `name n m` of one person's images and lines `name n other m` of two people's. Image n of a person is
-    folder/name/name_000n.jpg. Raises InputError, naming the line, for what does not fit and for missing images.
-    """
-    try:
-        lines = [line.split() for line in read_file(source).decode("utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"the pairs file {source} cannot be read ({reason}): check --pairs") from None
-    if not lines or not 1 <= len(lines[0]) <= 2 or not all(NUMBER.fullmatch(word) for word in lines[0]):
-        raise InputError(f"{source}, line 1: it must hold the number of folds and of pairs a fold: `10 300`")
-    folds = int(lines[0][0]) if len(lines[0]) == 2 else 1
-    a_fold, rest = divmod(len(lines) - 1, max(folds, 1))
-    if rest or not a_fold or int(lines[0][-1]) * 2 != a_fold:
-        raise InputError(f"{source} has {len(lines) - 1} pairs, which are not {folds} folds of 2 x {lines[0][-1]}")
-    numbers, first, second, same = {}, [], [], []
-    for number, words in enumerate(lines[1:], 2):
-        if len(words) not in (3, 4) or not (NUMBER.fullmatch(words[1]) and NUMBER.fullmatch(words[-1])):
-            raise InputError(f"{source}, line {number}: it must be `name n m` or `name n other m`")
-        ends = ((words[0], words[1]), (words[-2] if len(words) == 4 else words[0], words[-1]))
-        for side, (name, image) in zip((first, second), ends, strict=True):
-            path = f"{name}/{name}_{int(image):04d}.jpg"
-            if leaves_folder(path):
-                raise InputError(f"{source}, line {number}: {name!r} is outside of the image folder")
-            if not os.path.isfile(os.path.join(folder, path)):
-                raise InputError(f"{source}, line {number}: there is no {os.path.join(folder, path)}: check --images")
-            side.append(numbers.setdefault(path, len(numbers)))
-        same.append(len(words) == 3)
-    people = np.unique([path.partition("/")[0] for path in numbers], return_inverse=True)[1]
-    images = ImageList(source, folder, list(numbers), people)
-    pairs = Pairs(np.array(first), np.array(second), np.array(same))
-    return PairsFile(images, pairs, np.arange(len(same)) // a_fold)
 
 
 def measure_pairs(file, rows):
@@ -203,142 +147,21 @@ def _cells(figure):
     return f"{figure['value']:.4f}", spread
 
 
-def write_report(folder, report, pictures):
-    """Write report.json and pictures into a folder; raises InputError if that cannot be.
+def report_on(found, file, settings):
+    """Measure Embeddings: a dict to report, with what they were made of. Raises InputError.
 
-    pictures: the name of each file -> the function that draws it at a path.
+    file: the PairsFile of the pairs to measure on, or None for all pairs of the images; settings: of the triplet stage.
     """
-    try:
-        with whole_files(folder) as part:
-            with open(os.path.join(part, "report.json"), "w", encoding="utf-8") as file:
-                file.write(json.dumps(report, indent=2, allow_nan=False))  # what is not measured is null
-            for name, draw in pictures.items():
-                draw(os.path.join(part, name))
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}): choose another --out") from None
-
-
-def main():
-    """python -m tripletloss.evaluate. Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tripletloss.evaluate",
-        description="Measure weights, or embeddings of tripletloss.extract, on HELD_OUT_LIST, on another list, or on "
-        "pairs in LFW's format.",
-    )
-    parser.add_argument("source", metavar="WEIGHTS", help="a .caffemodel of this project's, or an .h5 of embeddings")
-    add_arguments(parser)
-    parser.add_argument("--pairs", help="a pairs file in LFW's format, instead of a list")
-    parser.add_argument("--compare", action="store_true", help="what the triplet stage added to the softmax feature")
-    parser.add_argument("--out", help="folder for report.json, roc.png and, without --compare, distances.png")
-    add_force(parser)
-    parser.add_argument("--tsne", action="store_true", help="with --out, also tsne.png, a map of the embeddings")
-    arguments = parser.parse_args()
-    if arguments.tsne and not arguments.out:
-        parser.error("--tsne draws a picture: say where with --out")
-    if arguments.tsne and arguments.compare:
-        parser.error("--tsne draws one embedding, and --compare takes several: leave one of the two out")
-
-    def evaluate():
-        with join("tripletloss.evaluate") as team:
-            said = run(arguments, team)
-        if team.rank == 0:
-            print(said)
-
-    return command.run("tripletloss.evaluate", evaluate)
-
-
-def run(arguments, team):
-    """What the arguments ask for, as text. All processes of a team divide the images. Raises InputError."""
-    with team.together():
-        made = not arguments.compare and is_embeddings(arguments.source)
-        settings = settings_of(arguments)
-        file = None
-        if arguments.pairs:
-            file = read_pairs(arguments.pairs, arguments.images or settings["IMAGEPATH"])
-        if made and file:
-            raise InputError("--pairs takes weights, not embeddings: the pairs name images")
-        images = file.images if file else None if made else images_of(arguments, settings)
-        if arguments.out:
-            _prepare_folder(arguments, inputs_of(arguments, settings, images))
-    if arguments.compare:
-        pairs = file.pairs if file else team.first(lambda: _pairs_of(images))
-        comparison = _compare(arguments, settings, images, pairs, team)
-        return team.first(lambda: _compared(arguments, comparison, pairs))
-    if made:
-        return team.first(lambda: report_of(arguments, settings, file, load(arguments.source)))
-    found = embed(arguments.source, settings, settings["FEATURE"], images, arguments.mirrored, team)
-    return team.first(lambda: report_of(arguments, settings, file, found))
-
-
-def _prepare_folder(arguments, inputs):
-    """Make the folder of the report, and refuse to replace what is in it unless --force. Raises InputError."""
-    try:
-        os.makedirs(arguments.out, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{arguments.out} cannot be made ({error.strerror}): choose another --out") from None
-    names = ["report.json", "roc.png"]
-    names += ["distances.png"] if not arguments.compare else []
-    names += ["tsne.png"] if arguments.tsne else []
-    check_outputs([os.path.join(arguments.out, name) for name in names], inputs, arguments.force)
-
-
-def _compared(arguments, comparison, pairs):
-    """A Comparison as text; it is written, too, where the arguments ask for that. Raises InputError."""
-    if arguments.out:
-        report = {
-            "weights": arguments.source, "weights_sha256": digest(arguments.source), "mirrored": arguments.mirrored,
-            **comparison.report(),
-        }  # fmt: skip
-        curves = {
-            name: (distances, pairs.same)
-            for name, distances in zip(comparison.names, comparison.distances, strict=True)
-        }
-        write_report(arguments.out, report, {"roc.png": lambda path: plots.roc(path, curves)})
-    return comparison.describe()
-
-
-def _compare(arguments, settings, images, pairs, team):
-    with team.together():
-        softmax = config.load(arguments.config).stage("softmax")["FEATURE"]
-        if softmax == settings["FEATURE"] or not softmax:
-            raise InputError("there is nothing to compare: FEATURE must name a blob of DEPLOY for each of the stages")
-        if SOFTMAX_SNAPSHOT.fullmatch(os.path.basename(arguments.source)):
-            # Layers of the triplet stage can be in it all the same: those of the weights that the run began with.
-            raise InputError(
-                f"{arguments.source} is a snapshot of the softmax stage: it has no triplet stage to compare"
-            )
-        try:
-            net = open_net(arguments.source, settings, [softmax, settings["FEATURE"]])
-        except MissingLayersError as error:
-            if error.args[1] == softmax:
-                raise
-            raise InputError(f"{arguments.source} has no triplet stage to compare: {error}") from None
-    return compare(net, settings, softmax, images, pairs, arguments.mirrored, show=True, team=team)
-
-
-def report_of(arguments, settings, file, found):
-    """Measure Embeddings, write what the arguments ask for, and return the report as text. Raises InputError."""
-    pairs = file.pairs if file else _pairs_of(found.images)
     figures = measure_pairs(file, found.rows) if file else measure_list(found.images.labels, found.rows)
-    report = {
+    return {
         "weights": found.weights, "weights_sha256": found.weights_sha256, "feature": found.feature,
         "mirrored": found.mirrored, "list": found.images.source, "images": len(found.images.names),
         "identities": len(np.unique(found.images.labels)),
         "notes": notes_on_trained(found.images, settings["TRAIN_LIST"], settings["IMAGEPATH"]), **figures,
     }  # fmt: skip
-    if arguments.out:
-        distances = pair_distances(found.rows, pairs.first, pairs.second)
-        pictures = {
-            "roc.png": lambda path: plots.roc(path, {found.feature: (distances, pairs.same)}),
-            "distances.png": lambda path: plots.distances(path, distances, pairs.same),
-        }
-        if arguments.tsne:
-            pictures["tsne.png"] = lambda path: plots.tsne(path, found.rows, found.images.labels)
-        write_report(arguments.out, report, pictures)
-    return describe(report)
 
 
-def _pairs_of(images):
+def pairs_of_images(images):
     """Pairs of a list. Raises InputError where there are none of either kind, or images without an identity."""
     if (images.labels < 0).any():
         nameless = images.names[int(np.argmin(images.labels))]
@@ -354,5 +177,51 @@ def _pairs_of(images):
         ) from None
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def prepare_folder(folder, compares, with_map, inputs, force):
+    """Make the folder of a report, and refuse to replace what is in it unless force. Raises InputError.
+
+    compares: whether it is for write_comparison; with_map: as for write_measured; inputs: as in outputs.check_outputs.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made ({error.strerror}): choose another --out") from None
+    names = ["report.json", "roc.png"]
+    names += ["distances.png"] if not compares else []
+    names += ["tsne.png"] if with_map else []
+    check_outputs([os.path.join(folder, name) for name in names], inputs, force)
+
+
+def write_measured(folder, report, found, pairs, with_map):
+    """Write the report_on() Embeddings with roc.png and distances.png, and, with_map, tsne.png. Raises InputError."""
+    distances = pair_distances(found.rows, pairs.first, pairs.second)
+    pictures = {
+        "roc.png": lambda path: plots.roc(path, {found.feature: (distances, pairs.same)}),
+        "distances.png": lambda path: plots.distances(path, distances, pairs.same),
+    }
+    if with_map:
+        pictures["tsne.png"] = lambda path: plots.tsne(path, found.rows, found.images.labels)
+    _write(folder, report, pictures)
+
+
+def write_comparison(folder, comparison, pairs, weights, mirrored):
+    """Write a Comparison on Pairs with roc.png. weights: path; mirrored: as for compare(). Raises InputError."""
+    report = {
+        "weights": weights, "weights_sha256": digest(weights), "mirrored": mirrored, **comparison.report()
+    }  # fmt: skip
+    curves = {
+        name: (distances, pairs.same) for name, distances in zip(comparison.names, comparison.distances, strict=True)
+    }
+    _write(folder, report, {"roc.png": lambda path: plots.roc(path, curves)})
+
+
+def _write(folder, report, pictures):
+    """Write report.json and pictures. pictures: the name of each file -> the function that draws it at a path."""
+    try:
+        with whole_files(folder) as part:
+            with open(os.path.join(part, "report.json"), "w", encoding="utf-8") as file:
+                file.write(json.dumps(report, indent=2, allow_nan=False))  # what is not measured is null
+            for name, draw in pictures.items():
+                draw(os.path.join(part, name))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}): choose another --out") from None

@@ -1,23 +1,17 @@
-"""Images that are probably mislabelled: python -m tripletloss.suspects WEIGHTS. It suggests, and never deletes."""
+"""Images that are probably mislabelled: far from their own identity, and close to another."""
 
-import argparse
 import csv
 import os
-import sys
 from typing import NamedTuple
 
 import numpy as np
-from tabulate import tabulate
 
-from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import whole_files
-from tripletloss.base.outputs import add_force, check_outputs
 from tripletloss.core.distances import distance_blocks
+from tripletloss.data import montage
 from tripletloss.data.images import read_image
 from tripletloss.data.lists import identity_of
-from tripletloss.data import montage
-from tripletloss.evaluation.embed import add_arguments, embed, images_of, inputs_of, settings_of
 
 NEIGHBOURS = 3  # an image is compared with the nearest so many of an identity, as one may be mislabelled itself
 
@@ -69,50 +63,6 @@ def rank(found):
     return np.argsort(-found.score, kind="stable")
 
 
-def main():
-    """python -m tripletloss.suspects. Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tripletloss.suspects",
-        description="Rank the images of a list by how probably they are mislabelled: far from their identity, close to "
-        "another. It only suggests; look at the images.",
-    )
-    parser.add_argument("weights", help="a .caffemodel of this project's")
-    add_arguments(parser, "TRAIN_LIST")
-    parser.add_argument("--top", type=int, default=30, help="how many to show (default: 30)")
-    parser.add_argument("--out", default="suspects", help="writes OUT.csv, all images, and OUT.jpg (default: suspects)")
-    add_force(parser)
-    arguments = parser.parse_args()
-    if arguments.top < 1:
-        parser.error("--top must be 1 or more")
-    return command.run("tripletloss.suspects", lambda: run(arguments))
-
-
-def run(arguments):
-    """Rank the images that the arguments name, write that, and print the first. Raises InputError."""
-    settings = settings_of(arguments)
-    images = images_of(arguments, settings)
-    if len(np.unique(images.labels)) < 2 or (images.labels < 0).any():
-        raise InputError(f"{images.source} must name two identities or more, and one for every image")
-    outputs = f"{arguments.out}.csv", f"{arguments.out}.jpg"
-    check_outputs(outputs, inputs_of(arguments, settings, images), arguments.force)
-    rows = embed(arguments.weights, settings, settings["FEATURE"], images, arguments.mirrored).rows
-    found = suspicion(rows, images.labels)
-    order, who = rank(found), identities_of(images)
-    write(arguments.out, images, found, order, arguments.top, who)
-    shown = [
-        [images.names[i], *(f"{label} {who[label]}".rstrip() for label in (images.labels[i], found.nearest[i])),
-         *(f"{value:.3f}" for value in (found.score[i], found.own[i], found.other[i]))]
-        for i in order[: arguments.top]
-    ]  # fmt: skip
-    print(f"images     {len(order)} of {len(who)} identities ({images.source})\n")
-    headers = ["image", "label", "rather", "score", "d own", "d other"]
-    sides = ["left"] * 3 + ["right"] * 3
-    print(tabulate(shown, headers, tablefmt="simple", disable_numparse=True, colalign=sides))
-    more = int((found.score > 0.5).sum())
-    print(f"\n{more} of {len(order)} images are nearer to another identity than to their own (score above 0.5)")
-    print(f"{arguments.out}.csv ranks all images; {arguments.out}.jpg shows each suspect, its identity, and the other")
-
-
 def identities_of(images):
     """Label -> the name of its identity, or '' where the list has none, for all labels of an ImageList."""
     return {label: identity_of(name) for name, label in zip(images.names, images.labels.tolist(), strict=True)}
@@ -140,7 +90,3 @@ def write(out, images, found, order, top, who):
             montage.draw(f"{path}.jpg", lambda number: read_image(images.path(number)), rows)
     except OSError as error:
         raise InputError(f"{out}.csv or .jpg cannot be written ({error.strerror}): choose another --out") from None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

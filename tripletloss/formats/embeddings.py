@@ -1,21 +1,38 @@
-"""Embeddings to files, batch by batch: HDF5, NumPy's .npz and .csv, by the suffix.
+"""Files of embeddings: HDF5, NumPy's .npz and .csv, by the suffix.
 
 HDF5 is what this project reads again. Its library ends the process where it cannot write, so that it only lays out the
-file, in a child; the numbers are then written into the place that it made for them.
+file, in a child; the numbers are then written into the place that it made for them, batch by batch.
+An HDF5 file has the datasets `embeddings` (N x D float32), `labels` (N) and `names` (N, relative to the attribute
+`folder`), and says in its attributes what they were made by: `weights_sha256`, `weights`, `feature`, `mirrored`. An
+.npz has arrays of all these names; a .csv, a row of name, label and D numbers for each image.
 """
 
 import csv
 import os
 import zipfile
+from typing import NamedTuple
 
 import h5py
 import numpy as np
 
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import whole_file
-from tripletloss.base.process import try_in_child
+from tripletloss.base.process import read_hdf5, try_in_child
+from tripletloss.core.distances import first_not_finite
+from tripletloss.data.lists import ImageList
 
 FRAME = 2**16  # bytes, more than HDF5 needs besides the numbers and names
+
+
+class Embeddings(NamedTuple):
+    """Rows for the images of a list, and what made them."""
+
+    rows: np.ndarray  # (N, D) float32
+    images: ImageList
+    feature: str  # the net's blob
+    weights: str  # path of the weights
+    weights_sha256: str
+    mirrored: bool  # each row is the mean of an image's and its mirror image's
 
 
 def check_suffix(path):
@@ -96,3 +113,43 @@ def _write_csv(path, images, about, shape, batches):
 
 
 WRITERS = {".h5": _write_h5, ".npz": _write_npz, ".csv": _write_csv}
+
+
+def is_embeddings(path):
+    """Whether a file is one of save()'s in HDF5, and not weights. Raises InputError for a damaged one."""
+    if not (os.path.isfile(path) and h5py.is_hdf5(path)):
+        return False
+
+    def has_embeddings():
+        try:
+            with h5py.File(path, "r") as file:
+                return "embeddings" in file
+        except (OSError, KeyError, RuntimeError):
+            return False
+
+    return read_hdf5(has_embeddings, path)
+
+
+def load(path):
+    """Embeddings from an HDF5 file of save(). Raises InputError if it is none."""
+    if os.path.isfile(path):
+        read_hdf5(lambda: bool(_load(path)), path)
+    return _load(path)
+
+
+def _load(path):
+    try:
+        with h5py.File(path, "r") as file:
+            rows, labels = file["embeddings"][...], file["labels"][...]
+            names = [name.decode() for name in file["names"][...]]
+            about = {name: file.attrs[name] for name in ("list", "folder", "feature", "weights", "weights_sha256")}
+            mirrored = bool(file.attrs["mirrored"])
+    except (OSError, KeyError, AttributeError, TypeError, ValueError, RuntimeError, MemoryError) as error:
+        raise InputError(f"{path} cannot be read as embeddings ({error}): make it with tripletloss.extract") from None
+    if rows.ndim != 2 or labels.shape != (len(rows),) or len(names) != len(rows):
+        raise InputError(f"{path} is damaged: embeddings, labels and names do not fit together; make it again")
+    broken = first_not_finite(rows)
+    if broken is not None:
+        raise InputError(f"{path}: the embedding of {names[broken]} holds NaN or infinity; make the file again")
+    images = ImageList(about.pop("list"), about.pop("folder"), names, labels.astype(np.int64))
+    return Embeddings(rows.astype(np.float32, copy=False), images, **about, mirrored=mirrored)

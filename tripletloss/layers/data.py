@@ -8,8 +8,8 @@ import numpy as np
 from tripletloss.base.errors import InputError
 from tripletloss.core import sampling
 from tripletloss.data import images
-from tripletloss.data.loader import Loader
 from tripletloss.data.lists import read_list
+from tripletloss.data.loader import Loader
 from tripletloss.layers.settings import PROCESS_KEYS, SettingsLayer
 
 LATEST_S = 60  # seconds, until a file is seen that another machine has written

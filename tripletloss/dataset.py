@@ -1,0 +1,83 @@
+"""List files for a folder that has a folder of images for each identity: python -m tripletloss.dataset FOLDER."""
+
+import argparse
+import os
+import sys
+
+from tripletloss import config
+from tripletloss.base import command
+from tripletloss.base.errors import InputError
+from tripletloss.base.files import write_all
+from tripletloss.base.outputs import add_force, check_outputs
+from tripletloss.data import folders
+
+
+def main():
+    """python -m tripletloss.dataset. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tripletloss.dataset",
+        description="Write train.txt and held_out.txt for a folder that has a folder of images for each identity.",
+    )
+    parser.add_argument("folder", help="FOLDER/identity/image.jpg")
+    parser.add_argument("--out", default=".", help="where the two lists go (default: here)")
+    add_force(parser)
+    parser.add_argument("--held-out", type=float, default=0.2, help="share of identities to measure on (default: 0.2)")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of these identities (default: 0)")
+    parser.add_argument("--config", metavar="FILE", help="also write a config file for these lists, a new one")
+    arguments = parser.parse_args()
+    if not 0 <= arguments.held_out < 1 or arguments.seed < 0:
+        parser.error("--held-out is a share, from 0 to below 1, and --seed a whole number from 0")
+    return command.run("tripletloss.dataset", lambda: print(run(arguments)))
+
+
+def run(arguments):
+    """What the arguments ask for; returns what to say. Raises InputError."""
+    paths = [os.path.normpath(os.path.join(arguments.out, name)) for name in ("train.txt", "held_out.txt")]
+    outputs = [*paths[: 2 if arguments.held_out else 1], *filter(None, [arguments.config])]
+    check_outputs(outputs, [folders.PROJECT_CONFIG], arguments.force)
+    found = folders.find_identities(arguments.folder)
+    kept, held_out = folders.split_identities(found.identities, arguments.held_out, arguments.seed)
+    settings = folders.settings_for(
+        arguments.folder, arguments.config, paths[0], paths[1] if held_out else "", len(kept)
+    )
+    contents = {paths[0]: folders.list_text(found.identities, kept, 0)}
+    if held_out:
+        contents[paths[1]] = folders.list_text(found.identities, held_out, len(kept))
+    if arguments.config:
+        contents[arguments.config] = config.copy_text(folders.PROJECT_CONFIG, arguments.config, settings)
+    try:
+        write_all({path: text.encode() for path, text in contents.items()})
+    except OSError as error:
+        raise InputError(f"the lists cannot be written ({error.strerror}): make room, or write elsewhere") from None
+    return "\n".join([*_about(found, kept, held_out, arguments.held_out), *_next(arguments.config, settings)])
+
+
+def _about(found, kept, held_out, share):
+    """Lines about what was found and how it was divided."""
+    sizes = [len(found.identities[name]) for name in kept]
+    lines = [
+        *(f"left out: {sentence}" for sentence in found.left_out),
+        f"{sum(map(len, found.identities.values()))} images of {len(found.identities)} identities; left out: "
+        f"{len(found.left_out)} images or links, {found.others} files with another suffix",
+        f"train.txt: {sum(sizes)} images of {len(kept)} identities, {min(sizes)} to {max(sizes)} images each",
+    ]
+    if held_out:
+        images = sum(len(found.identities[name]) for name in held_out)
+        lines.append(f"held_out.txt: {images} images of {len(held_out)} identities, to measure on")
+    elif share:
+        lines.append(
+            f"no held_out.txt: it takes {folders.LEAST_HELD_OUT} identities with two images or more to measure on, and "
+            f"{folders.LEAST_KEPT} others to train on"
+        )
+    return lines
+
+
+def _next(config_file, settings):
+    """Lines about what to do with the lists."""
+    if config_file:
+        return [f"{config_file}: settings for these lists; next, python train.py --config {config_file} --check"]
+    return ["Set these in config.py:", *(f"{name} = {value!r}" for name, value in settings.items())]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

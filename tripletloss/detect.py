@@ -1,0 +1,39 @@
+"""Faces in photos from a camera: python -m tripletloss.detect PHOTOS --out FACES.
+
+Of each photo in a folder, one face is turned upright and cut out, as the shipped model was trained on them: see
+deploy/photos.py.
+"""
+
+import argparse
+import sys
+
+from tripletloss.base import command
+from tripletloss.base.outputs import add_force
+from tripletloss.deploy.faces import PICKS
+from tripletloss.deploy.photos import cut_faces
+
+
+def main():
+    """python -m tripletloss.detect. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tripletloss.detect",
+        description="Cut one face out of each photo in a folder, as the shipped model was trained on them.",
+    )
+    parser.add_argument("folder", help="of photos; folders in it are kept")
+    parser.add_argument("--out", required=True, help="folder to write, a new one, beside OUT.csv and OUT.jpg")
+    add_force(parser)
+    parser.add_argument("--size", type=int, default=112, help="pixels, a side of a face's square (default: 112)")
+    parser.add_argument(
+        "--pick", choices=PICKS, default="best",
+        help="which of several faces: the largest, the most central, or, by both and the detector's score, the best "
+        "(default)",
+    )  # fmt: skip
+    arguments = parser.parse_args()
+    if not 8 <= arguments.size <= 4096:
+        parser.error("--size is a number of pixels, from 8 to 4096")
+    a = arguments
+    return command.run("tripletloss.detect", lambda: print(cut_faces(a.folder, a.out, a.size, a.pick, a.force)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""A trained net for where Caffe is not: python -m tripletloss.export WEIGHTS --out model.onnx."""
+
+import argparse
+import sys
+
+from tripletloss import config
+from tripletloss.base import command
+from tripletloss.base.errors import InputError
+from tripletloss.base.files import write_whole
+from tripletloss.base.outputs import add_force, check_outputs
+from tripletloss.deploy.onnx_export import export
+from tripletloss.deploy.onnx_layers import OPSET
+from tripletloss.deploy.onnx_model import threshold_advice
+from tripletloss.evaluation.arguments import add_net_arguments, inputs_of, settings_of
+
+
+def main():
+    """python -m tripletloss.export. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tripletloss.export",
+        description="Write the deploy net with weights in it as ONNX, for onnxruntime and OpenCV. Needs no Caffe.",
+    )
+    parser.add_argument("weights", help="a .caffemodel or .caffemodel.h5 of this project's")
+    parser.add_argument("--out", required=True, help="the .onnx file to write")
+    add_force(parser)
+    add_net_arguments(parser)
+    parser.add_argument(
+        "--pixels", choices=("bgr", "rgb"), default="",
+        help="let the file take uint8 pixels, N x S x S x 3, of these channels (default: what Caffe's net takes)",
+    )  # fmt: skip
+    parser.add_argument("--licence", default="not stated", help="of the weights, for the metadata")
+    arguments = parser.parse_args()
+    return command.run("tripletloss.export", lambda: run(arguments))
+
+
+def run(arguments):
+    """Write the model that the arguments ask for, and print what it is. Raises InputError."""
+    settings = settings_of(arguments)
+    config.need_files(settings, "DEPLOY", *(["IMAGEPATH", "HELD_OUT_LIST"] if settings["HELD_OUT_LIST"] else []))
+    if not arguments.out.endswith(".onnx"):
+        raise InputError(f"{arguments.out} does not say what it is: name a file that ends in .onnx")
+    check_outputs([arguments.out], inputs_of(arguments, settings), arguments.force)
+    model, about = export(arguments.weights, settings, arguments.pixels, arguments.licence, arguments.out)
+    try:
+        write_whole(arguments.out, model.SerializeToString())
+    except OSError as error:
+        raise InputError(f"{arguments.out} cannot be written ({error.strerror}): choose another --out") from None
+    width = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    print(f"{arguments.out}: {settings['FEATURE']}, {width} numbers; {model.ByteSize() / 1e6:.1f} MB, opset {OPSET}")
+    print("\n".join(f"  {name}: {value}" for name, value in about.items()))
+    print(_about_threshold(about))
+
+
+def _about_threshold(about):
+    """What the metadata say about the threshold, as a sentence."""
+    if "threshold" not in about:
+        return f"no threshold was measured (pairs: {about['threshold_pairs']}): {threshold_advice(about)}"
+    return (
+        f"threshold {float(about['threshold']):.3f}: FAR {about['threshold_far']}, the lowest that these pairs resolve "
+        f"({about['threshold_pairs']}), at which {float(about['threshold_tar']):.1%} of the same pairs are accepted"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""Images to embeddings: python -m tripletloss.extract WEIGHTS --out embeddings.h5."""
+
+import argparse
+import sys
+
+from tripletloss.base import command
+from tripletloss.base.outputs import add_force, check_outputs
+from tripletloss.base.parallel import join
+from tripletloss.evaluation.arguments import add_arguments, images_of, inputs_of, settings_of
+from tripletloss.evaluation.embed import open_net, save
+from tripletloss.formats.embeddings import check_suffix
+
+
+def main():
+    """python -m tripletloss.extract. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tripletloss.extract",
+        description="Write the embeddings of a list's images, or of all images in a folder, to a file.",
+    )
+    parser.add_argument("weights", help="a .caffemodel of this project's")
+    parser.add_argument("--out", required=True, help="the file to write: .h5, which evaluate reads, .npz or .csv")
+    add_force(parser)
+    add_arguments(parser)
+    arguments = parser.parse_args()
+    return command.run("tripletloss.extract", lambda: run(arguments))
+
+
+def run(arguments):
+    """Write the embeddings that the arguments ask for. Raises InputError."""
+    with join("tripletloss.extract") as team:
+        with team.together():
+            check_suffix(arguments.out)
+            settings = settings_of(arguments)
+            images = images_of(arguments, settings)
+            check_outputs([arguments.out], inputs_of(arguments, settings, images), arguments.force)
+            net = open_net(arguments.weights, settings, [settings["FEATURE"]])
+        shape = save(
+            arguments.out, net, settings, settings["FEATURE"], images, arguments.weights, arguments.mirrored, team
+        )
+    if shape:
+        print(f"{arguments.out}: {shape[0]} embeddings of {shape[1]} numbers, {settings['FEATURE']}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
