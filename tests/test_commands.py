@@ -499,9 +499,9 @@ def test_inputs_are_never_written(trained):
     weights = folder / "run" / "triplet_iter_4.caffemodel"
     os.link(weights, folder / "weights.h5")
     os.link(weights, folder / "weights.onnx")
-    os.link(folder / "images" / "person4@0.jpg", folder / "suspect.jpg")
+    os.link(folder / "images" / "person0@0.jpg", folder / "suspect.jpg")
     os.link(folder / "held_out.txt", folder / "suspects2.csv")
-    before = {path: path.read_bytes() for path in (weights, folder / "held_out.txt", folder / "images" / "person4@0.jpg")}
+    before = {path: path.read_bytes() for path in (weights, folder / "held_out.txt", folder / "images" / "person0@0.jpg")}
     for module, out in [("extract", "weights.h5"), ("export", "weights.onnx"), ("suspects", "suspect"), ("suspects", "suspects2")]:
         result = run(module, folder, weights, "--out", out, "--force")
         assert result.returncode == 1 and f"{out}" in result.stderr and "is read by this command, so it is not written" in result.stderr
