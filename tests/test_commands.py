@@ -504,9 +504,9 @@ def test_inputs_are_never_written(trained):
     before = {path: path.read_bytes() for path in (weights, folder / "held_out.txt", folder / "images" / "person0@0.jpg")}
     for module, out in [("extract", "weights.h5"), ("export", "weights.onnx"), ("suspects", "suspect"), ("suspects", "suspects2")]:
         result = run(module, folder, weights, "--out", out, "--force")
-        assert result.returncode == 1 and f"{out}" in result.stderr and "is read by this command, so it is not written" in result.stderr
+        assert result.returncode == 1 and f"{out}" in result.stderr and "is an input of this command, so it is not replaced" in result.stderr
     result = run("cluster", folder, weights, "--out", "images", "--force")
-    assert result.returncode == 1 and "images holds what this command reads, so it is not replaced" in result.stderr
+    assert result.returncode == 1 and "images contains an input of this command, so it is not replaced" in result.stderr
     assert before == {path: path.read_bytes() for path in before}
 
 

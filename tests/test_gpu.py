@@ -43,7 +43,7 @@ def test_auto_falls_back_to_the_cpu_in_one_line(project):
     write_config(project, DEVICE="auto")
     result = run_train(project, "--stage", "softmax")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("device     CPU (no GPU: Caffe stops: ")
+    assert result.stdout.startswith("device     CPU (no GPU: Caffe stopped: ")
     assert "ublas" not in result.stdout + result.stderr  # which Caffe looks for, in vain
     assert "InitGoogleLogging" not in result.stderr
 
@@ -53,7 +53,7 @@ def test_a_gpu_that_is_asked_for_and_missing_is_one_sentence(project, gpu_build)
     write_config(project, DEVICE=1)
     result = run_train(project, "--stage", "softmax")
     assert result.returncode == 1
-    assert re.fullmatch(r"train\.py: DEVICE asks for GPU 1: Caffe stops: .* set DEVICE to 'cpu' or .*\n", result.stderr)
+    assert re.fullmatch(r"train\.py: DEVICE asks for GPU 1: Caffe stopped: .* set DEVICE to 'cpu' or .*\n", result.stderr)
     assert not (project / "run" / "softmax_iter_4.caffemodel").exists()
 
 

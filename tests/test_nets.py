@@ -189,7 +189,7 @@ def test_what_caffe_refuses_once_a_net_is_built_is_not_blamed_on_its_last_layer(
         faulthandler.disable()  # pytest's would print how Caffe ends the child
         caffe.Net(str(tmp_path / "other.prototxt"), caffe.TEST).copy_from(weights)
 
-    with pytest.raises(InputError, match=r"^w: Caffe stops: Cannot copy param 0 weights from layer 'ip'"):
+    with pytest.raises(InputError, match=r"^w: Caffe stopped: Cannot copy param 0 weights from layer 'ip'"):
         try_in_child(load, "w")
 
 
@@ -263,7 +263,7 @@ SECRET = "the first line of a file that is nobody's business"
         (INPUT + IP + IP, "layer 'ip' stands there 2 times"),
         ('layer { name: "data" type: "DummyData" top: "data" dummy_data_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }' + IP, "must take one blob of images, N x 3 x S x S, through an Input layer, but it takes none"),
         (INPUT + INPUT.replace('"data"', '"more"') + IP, "but it takes data, more"),
-        (INPUT.replace("dim: 8 dim: 8", "dim: 9 dim: 9") + IP, "with images of 8 x 8 pixels: Caffe stops: Check failed"),
+        (INPUT.replace("dim: 8 dim: 8", "dim: 9 dim: 9") + IP, "with images of 8 x 8 pixels: Caffe stopped: Check failed"),
         (INPUT + IP, "has no blob 'embedding': --feature, or FEATURE in the config, must be one of data, ip"),
         (INPUT + IP + IP.replace('"ip"', '"other"'), "must be one of data, ip, other$"),  # not Caffe's data_data_0_split_0
         (INPUT + IP + 'layer { name: "sum" type: "Reduction" bottom: "ip" top: "embedding" }', "'embedding' has the shape () for 2 images: name one with a row per image"),

@@ -30,7 +30,7 @@ def test_an_input_is_never_written_whatever_its_name(here, force):
     os.symlink("weights", "link")
     os.link("weights", "twin")
     for path in ("weights", "link", "twin", "./weights", str(here / "weights")):
-        with pytest.raises(InputError, match="is read by this command, so it is not written"):
+        with pytest.raises(InputError, match="is an input of this command, so it is not replaced"):
             outputs.check_outputs([path], ["old", "nowhere", "weights"], force)
 
 
@@ -38,7 +38,7 @@ def test_only_regular_files_are_replaced(here):
     os.mkfifo("pipe")
     (here / "folder").mkdir()
     for path in ("pipe", "folder", "/dev/null"):
-        with pytest.raises(InputError, match="is no regular file, so it is not replaced"):
+        with pytest.raises(InputError, match="is not a regular file, so it is not replaced"):
             outputs.check_outputs([path], (), force=True)
     os.symlink("nowhere", "dangling")
     with pytest.raises(InputError, match="dangling exists already"):
@@ -46,9 +46,9 @@ def test_only_regular_files_are_replaced(here):
 
 
 def test_a_folder_that_is_not_there_is_refused_before_any_work(here):
-    with pytest.raises(InputError, match="no/where cannot be written, as no is no folder"):
+    with pytest.raises(InputError, match="no/where cannot be written, because no is not a folder"):
         outputs.check_outputs(["no/where"])
-    with pytest.raises(InputError, match="old/x cannot be written, as old is no folder"):
+    with pytest.raises(InputError, match="old/x cannot be written, because old is not a folder"):
         outputs.check_outputs(["old/x"])
 
 
@@ -69,13 +69,13 @@ def test_a_folder_is_replaced_only_where_a_command_wrote_all_that_is_in_it(here)
     make_folder("out", "d", force=True)
     assert files.files_in("out") == {"d"} and sorted(os.listdir()) == ["old", "out", "weights"]
     (here / "out" / "mine").write_text("a person's own file")
-    with pytest.raises(InputError, match="out is not replaced, as mine in it was not written by such a command"):
+    with pytest.raises(InputError, match="out is not replaced, because this command did not write mine in it"):
         outputs.check_folder("out", (), force=True)
     (here / "home").mkdir()
     (here / "home" / "diary").write_text("")
-    with pytest.raises(InputError, match="as diary in it"):
+    with pytest.raises(InputError, match="did not write diary in it"):
         outputs.check_folder("home", (), force=True)
-    with pytest.raises(InputError, match="old is no folder"):
+    with pytest.raises(InputError, match="old is not a folder"):
         outputs.check_folder("old", (), force=True)
 
 
@@ -83,7 +83,7 @@ def test_a_folder_that_holds_an_input_is_not_replaced(here):
     make_folder("out", "images/1.jpg", "list")
     os.symlink("out/images", "link")
     for name in ("out", "out/list", "out/images", "link", here / "out" / "images" / "1.jpg"):
-        with pytest.raises(InputError, match="out holds what this command reads"):
+        with pytest.raises(InputError, match="out contains an input of this command"):
             outputs.check_folder("out", ["weights", "", name], force=True)
     outputs.check_folder("out", ["weights", "output"], force=True)
 

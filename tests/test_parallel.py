@@ -416,7 +416,7 @@ def test_what_cannot_be_trained_ends_in_one_sentence(project, changes, sentence)
 @needs_mpi
 def test_a_net_that_caffe_refuses_ends_in_one_sentence(project):
     replace(project / "net.prototxt", "kernel_size: 3", "kernel_size: 99")
-    ends_in_one_sentence(mpi_train(project, "--stage", "softmax"), "Caffe stops in layer 'conv1': Check failed")
+    ends_in_one_sentence(mpi_train(project, "--stage", "softmax"), "Caffe stopped in layer 'conv1': Check failed")
 
 
 @needs_mpi
@@ -444,7 +444,7 @@ layer {{ name: "relu1\"""")
 @needs_mpi
 def test_weights_that_differ_are_found_at_the_snapshot(project):
     with_mischief(project, "self.blobs[0].data[0] = 1")
-    ends_in_one_sentence(mpi_train(project, "--stage", "softmax"), "after iteration 4, process 1 has other weights")
+    ends_in_one_sentence(mpi_train(project, "--stage", "softmax"), "after iteration 4, the weights of process 1 differ from the first's")
     assert not (project / "run" / "softmax_iter_4.caffemodel").exists()
 
 

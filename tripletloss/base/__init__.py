@@ -1,1 +1,1 @@
-"""What everything else stands on: errors, whole files, child processes, several processes, packages from PyPI."""
+"""What everything else builds on: errors, files, child processes, several processes, packages from PyPI."""

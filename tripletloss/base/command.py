@@ -1,14 +1,16 @@
-"""How every command ends: its exit status, and one line for what a person did or has to do."""
+"""How every command ends: with an exit status, and one line that says what went wrong and what to do."""
 
 import gc
 import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 from tripletloss.base.errors import InputError
 
-# How launchers tell a process how many there are and which it is: Open MPI, MPICH and its kin, MVAPICH, srun.
+# The variables in which launchers give each process the number of processes and its rank: Open MPI, MPICH and
+# relatives, MVAPICH, srun.
 LAUNCHERS = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     ("PMI_SIZE", "PMI_RANK"),
@@ -17,21 +19,21 @@ LAUNCHERS = (
 )
 
 
-def run(name, function, stopped="stopped", failure=1):
+def run(name: str, function: Callable[[], int | None], stopped: str = "stopped", failure: int = 1) -> int:
     """Call function() as the body of a command and return the command's exit status.
 
-    name: of the command, with which its messages begin. function: returns a status, or None for 0. stopped: what to
-    say after Ctrl-C, unless the KeyboardInterrupt has a message of its own. failure: the status for bad input, which
-    is an InputError, a file that cannot be read or written, or a name that is not UTF-8. Ctrl-C gives 130.
+    name: the command's name, with which its messages begin. function: returns a status, or None for 0. stopped: the
+    message after Ctrl-C, unless the KeyboardInterrupt has its own. failure: the status for bad input, which is an
+    InputError, a file that cannot be read or written, or a name that is not UTF-8. Ctrl-C gives 130.
     """
     if signal.getsignal(signal.SIGINT) is _end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack the letters of a file's name
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not have every character of a file's name
     status, sentence = failure, ""
     try:
         for word in sys.argv:
-            word.encode()  # what is not UTF-8 could not be written into any file, when all the work is done
+            word.encode()  # fail now rather than when the name is written to a file, after all the work
         status = function() or 0
         sys.stdout.flush()
         return status
@@ -40,47 +42,48 @@ def run(name, function, stopped="stopped", failure=1):
     except KeyboardInterrupt as error:
         status, sentence = 130, str(error) or stopped
     except BrokenPipeError:
-        pass  # whoever reads the output has had enough, as `head` does
+        pass  # the reader of the output has closed it, as `head` does
     except OSError as error:
         sentence = f"{error.filename or 'the output'} cannot be read or written ({error.strerror or error})"
     except UnicodeEncodeError as error:
         sentence = f"{error.object!r} is not UTF-8 text: rename the file or folder"
-    gc.collect()  # the exception's frames hold progress bars, which end their line when they go
+    gc.collect()  # the exception's frames hold progress bars, which end their line when they are destroyed
     if sentence:
         complain(name, sentence)
     try:
         sys.stdout.flush()
-    except OSError:  # nowhere with it then, or Python tries again as it ends
+    except OSError:  # discard the rest, or Python would try again as it exits
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
     return status
 
 
-def complain(name, sentence):
-    """Say what ends a command, once, however many processes there are."""
+def complain(name: str, sentence: str) -> None:
+    """Print why a command ends, once, however many processes there are."""
     if launched()[0] == 0:
         print(f"{name}: {sentence}", file=sys.stderr, flush=True)
 
 
-def launched():
-    """(rank, size) as a launcher says it in the environment: (0, 1) without one."""
+def launched() -> tuple[int, int]:
+    """(rank, size) from a launcher's variables in the environment; (0, 1) without a launcher."""
     for size, rank in LAUNCHERS:
         if os.environ.get(size, "").isdigit() and os.environ.get(rank, "").isdigit():
             return int(os.environ[rank]), int(os.environ[size])
     return 0, 1
 
 
-def answer_ctrl_c():
-    """Where this process is one of the project's commands, end it at Ctrl-C with one line until run() is called.
+def answer_ctrl_c() -> None:
+    """If this process is one of the project's commands, make Ctrl-C end it with one line until run() is called.
 
-    Importing Caffe and its like takes seconds, in which an exception would be a traceback, or swallowed by a package.
+    Importing Caffe and other large packages takes seconds. Meanwhile, a KeyboardInterrupt would print a traceback, or
+    be swallowed by a package.
     """
     # While `python -m` looks for its module, sys.argv[0] is "-m".
     is_module = False
     if sys.argv[:1] == ["-m"] and "-m" in sys.orig_argv[:-1]:
         module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
         is_module = module == "faces" or module.startswith("tripletloss.")
-    package = os.path.dirname(os.path.abspath(sys.modules["tripletloss"].__file__))
+    package = os.path.dirname(os.path.abspath(str(sys.modules["tripletloss"].__file__)))
     is_script = os.path.abspath(sys.argv[0]) == os.path.join(os.path.dirname(package), "train.py")
     if (is_module or is_script) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end_at_once)

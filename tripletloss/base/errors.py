@@ -1,19 +1,19 @@
-"""The one exception that a person is meant to read."""
+"""The exceptions whose messages are written for users."""
 
 
 class InputError(Exception):
-    """A file, a line or a setting that cannot be used; the message says what, where and what to do.
+    """A file, a line or a setting cannot be used. The message says what happened, where, and what to do.
 
-    It is no ValueError, so that code which catches those of a library never catches this one by accident.
+    It is not a ValueError, so that code which catches a library's ValueError never catches this one by accident.
     """
 
 
 class NotFiniteError(InputError):
-    """Embeddings that are not numbers any more: training has exploded."""
+    """Embeddings are NaN or infinite: training has diverged."""
 
 
 class MissingLayersError(InputError):
-    """Weights that lack layers which a feature, a blob of the net, depends on. Its args: the sentence, the feature."""
+    """The weights lack layers that a feature, a blob of the net, depends on. Its args: the message, the feature."""
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.args[0]

@@ -1,4 +1,4 @@
-"""Files that are read at once; files and folders that are whole or not there, whenever the machine stops."""
+"""Files read in one piece; files and folders that are complete or do not exist, whenever the machine stops."""
 
 import contextlib
 import errno
@@ -7,29 +7,30 @@ import os
 import secrets
 import shutil
 import stat
+from collections.abc import Iterator, Mapping
 
-MOST_BYTES = 2**30  # of a file that is read at once
-MADE = ".made"  # in a folder that a command wrote: the names of the files that it wrote there
+MOST_BYTES = 2**30  # of a file that is read in one piece
+MADE = ".made"  # a file in each folder that a command wrote: the names of the files that it wrote there
 
 
-def read_file(path, most=MOST_BYTES):
-    """The bytes of a file. Raises OSError, also where it is no regular file, or has more than `most` bytes."""
+def read_file(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
+    """The bytes of a file. Raises OSError, also if it is not a regular file or has more than `most` bytes."""
     found = os.stat(path)
     if stat.S_ISDIR(found.st_mode):
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    if not stat.S_ISREG(found.st_mode):  # a device never ends, and a pipe may have nobody at its other end
+    if not stat.S_ISREG(found.st_mode):  # a device may never end, and a pipe may have no writer
         raise OSError(errno.EINVAL, "it is not a regular file", path)
     if found.st_size > most:
-        raise OSError(errno.EFBIG, f"it has {found.st_size} bytes, and {most} are the most that are read", path)
+        raise OSError(errno.EFBIG, f"it has {found.st_size} bytes, and at most {most} are read", path)
     with open(path, "rb") as file:
         return file.read(most)
 
 
 @contextlib.contextmanager
-def whole_file(path):
-    """A with statement for writing a file: gives the path to write to, which gets its name once it is on the disk.
+def whole_file(path: str) -> Iterator[str]:
+    """Context manager for writing a file: gives a temporary path, which is renamed to `path` once it is on the disk.
 
-    Where the block raises, nothing is left. Raises OSError.
+    If the block raises, nothing is left. Raises OSError.
     """
     part = _aside(path)
     try:
@@ -43,14 +44,14 @@ def whole_file(path):
     _flush(os.path.dirname(path) or ".")
 
 
-def write_whole(path, content):
-    """Write bytes to a file aside, flush them to the disk, and give it its name. After an OSError nothing is left."""
+def write_whole(path: str, content: bytes) -> None:
+    """Write bytes to a file that appears once it is complete and on the disk. After an OSError, nothing is left."""
     with whole_file(path) as part, open(part, "xb") as file:
         file.write(content)
 
 
-def write_all(contents):
-    """write_whole for several files, path -> bytes: after an OSError, none is there that was not before."""
+def write_all(contents: Mapping[str, bytes]) -> None:
+    """write_whole for several files, path -> bytes. After an OSError, no new file is left."""
     new = [path for path in contents if not os.path.lexists(path)]
     try:
         with contextlib.ExitStack() as stack:
@@ -65,10 +66,10 @@ def write_all(contents):
 
 
 @contextlib.contextmanager
-def whole_files(folder):
-    """A with statement for writing several files into a folder: gives one aside, whose files then move there together.
+def whole_files(folder: str) -> Iterator[str]:
+    """Context manager for writing several files into a folder: gives a temporary folder, whose files then move there.
 
-    They replace those of their names. Where the block raises, nothing is left. Raises OSError.
+    They replace files of the same names. If the block raises, nothing is left. Raises OSError.
     """
     part = _aside(os.path.join(folder, "files"))
     os.mkdir(part)
@@ -85,10 +86,10 @@ def whole_files(folder):
 
 
 @contextlib.contextmanager
-def whole_folder(path, force=False):
-    """A with statement for writing a folder: gives the path of one aside, which gets its name once it is whole.
+def whole_folder(path: str, force: bool = False) -> Iterator[str]:
+    """Context manager for writing a folder: gives a temporary one, which is renamed to `path` once it is complete.
 
-    force: whether it replaces one of that name; see outputs.check_folder. Where the block raises, nothing is left.
+    force: whether it may replace an existing folder; see outputs.check_folder. If the block raises, nothing is left.
     Raises OSError.
     """
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
@@ -102,10 +103,10 @@ def whole_folder(path, force=False):
         raise
 
 
-def publish_folder(part, path, force):
-    """Give a folder that is whole its name, with the list of its files in it. force: as in whole_folder."""
+def publish_folder(part: str, path: str, force: bool) -> None:
+    """Add the list of its files to a complete folder, and rename it to `path`. force: as in whole_folder."""
     write_whole(os.path.join(part, MADE), b"\0".join(map(os.fsencode, sorted(files_in(part)))))
-    os.sync()  # at once for all its files
+    os.sync()  # one call for all its files
     old = _aside(path)
     if force:
         with contextlib.suppress(FileNotFoundError):
@@ -114,14 +115,14 @@ def publish_folder(part, path, force):
     shutil.rmtree(old, ignore_errors=True)
 
 
-def files_in(folder):
-    """The set of the files in a folder and the folders in it, by their paths from there, without the list of them."""
+def files_in(folder: str) -> set[str]:
+    """The files in a folder and its subfolders, as paths relative to it, except for the list of files, MADE."""
     walk = os.walk(folder)
     return {os.path.relpath(os.path.join(at, name), folder) for at, _, names in walk for name in names} - {MADE}
 
 
-def made_in(folder):
-    """The set of the files that a command wrote into a folder, as publish_folder listed them; empty without a list."""
+def made_in(folder: str) -> set[str]:
+    """The files that a command wrote into a folder, as publish_folder listed them; empty without a list."""
     try:
         return set(os.fsdecode(read_file(os.path.join(folder, MADE))).split("\0"))
     except OSError:
@@ -129,12 +130,12 @@ def made_in(folder):
 
 
 def _aside(path):
-    """The path of a new file or folder beside one, for what is not yet whole: none that anybody has."""
+    """A temporary path next to a file or folder, for what is not complete yet: one that nothing else uses."""
     return f"{path}.{secrets.token_hex(4)}.part"
 
 
 def _flush(path):
-    """Bring a file, or the names in a folder, to the disk."""
+    """Flush a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -142,16 +143,16 @@ def _flush(path):
         os.close(descriptor)
 
 
-def amount(count):
-    """So many bytes as text, to two digits or more: 950 bytes, 1.2 kB, 35 MB, 1.8 GB, 1200 GB."""
+def amount(count: int) -> str:
+    """A number of bytes as text, with two digits or more: 950 bytes, 1.2 kB, 35 MB, 1.8 GB, 1200 GB."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:.0f} {unit}"
     return f"{count} bytes"
 
 
-def digest(path):
-    """The SHA-256 of a file, in hexadecimal digits: the identity of weights."""
+def digest(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file in hexadecimal digits, by which weights are recognised."""
     total = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

@@ -1,56 +1,58 @@
-"""What a command may write: nothing that is there already, unless --force; and never what it reads."""
+"""What a command may write: nothing that exists already, except with --force, and never what it reads."""
 
+import argparse
 import itertools
 import os
+from collections.abc import Iterable
 
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import files_in, made_in
 
 
-def add_force(parser):
-    """Add the argument that lets a command replace what is there."""
-    parser.add_argument("--force", action="store_true", help="replace what is there already, but no file that is read")
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that lets a command replace existing files."""
+    parser.add_argument("--force", action="store_true", help="replace existing output, but never a file that is read")
 
 
-def check_outputs(outputs, inputs=(), force=False):
-    """Refuse, before any work, to write files that are there already.
+def check_outputs(outputs: Iterable[str], inputs: Iterable[str | None] = (), force: bool = False) -> None:
+    """Refuse, before any work, to write files that exist already.
 
-    outputs: paths of files. inputs: paths of what the command reads; '' and None stand for none. Raises InputError for
-    an output that is there, unless force; with force too for one that is an input, under whatever name, or no regular
-    file; and where its folder is not there or cannot be written.
+    outputs: paths of files. inputs: paths of what the command reads; '' and None stand for no file. Raises InputError
+    if an output exists, unless force is given; if it is an input, by whatever name, or not a regular file, even with
+    force; and if its folder does not exist or cannot be written.
     """
     for path in outputs:
         folder = os.path.dirname(path) or "."
         if not os.path.isdir(folder):
-            raise InputError(f"{path} cannot be written, as {folder} is no folder: make it, or write elsewhere")
+            raise InputError(f"{path} cannot be written, because {folder} is not a folder: make it, or write elsewhere")
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise InputError(f"{path} cannot be written, as {folder} takes no new files: write elsewhere")
+            raise InputError(f"{path} cannot be written, because you may not write to {folder}: write elsewhere")
         if not os.path.lexists(path):
             continue
         if any(_is_same(path, name) for name in inputs if name):
-            raise InputError(f"{path} is read by this command, so it is not written: write elsewhere")
+            raise InputError(f"{path} is an input of this command, so it is not replaced: write elsewhere")
         _need_force(path, force)
         if os.path.exists(path) and not os.path.isfile(path):
-            raise InputError(f"{path} is no regular file, so it is not replaced: write elsewhere")
+            raise InputError(f"{path} is not a regular file, so it is not replaced: write elsewhere")
 
 
-def check_folder(path, inputs=(), force=False):
-    """Refuse, before any work, to write a folder that is there already; as check_outputs for files.
+def check_folder(path: str, inputs: Iterable[str | None] = (), force: bool = False) -> None:
+    """Refuse, before any work, to write a folder that exists already; as check_outputs does for files.
 
-    With force it is replaced where it is a folder that files.whole_folder wrote, with no other files in it and no
-    input. Raises InputError.
+    With force, only a folder that files.whole_folder wrote and that has no other files and no inputs may be replaced.
+    Raises InputError.
     """
     if not os.path.lexists(path):
         return
     within = os.path.join(os.path.realpath(path), "")
     if any(os.path.join(os.path.realpath(name), "").startswith(within) for name in inputs if name):
-        raise InputError(f"{path} holds what this command reads, so it is not replaced: write elsewhere")
+        raise InputError(f"{path} contains an input of this command, so it is not replaced: write elsewhere")
     _need_force(path, force)
     if os.path.islink(path) or not os.path.isdir(path):
-        raise InputError(f"{path} is no folder, so it is not replaced: write elsewhere")
+        raise InputError(f"{path} is not a folder, so it is not replaced: write elsewhere")
     if others := files_in(path) - made_in(path):
         raise InputError(
-            f"{path} is not replaced, as {min(others)} in it was not written by such a command: move {path} away, or "
+            f"{path} is not replaced, because this command did not write {min(others)} in it: move {path} away, or "
             "write elsewhere"
         )
 
@@ -64,10 +66,10 @@ def _need_force(path, force):
         raise InputError(f"{path} exists already: move it away, write elsewhere, or replace it with --force")
 
 
-def distinct(names):
-    """Names for files, all different, from names of which some may be equal: those get _2, _3, ... before the suffix.
+def distinct(names: list[str]) -> list[str]:
+    """Different file names from names that may repeat: repeated ones get _2, _3, ... before the suffix.
 
-    Upper and lower case count as equal, as they do on some systems.
+    Upper and lower case count as equal, as they do on some file systems.
     """
     wanted, given, found = {name.casefold() for name in names}, set(), []
     for name in names:
