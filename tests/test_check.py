@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, TINY_NET, run_train, write_config
+from tests.test_data import few as few_people
+from tests.test_data import lines_for_config, list_faces
 from tests.test_train import in_net, refused, replace
 from tripletloss.base.files import amount
 from tripletloss.training import plan
@@ -124,6 +126,17 @@ def test_what_is_amiss_is_told_and_stops_nothing(project, changes, sentences):
         change(project)
     said = advice(project)
     assert [sentence for sentence in sentences if sentence not in said] == [], said
+
+
+@pytest.mark.parametrize("people", [3, 4])
+def test_what_dataset_writes_for_a_handful_of_people_can_be_trained_on(project, people):
+    few_people(project / "faces", [2] * people)
+    result = list_faces(project / "faces", "--out", project)
+    assert result.returncode == 0, result.stderr
+    settings = lines_for_config(result.stdout)
+    assert bool(settings["HELD_OUT_LIST"]) == (people == 4)
+    said = advice(project, **{**settings, "RUN_FOLDER": "run", "IMAGES_PER_IDENTITY": 6})
+    assert f"images     {2 * people - 4 * (people == 4)} of" in said
 
 
 def test_a_label_for_which_the_classifier_is_too_large_is_blamed(project):
