@@ -325,10 +325,16 @@ def test_the_best_threshold_is_the_one_of_a_plain_search(seed):
     assert np.sum((distances <= verification.best_threshold(distances, same)) == same) == most
 
 
-@pytest.mark.parametrize(("same", "threshold"), [([True, True], np.inf), ([False, False], -np.inf)])
-def test_one_kind_of_pair_alone_puts_the_threshold_beyond_all(same, threshold):
-    found = verification.best_threshold(np.array([1.0, 2.0]), np.array(same))
-    assert found >= 2 if threshold > 0 else found < 1
+@pytest.mark.parametrize(("same", "threshold"), [([True, True], 2.0), ([False, False], -np.inf), ([True, False], 1.5)])
+def test_the_best_threshold_is_half_way_to_the_next_pair_or_beyond_all(same, threshold):
+    assert verification.best_threshold(np.array([1.0, 2.0]), np.array(same)) == threshold
+
+
+def test_a_pair_at_the_very_threshold_is_called_the_same():
+    # The thresholds: 2 from fold 0, between 1 and 3; 2.5 from fold 1, between 2 and 3.
+    d, same = np.array([1.0, 3, 2, 1, 3]), np.array([True, False, True, True, False])
+    found = verification.cross_validated_accuracy(d, same, np.array([0, 0, 1, 1, 1]))
+    assert found == (2, 1, 0)  # two folds are enough for a standard error
 
 
 def test_accuracy_judges_each_fold_by_the_threshold_of_the_others():
