@@ -20,19 +20,22 @@ COMMANDS = {
     "detect": ["people", "--out", "out"],
     "evaluate": [WEIGHTS, "--images", "people"],
     "export": [WEIGHTS, "--out", "out.onnx"],
+    "faces": ["--out", "out"],
+    "train.py": ["--check"],
     "extract": [WEIGHTS, "--images", "people", "--out", "out.h5"],
     "suspects": [WEIGHTS, "--images", "people", "--out", "out"],
     "verify": ["model.onnx", "people/0/0.jpg", "people/1/0.jpg"],
 }
 
 
-def start(folder, name, *arguments, **options):
+def start(folder, name, *arguments):
     """A command in a folder, as a terminal starts it: Ctrl-C is not ignored."""
-    config = [] if name in ("dataset", "detect", "verify") else ["--config", str(ROOT / "config.py")]
+    how = {"train.py": [str(ROOT / "train.py")], "faces": ["-m", "faces"]}.get(name, ["-m", f"tripletloss.{name}"])
+    config = [] if name in ("dataset", "detect", "verify", "faces") else ["--config", str(ROOT / "config.py")]
     return subprocess.Popen(
-        [sys.executable, "-m", f"tripletloss.{name}", *map(str, arguments), *config], cwd=folder, text=True,
+        [sys.executable, *how, *map(str, arguments), *config], cwd=folder, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), **options,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
 
 
@@ -60,7 +63,8 @@ def ended_by_ctrl_c(process, name):
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     lines = [line for line in errors.splitlines() if line.strip() and "it/s" not in line and "%|" not in line]
-    assert len(lines) == 1 and lines[0].startswith(f"tripletloss.{name}: stopped") and not out, errors
+    name = name if name in ("train.py", "faces") else f"tripletloss.{name}"
+    assert len(lines) == 1 and lines[0].startswith(f"{name}: stopped") and not out, errors
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -87,6 +91,25 @@ def test_ctrl_c_while_a_command_works_ends_it_in_one_line(crowd, name):
     ended_by_ctrl_c(process, name)
     left = {path.name for path in set(crowd.iterdir()) - before}
     assert left == ({"out.part", "out.part.log"} if name == "detect" else set())  # by which it is resumed
+
+
+def test_ctrl_c_is_not_lost_in_what_a_library_calls_back(tmp_path):
+    """C's qsort calls Python, whose exceptions it cannot pass on."""
+    (tmp_path / "script.py").write_text("""
+import ctypes, os, signal, sys, time
+from tripletloss.base import command
+@ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_int), ctypes.POINTER(ctypes.c_int))
+def compare(one, other):
+    os.kill(os.getpid(), signal.SIGINT)
+    return 0
+def work():
+    ctypes.CDLL(None).qsort((ctypes.c_int * 9)(), 9, 4, compare)
+    time.sleep(5)
+    print("went on")
+sys.exit(command.run("here", work))
+""")
+    result = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "here: stopped\n")
 
 
 def test_an_output_that_cannot_be_written_is_one_line(tmp_path):

@@ -1,14 +1,18 @@
 """How every command ends: with an exit status, and one line that says what went wrong and what to do."""
 
+import _thread
+import contextlib
 import gc
 import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 from tripletloss.base.errors import InputError
 
+AGAIN_S = 0.05  # seconds
 # The variables in which launchers give each process the number of processes and its rank: Open MPI, MPICH and
 # relatives, MVAPICH, srun.
 LAUNCHERS = (
@@ -34,7 +38,8 @@ def run(name: str, function: Callable[[], int | None], stopped: str = "stopped",
     try:
         for word in sys.argv:
             word.encode()  # fail now rather than when the name is written to a file, after all the work
-        status = function() or 0
+        with _keeping_ctrl_c():
+            status = function() or 0
         sys.stdout.flush()
         return status
     except InputError as error:
@@ -56,6 +61,27 @@ def run(name: str, function: Callable[[], int | None], stopped: str = "stopped",
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
     return status
+
+
+@contextlib.contextmanager
+def _keeping_ctrl_c() -> Iterator[None]:
+    """Raise Ctrl-C's exception again, a moment later, where Python drops it: in what a C library calls back."""
+    timers: list[threading.Timer] = []
+
+    def dropped(unraisable: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            sys.__unraisablehook__(unraisable)
+            return
+        timers.append(threading.Timer(AGAIN_S, _thread.interrupt_main))
+        timers[-1].start()
+
+    before, sys.unraisablehook = sys.unraisablehook, dropped
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        for timer in timers:
+            timer.cancel()
 
 
 def complain(name: str, sentence: str) -> None:
@@ -91,6 +117,6 @@ def answer_ctrl_c() -> None:
 
 def _end_at_once(number, frame):
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    name = spec.name if spec else os.path.basename(sys.argv[0])
+    name = spec.name.removesuffix(".__main__") if spec else os.path.basename(sys.argv[0])
     os.write(2, f"{name}: stopped\n".encode())
     os._exit(130)

@@ -24,7 +24,7 @@ from google.protobuf import text_format
 from tqdm import tqdm
 
 from tripletloss.base.errors import InputError
-from tripletloss.base.files import amount, write_whole
+from tripletloss.base.files import amount, read_file, write_whole
 from tripletloss.base.process import caffe_log
 from tripletloss.data.images import Preprocessing
 from tripletloss.evaluation.embed import ALONE, passes
@@ -64,9 +64,9 @@ def cache_key(cut, weights, images, settings):
         _add_file(total, file)
     for number, name in enumerate(images.names):
         try:
-            with open(images.path(number), "rb") as file:
-                total.update(f"\0{name}\0".encode())
-                _add_file(total, file)
+            content = read_file(images.path(number))
+            total.update(f"\0{name}\0".encode())
+            total.update(content)
         except OSError as error:
             if settings["BROKEN_IMAGES"] == "stop":
                 raise InputError(
