@@ -12,12 +12,13 @@ export GPU CAFFE_ROOT CACHE
 # PYTHONPATH takes precedence over .venv, so another Caffe on it would be used instead.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help venv caffe caffe-test bundle train test lint onnx clean distclean
+.PHONY: help venv caffe caffe-test bundle train test test-fast lint onnx clean distclean
 .NOTPARALLEL:
 
 help:
 	@echo "make train       train the model as config.py says"
 	@echo "make test        run all tests, including Caffe's own, and make lint"
+	@echo "make test-fast   run the tests that need no Caffe, in under a minute"
 	@echo "make caffe       build Caffe into .venv and install what it needs (3 to 5 minutes, once)"
 	@echo "make onnx        make the shipped model usable without Caffe: models/face997/face997.onnx and .venv-onnx"
 	@echo "make caffe-test  run the tests of Caffe's Python interface"
@@ -44,6 +45,10 @@ train: caffe
 
 test: caffe-test lint
 	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+test-fast: venv
+	$(PYTHON) -m pytest -p tests.no_caffe -n auto --maxprocesses 4 --dist loadfile \
+		tests/core tests/data tests/deploy tests/test_docs.py tests/test_rooms.py
 
 lint: venv
 	$(PYTHON) -m ruff check .

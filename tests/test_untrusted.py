@@ -16,8 +16,7 @@ from caffe.proto import caffe_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import TINY_CONFIG, TINY_NET, empty_png, run_train, write_config
-from tests.test_train import refused, replace
+from tests.helpers import TINY_CONFIG, TINY_NET, empty_png, refused, replace, run_train, write_config
 from tripletloss import config, layers
 from tripletloss.base import process
 from tripletloss.base.errors import InputError

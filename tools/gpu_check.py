@@ -224,7 +224,7 @@ def run_layer_tests(device):
     start_caffe(device)
     import pytest
 
-    sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", str(ROOT / "tests" / "test_layers.py")]))
+    sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", str(ROOT / "tests" / "layers" / "test_layers.py")]))
 
 
 def run_nccl(device, net, batch):
