@@ -9,7 +9,7 @@ import time
 import numpy as np
 from tabulate import tabulate
 
-from tripletloss.core import losses, sampling, selection, verification
+from tripletloss.core import batches, losses, selection, verification
 from tripletloss.core.distances import squared_distances
 
 DIMENSION, MARGIN, REPEATS = 256, 0.2, 3
@@ -56,11 +56,11 @@ def by_list():
     for images in (1000, 10_000, 100_000):
         x, labels = clouds(images // 20, 20, np.random.default_rng(0))
         start = time.perf_counter()
-        batches = sampling.IdentityBatches(labels, 40 * 20, 20, 0)
-        batches.batch(0)
+        made = batches.IdentityBatches(labels, 40 * 20, 20, 0)
+        made.batch(0)
         first = 1e3 * (time.perf_counter() - start)
         numbers = iter(range(1, 10**9))
-        each = timed(lambda batches=batches, numbers=numbers: batches.batch(next(numbers)))
+        each = timed(lambda made=made, numbers=numbers: made.batch(next(numbers)))
         start = time.perf_counter()
         verification.verification(x, labels)
         rows.append([images, f"{first:.1f}", f"{each:.2f}", f"{time.perf_counter() - start:.2f}",

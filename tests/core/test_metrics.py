@@ -85,7 +85,7 @@ def test_a_different_pair_stands_for_as_many_as_were_not_drawn():
 
 @pytest.mark.parametrize("labels", [[1, 1, 1], [1, 2, 3], [1], []])
 def test_pairs_of_one_kind_alone_are_refused(labels):
-    with pytest.raises(ValueError, match="pairs of one identity and pairs of two"):
+    with pytest.raises(ValueError, match="pairs of the same identity and pairs of different identities"):
         pairs_of(np.array(labels, int))
 
 
@@ -188,8 +188,9 @@ def test_accepted_at_the_first_point_of_a_curve_and_before_it():
 @pytest.mark.parametrize("same", [[True, True, True], [False, False, False]])
 def test_pairs_of_one_kind_have_no_curve(same):
     d, same = np.array([1.0, 2, 3]), np.array(same)
-    assert verification.Roc(d, same).curve() is None
-    with pytest.raises(ValueError, match=r"^verification needs pairs of one identity and pairs of two$"):
+    with pytest.raises(ValueError, match="needs pairs of the same identity and pairs of different identities"):
+        verification.Roc(d, same).curve()
+    with pytest.raises(ValueError, match=r"^verification needs pairs of the same identity and pairs of different identities$"):
         verification.verification_of_pairs(d, same)
 
 
@@ -357,7 +358,7 @@ def test_random_distances_are_right_half_the_time_and_perfect_ones_always():
     assert abs(verification.cross_validated_accuracy(rng.random(2000), same, folds).mean - 0.5) < 0.05
     assert verification.cross_validated_accuracy(np.where(same, 0.1, 0.9), same, folds).mean == 1
     for one_kind in (same | True, same & False):
-        with pytest.raises(ValueError, match="pairs of one identity and pairs of two"):
+        with pytest.raises(ValueError, match="pairs of the same identity and pairs of different identities"):
             verification.cross_validated_accuracy(rng.random(2000), one_kind, folds)
 
 

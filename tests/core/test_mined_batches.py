@@ -6,8 +6,9 @@ from scipy.spatial.distance import cdist
 
 from tripletloss.base.errors import InputError
 from tripletloss.core import distances
+from tripletloss.core.batches import MinedBatches
 from tripletloss.core.distances import hardest_negatives
-from tripletloss.core.sampling import MinedBatches, make_batches
+from tripletloss.core.sampling import make_batches
 
 LABELS = np.repeat([3, 5, 6, 9, 12, 15], [1, 2, 4, 9, 13, 3])  # 32 images of 6 identities
 

@@ -6,16 +6,10 @@ import numpy as np
 import pytest
 
 from tripletloss.base.errors import InputError
-from tripletloss.core import sampling
-from tripletloss.core.sampling import (
-    AnchorBatches,
-    IdentityBatches,
-    MinedBatches,
-    Share,
-    ShuffledBatches,
-    make_batches,
-    random_stream,
-)
+from tripletloss.core import batches as batches_module
+from tripletloss.core.batches import AnchorBatches, IdentityBatches, MinedBatches, ShuffledBatches
+from tripletloss.core.sampling import Share, make_batches
+from tripletloss.core.streams import ORDER, random_stream
 
 LABELS = np.repeat([3, 5, 6, 9, 12], [1, 2, 4, 9, 13])  # 29 images of 5 identities
 
@@ -143,7 +137,7 @@ def test_no_two_draws_come_from_the_same_random_stream(kind, monkeypatch):
         used.append(key + (0,) * (4 - len(key)))  # a stream's last number is 0 where it is left out
         return random_stream(*key)
 
-    monkeypatch.setattr(sampling, "random_stream", recorded)
+    monkeypatch.setattr(batches_module, "random_stream", recorded)
     for seed in (1, 2):
         batches = of_kind(kind, seed)
         for iteration in range(70):  # several epochs, each one's draws made once
@@ -180,7 +174,7 @@ def test_mined_batches_of_several_anchors_go_through_all_images_in_order():
     negatives = np.array([rng.choice(np.flatnonzero(labels != label), 3, replace=False) for label in labels])
     batches.take(rng.normal(size=(60, 2)), negatives)
     assert batches.anchors == 3
-    anchors = np.concatenate([random_stream(4, sampling.ORDER, epoch).permutation(60) for epoch in range(2)])
+    anchors = np.concatenate([random_stream(4, ORDER, epoch).permutation(60) for epoch in range(2)])
     for iteration in range(40):
         expected = []
         for anchor in anchors[3 * iteration : 3 * iteration + 3]:
@@ -231,10 +225,10 @@ def test_a_batch_is_divided_among_processes_evenly_or_refused_with_a_size_that_c
         (lambda: IdentityBatches(LABELS, 4, 4, 0), "for example 8$"),  # one identity has no negatives
         (lambda: IdentityBatches(LABELS, 17, 4, 0), "for example 16$"),
         (lambda: IdentityBatches(LABELS, 10, 1, 0), "IMAGES_PER_IDENTITY must be 2 or more"),
-        (lambda: IdentityBatches(np.zeros(9), 6, 3, 0), "one identity only"),
-        (lambda: ShuffledBatches(np.zeros(9), 6, 0), "one identity only"),
-        (lambda: AnchorBatches(np.zeros(9), 6, 0), "one identity only"),
-        (lambda: AnchorBatches(np.arange(9), 6, 0), "no identity of the list has two images"),
+        (lambda: IdentityBatches(np.zeros(9), 6, 3, 0), "only one identity"),
+        (lambda: ShuffledBatches(np.zeros(9), 6, 0), "only one identity"),
+        (lambda: AnchorBatches(np.zeros(9), 6, 0), "only one identity"),
+        (lambda: AnchorBatches(np.arange(9), 6, 0), "no identity in the list has two images"),
         (lambda: AnchorBatches(LABELS, 10, 0), "multiple of 3 for anchor batches, for example 9$"),
         (lambda: AnchorBatches(LABELS, 2, 0), "multiple of 3 for anchor batches, for example 3$"),
     ],

@@ -8,7 +8,7 @@ import pytest
 from tests.helpers import ROOT, TINY_CONFIG, few_people, lines_for_config, list_faces, write_config
 from tripletloss import config
 from tripletloss.base.errors import InputError
-from tripletloss.core.sampling import Batch
+from tripletloss.core.batches import Batch
 from tripletloss.data import images
 from tripletloss.data.folders import list_folder, walk
 from tripletloss.data.lists import read_list

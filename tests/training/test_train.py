@@ -308,7 +308,7 @@ def with_weights(content):
         (lambda p: replace(p / "list.txt", "person0@1.jpg 0", "person0@1.jpg"), "list.txt, line 2: 'person0@1.jpg' is not"),
         (lambda p: replace(p / "list.txt", "person0@1.jpg 0", "person0@1.jpg x"), "line 2: the label 'x' is not a whole number"),
         (lambda p: replace(p / "list.txt", "person0@1.jpg 0", "person0@1.jpg -1"), "line 2: the label -1"),
-        (one_identity, "one identity only"),
+        (one_identity, "only one identity"),
         (bad_label, "the image person6@3.jpg has label 6, but 'fc9' has 6 outputs, for labels 0 to 5"),
         (lambda p: (p / "images" / "person1@1.jpg").unlink(), "names the image person1@1.jpg, but there is no"),
         (cut_image, "person2@1.jpg is"),
@@ -349,7 +349,7 @@ def test_bad_input_ends_in_one_sentence_and_status_1(project, change, sentence):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (one_identity, "one identity only"),
+        (one_identity, "only one identity"),
         (in_config(BATCH_SIZE=24), "a mini-batch of 24 holds 8 identities x 3 images, but the list has 6 identities: set BATCH_SIZE to at most 18"),
         (in_config(SELECTION="rank-paired"), "set BATCHES to 'anchor'"),
         (margins_that_differ, "layer 'triplet_select' has the margin 0.3 and layer 'tripletloss' has the margin 0.2: give both"),

@@ -1,27 +1,29 @@
 """95% intervals by resampling identities.
 
-Intervals are percentile bootstraps over identities: images of one identity are not independent, nor are the pairs that
-share one, so identities are drawn with replacement, never images or pairs.
+These are percentile bootstraps over identities. Images of one identity are not independent, and neither are pairs that
+share an identity, so identities are drawn with replacement, never images or pairs.
 """
 
 import numpy as np
 
 RESAMPLES = 200
-LEAST_IDENTITIES = 5  # with fewer, resampling says nothing: an interval needs this many
+LEAST_IDENTITIES = 5  # that an interval needs; with fewer, resampling says nothing
 
 
-def interval(values):
-    """The 95% interval of resampled values, (low, high); None where there are none."""
+def interval(values: np.ndarray) -> tuple[float, float] | None:
+    """The 95% interval, (low, high), of resampled values (R,); None if there are none."""
     if not len(values):
         return None
     low, high = np.percentile(values, (2.5, 97.5))
     return float(low), float(high)
 
 
-def resampled_means(values, labels, resamples=RESAMPLES, seed=0):
-    """Means of per-query values for resampled identities of the queries: values (Q,), labels (Q,). Returns (R,).
+def resampled_means(
+    values: np.ndarray, labels: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+) -> np.ndarray:
+    """Means of per-query values (Q,) for resampled identities of the queries, labels (Q,). Returns (R,).
 
-    Of fewer than LEAST_IDENTITIES, R is 0.
+    R is `resamples`, or 0 with fewer than LEAST_IDENTITIES identities.
     """
     people, labels = np.unique(labels, return_inverse=True)
     resamples = resamples if len(people) >= LEAST_IDENTITIES else 0

@@ -1,31 +1,34 @@
-"""Is it collapsing? Figures of a mini-batch's embeddings, and what is wrong with them in one sentence. Plain NumPy."""
+"""Is training failing? Figures of a mini-batch's embeddings, and a diagnosis with advice. Plain NumPy."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from tripletloss.core.distances import same_and_other, squared_distances
 
-WINDOW = 10  # reports that a diagnosis looks at, twice: the latest ones and those before
+WINDOW = 10  # how many of the latest reports a diagnosis compares with as many earlier ones
 
 
 class Report(NamedTuple):
-    """The embeddings of one mini-batch, as numbers. Distances are squared."""
+    """Figures of the embeddings of one mini-batch. Distances are squared."""
 
     mean_distance: float  # of all pairs
     distance_spread: float  # their standard deviation
     norm: float  # mean length of the embeddings
     effective_rank: float  # of the centred embeddings: how many directions they use
-    far_positives: float  # share of the pairs of one identity that are farther apart than half the other pairs
-    d_ap: float  # median distance of the pairs of one identity,
-    d_an: float  # and of the others: their 5th percentile
+    far_positives: float  # share of the same-identity pairs that are farther apart than half the other pairs
+    d_ap: float  # median distance of the same-identity pairs
+    d_an: float  # 5th percentile of the distances of the other pairs
 
-    # With triplets; NaN without.
+    # NaN if no triplets are selected.
     active_share: float = float("nan")
     loss: float = float("nan")
 
 
-def report(embeddings, labels, active_share=float("nan"), loss=float("nan")):
+def report(
+    embeddings: np.ndarray, labels: np.ndarray, active_share: float = float("nan"), loss: float = float("nan")
+) -> Report:
     """The Report of a mini-batch: embeddings (N, D), labels (N,). Raises FloatingPointError for NaN and infinity."""
     distances = squared_distances(embeddings)
     same, other = same_and_other(labels)
@@ -44,10 +47,10 @@ def report(embeddings, labels, active_share=float("nan"), loss=float("nan")):
     )  # fmt: skip
 
 
-def effective_rank(embeddings):
+def effective_rank(embeddings: np.ndarray) -> float:
     """exp of the entropy of the normalised singular values of the centred rows (Roy & Vetterli, EUSIPCO 2007).
 
-    embeddings: (N, D). 1 if all lie on a line, min(N - 1, D) if all directions are used alike; 0 for one point.
+    embeddings: (N, D). It is 1 if all lie on a line, min(N - 1, D) if all directions are used equally, 0 for one point.
     """
     x = embeddings.astype(np.float64) - embeddings.mean(axis=0, dtype=np.float64)
     gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
@@ -59,41 +62,42 @@ def effective_rank(embeddings):
     return float(np.exp(-np.sum(shares * np.log(shares))))
 
 
-def diagnose(reports, margin):
-    """What is wrong, as (name, sentence with advice), or None. reports: all Reports of a triplet stage so far.
+def diagnose(reports: Sequence[Report], margin: float) -> tuple[str, str] | None:
+    """The problem as (name, sentence with advice), or None if there is none.
 
-    margin: of squared distances. A collapsed embedding has the loss margin / 2, as every hinge is the margin.
+    reports: all Reports of a triplet stage so far; margin: of squared distances. A collapsed embedding has the loss
+    margin / 2, as every hinge equals the margin.
     """
     if len(reports) < WINDOW:
         return None
     first, late = _means(reports[:WINDOW]), _means(reports[-WINDOW:])
-    # One point far from zero, or at zero; not small embeddings that an oversized margin dwarfs.
+    # Collapsed to one point, at zero or elsewhere; not merely small compared with an oversized margin.
     together = late.mean_distance < 0.05 * late.norm**2 or late.mean_distance < 0.1 * first.mean_distance
     if together and late.mean_distance < 0.1 * margin and abs(late.loss - margin / 2) < 0.1 * margin:
         return "collapsed", (
-            f"all embeddings are within {late.mean_distance:.2g} of each other and the loss is that of one point, "
-            f"MARGIN / 2 = {margin / 2:g}: lower LEARNING_RATE, select semi-hard, and start from trained weights"
+            f"all embeddings are within {late.mean_distance:.2g} of each other, and the loss is that of one point, "
+            f"MARGIN / 2 = {margin / 2:g}: lower LEARNING_RATE, use semi-hard selection, and start from trained weights"
         )
     if len(reports) >= 2 * WINDOW and (late.norm > 10 * first.norm or late.loss > 2 * max(first.loss, margin / 2)):
         return "learning rate too high", (
-            f"the loss went from {first.loss:.3g} to {late.loss:.3g} and the embeddings' length from {first.norm:.3g} "
+            f"the loss went from {first.loss:.3g} to {late.loss:.3g}, and the embeddings' length from {first.norm:.3g} "
             f"to {late.norm:.3g}: divide LEARNING_RATE by ten"
         )
     if late.active_share < 0.005:
         return "no active triplets", (
-            f"{late.active_share:.1%} of the triplets have a loss, so nothing is learnt: raise MARGIN, or take "
+            f"only {late.active_share:.1%} of the triplets have a loss, so nothing is learnt: raise MARGIN, or put "
             "more identities into a mini-batch"
         )
     if late.d_ap < 0.5 * late.d_an and 0.002 < late.far_positives < 0.25:
         return "suspected label noise", (
-            f"{late.far_positives:.1%} of the pairs of one identity are farther apart than strangers, the others "
-            "close together: look at `python -m tripletloss.suspects`"
+            f"{late.far_positives:.1%} of the same-identity pairs are farther apart than strangers, but the others are "
+            "close together: find wrong labels with `python -m tripletloss.suspects`"
         )
     stuck = len(reports) >= 3 * WINDOW and late.loss > 0.98 * _means(reports[-2 * WINDOW : -WINDOW]).loss
     if stuck and late.active_share > 0.95 and late.loss > margin / 4:
         return "margin unreachable", (
-            f"{late.active_share:.0%} of the triplets stay short of MARGIN {margin:g} and the loss of {late.loss:.3g} "
-            f"no longer falls, at distances of {late.mean_distance:.3g}: lower MARGIN"
+            f"{late.active_share:.0%} of the triplets do not reach MARGIN {margin:g}, and the loss of {late.loss:.3g} "
+            f"no longer falls, with a mean distance of {late.mean_distance:.3g}: lower MARGIN"
         )
     return None
 

@@ -1,25 +1,26 @@
-"""Squared Euclidean distances between embeddings, in blocks that bound memory."""
+"""Squared Euclidean distances between embeddings, in blocks that limit memory."""
 
 import concurrent.futures
 import os
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-# Pairs are compared with all rows in blocks of about this many entries, which bounds memory.
+# Pairs are compared with all rows in blocks of about this many entries, which limits memory.
 BLOCK_ENTRIES = 4_000_000
 
-# A share of an embedding's length. Two copies of one image may be this far apart, as a net in single precision rounds
-# differently from place to place in a mini-batch. 3.5e-7 was the most for 12 images, 79 copies each, and the shipped
-# model.
+# How far apart two copies of one image may be, as a share of an embedding's length: in single precision, a net rounds
+# differently at different places of a mini-batch. The largest such share that was measured is 3.5e-7, for the shipped
+# model and 79 copies of each of 12 images.
 ROUNDING = 2e-6
 
 
-def squared_distances(x, dtype=np.float64):
+def squared_distances(x: np.ndarray, dtype: type = np.float64) -> np.ndarray:
     """Squared Euclidean distances between all rows.
 
-    x: (N, D) float. Returns (N, N), exactly zero on the diagonal and never negative. In float32 they are wrong by about
-    1e-7 of the largest, which is enough to choose triplets by; dtype: float64 or float32.
-    Raises FloatingPointError if x holds a NaN or an infinity: no comparison would mean anything.
+    x: (N, D) float; dtype: float64 or float32. Returns (N, N), exactly zero on the diagonal and never negative. In
+    float32 the error is about 1e-7 of the largest distance, which is accurate enough for choosing triplets.
+    Raises FloatingPointError if x contains NaN or infinity, as no comparison would mean anything.
     """
     x, norms = (part.astype(dtype, copy=False) for part in _centred(x))
     distances = x @ x.T  # (N, N)
@@ -36,8 +37,8 @@ def squared_distances(x, dtype=np.float64):
     return distances
 
 
-def distance_blocks(x, rows):
-    """squared_distances, some rows at a time, where N x N are too many.
+def distance_blocks(x: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """squared_distances, some rows at a time, for when (N, N) is too large.
 
     x: (N, D) float; rows: (Q,) row numbers. Yields (numbers (B,), distances (B, N) float64 of them to all rows), with
     B x N about BLOCK_ENTRIES. Raises FloatingPointError as squared_distances does.
@@ -51,11 +52,12 @@ def distance_blocks(x, rows):
         yield numbers, distances
 
 
-def hardest_negatives(x, labels, identities):
-    """Of each image, the nearest image of each of the nearest other identities, exact, over all images.
+def hardest_negatives(x: np.ndarray, labels: np.ndarray, identities: int) -> np.ndarray:
+    """For each image, the nearest image of each of the nearest other identities: an exact search of all images.
 
-    x: (N, D) float; labels: (N,); identities: how many other ones, at most as many as there are. Returns row numbers
-    (N, identities), the nearest identity's first. Time grows with N^2 D, memory with N D and blocks of BLOCK_ENTRIES.
+    x: (N, D) float; labels: (N,); identities: how many other ones, or fewer if there are not as many. Returns row
+    numbers (N, identities), the nearest identity first. Time grows with N^2 D, memory with N D, besides blocks of
+    BLOCK_ENTRIES.
     Raises FloatingPointError as squared_distances does.
     """
     _, numbers, sizes = np.unique(labels, return_inverse=True, return_counts=True)
@@ -68,7 +70,7 @@ def hardest_negatives(x, labels, identities):
     for block in blocks_of(len(rows), len(rows)):
         from_block = rows[block] @ rows.T  # (B, N)
         from_block *= -2
-        from_block += norms  # |x|^2 of the block's own rows changes no order
+        from_block += norms  # adding |x|^2 of the block's own rows would not change the order
         nearest = np.minimum.reduceat(from_block, starts, axis=1)  # (B, identities of the list)
         here = np.arange(len(nearest))[:, None]
         nearest[here[:, 0], own[block]] = np.inf
@@ -83,38 +85,38 @@ def hardest_negatives(x, labels, identities):
     return result
 
 
-def first_not_finite(x):
-    """The number of the first row of x, (N, ...) float, that holds NaN or infinity; None if all are finite."""
+def first_not_finite(x: np.ndarray) -> int | None:
+    """The number of the first row of x, (N, ...) float, that contains NaN or infinity; None if all are finite."""
     if np.isfinite(x).all():
         return None
     return int(np.argmin(np.isfinite(x.reshape(len(x), -1)).all(axis=1)))
 
 
-def check_finite(x, what="embeddings"):
-    """Raise FloatingPointError, which names the first such row, if x, (N, ...) float, holds NaN or infinity."""
+def check_finite(x: np.ndarray, what: str = "embeddings") -> None:
+    """Raise FloatingPointError if x, (N, ...) float, contains NaN or infinity; the message names the first such row."""
     row = first_not_finite(x)
     if row is not None:
         raise FloatingPointError(f"row {row} of the {what} holds NaN or infinity")
 
 
-def rounding_of(x):
+def rounding_of(x: np.ndarray) -> float:
     """How far apart, not squared, copies of one image may be among embeddings x, (N, D): ROUNDING of their length.
 
-    It is their median length, so that a few odd rows do not make everything equal.
+    The length is the median, so that a few very long rows do not make all others equal.
     """
     return ROUNDING * float(np.sqrt(np.median(np.einsum("nd,nd->n", x, x, dtype=np.float64))))
 
 
 def _centred(x):
-    """The rows in double precision with their mean taken off, and their squared norms (N,)."""
+    """The rows in double precision with their mean subtracted, and their squared norms (N,)."""
     check_finite(x)
     # |x|^2 + |y|^2 - 2xy loses small distances in single precision, and far from the origin.
     x = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
     return x, np.einsum("nd,nd->n", x, x)
 
 
-def same_and_other(labels):
-    """Who is whose positive: same[a, p] for p in S(a), other[a, n] for n in D(a).
+def same_and_other(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows are positives and negatives: same[a, p] for p in S(a), other[a, n] for n in D(a).
 
     labels: (N,). Returns two (N, N) bool arrays; same is False on its diagonal.
     """
@@ -124,19 +126,19 @@ def same_and_other(labels):
     return equal, other
 
 
-def blocks_of(pairs, rows):
+def blocks_of(pairs: int, rows: int) -> list[slice]:
     """Slices over `pairs` pairs, such that a block against `rows` rows has about BLOCK_ENTRIES entries."""
     step = max(1, BLOCK_ENTRIES // max(1, rows))
     return [slice(start, start + step) for start in range(0, pairs, step)]
 
 
-def row_blocks(rows):
-    """Slices over the rows of a (rows, rows) array, eight or more to a block of BLOCK_ENTRIES, for threads to share."""
+def row_blocks(rows: int) -> list[slice]:
+    """Slices over the rows of a (rows, rows) array, each an eighth of BLOCK_ENTRIES, for threads to share."""
     return blocks_of(rows, 8 * rows)
 
 
-def in_threads(function, blocks):
-    """function(block) for all blocks; NumPy sorts and searches without holding Python's lock."""
+def in_threads(function: Callable[[slice], None], blocks: Sequence[slice]) -> None:
+    """Call function(block) for all blocks, in threads: NumPy releases Python's lock while it sorts and searches."""
     threads = min(len(os.sched_getaffinity(0)), len(blocks))
     if threads < 2:
         for block in blocks:

@@ -1,4 +1,4 @@
-"""Pairs of images: all of them or a sample, and their distances."""
+"""Pairs of images, all of them or a sample, and their distances."""
 
 from typing import NamedTuple
 
@@ -6,21 +6,23 @@ import numpy as np
 
 from tripletloss.core.distances import check_finite, rounding_of
 
+NEEDS_BOTH_KINDS = "verification needs pairs of the same identity and pairs of different identities"
+
 
 class Pairs(NamedTuple):
-    """P pairs of images, all distinct, and whether they show one identity."""
+    """P pairs of images, all different, and whether they show the same identity."""
 
     first: np.ndarray  # (P,) int, row numbers
     second: np.ndarray  # (P,) int
     same: np.ndarray  # (P,) bool
 
 
-def pairs_of(labels, most=1_000_000, seed=0):
-    """All pairs of images, or, where there are more than `most`, that many of them, drawn at random.
+def pairs_of(labels: np.ndarray, most: int = 1_000_000, seed: int = 0) -> Pairs:
+    """All pairs of images, or, if there are more than `most`, that many of them, drawn at random.
 
-    labels: (N,). All pairs of one kind are as likely, and none is drawn twice. Half of the drawn pairs are same pairs,
-    unless one kind has fewer: then all of its pairs are there, and the other kind fills up. Where both kinds are
-    counted together, weigh them by different_weight(). Memory grows with N + most, never with N^2.
+    labels: (N,). All pairs of one kind are equally likely, and none is drawn twice. Half of the drawn pairs are same
+    pairs, unless there are not enough pairs of one kind: then all of those are taken, and more of the other kind.
+    If both kinds are counted together, weight them by different_weight(). Memory grows with N + most, never with N^2.
     Raises ValueError if there are no same or no different pairs.
     """
     labels = np.unique(labels, return_inverse=True)[1]
@@ -28,7 +30,7 @@ def pairs_of(labels, most=1_000_000, seed=0):
     all_pairs, same_pairs = n * (n - 1) // 2, int((sizes * (sizes - 1) // 2).sum())
     different_pairs = all_pairs - same_pairs
     if not 0 < same_pairs < all_pairs:
-        raise ValueError("verification needs pairs of one identity and pairs of two")
+        raise ValueError(NEEDS_BOTH_KINDS)
     if all_pairs <= most:
         first, second = np.triu_indices(n, 1)
         return Pairs(first, second, labels[first] == labels[second])
@@ -38,26 +40,26 @@ def pairs_of(labels, most=1_000_000, seed=0):
     starts = ends - sizes
     drawn = min(same_pairs, max(most // 2, most - different_pairs))
     number = _draw(rng, same_pairs, drawn)
-    before = np.cumsum(sizes * (sizes - 1) // 2)  # pairs up to and with each identity
+    before = np.cumsum(sizes * (sizes - 1) // 2)  # pairs up to and including each identity
     identity = np.searchsorted(before, number, side="right")
     number = number - (before - sizes * (sizes - 1) // 2)[identity]
     # Pair number k of an identity: larger index j with j (j - 1) / 2 <= k, smaller index the rest.
     j = ((1 + np.sqrt(1 + 8 * number.astype(np.float64))) / 2).astype(np.int64)
     i = number - j * (j - 1) // 2
     first, second = starts[identity] + i, starts[identity] + j
-    # The image in place p makes different pairs with all images of later identities, which are the last ones.
-    before = np.cumsum(n - ends[labels[images]])  # pairs up to and with each image
+    # The image at place p forms different pairs with all images of later identities, which come last.
+    before = np.cumsum(n - ends[labels[images]])  # pairs up to and including each image
     number = _draw(rng, different_pairs, most - drawn)
     place = np.searchsorted(before, number, side="right")
     first, second = np.append(first, place), np.append(second, n - (before[place] - number))
     return Pairs(images[first], images[second], np.arange(most) < drawn)
 
 
-def different_weight(pairs, labels):
-    """How many different pairs of some images one of `pairs` stands for, where a same pair of them stands for one.
+def different_weight(pairs: Pairs, labels: np.ndarray) -> float:
+    """The weight of a different pair of `pairs` that restores the true shares of both kinds, if a same pair counts 1.
 
-    labels: (N,) of those images, which `pairs` are all pairs or a sample of, as pairs_of draws it. So it is 1 for all
-    pairs, and else sets right that more same pairs are drawn than their share.
+    labels: (N,) of the images that `pairs` are all pairs of, or a sample as pairs_of draws it. It is 1 for all pairs.
+    Otherwise it corrects for more same pairs being drawn than their share.
     """
     sizes = np.unique(labels, return_counts=True)[1]
     all_same = np.sum(sizes * (sizes - 1) // 2)
@@ -66,21 +68,21 @@ def different_weight(pairs, labels):
 
 
 def _draw(rng, among, count):
-    """`count` different numbers of 0..among - 1, in order, without a list of all of them."""
+    """`count` different numbers from 0 to among - 1, in order, drawn without a list of all of them."""
     if count == among:
         return np.arange(among)
     found = np.zeros(0, np.int64)
     while len(found) < count:
         found = np.sort(np.append(found, rng.integers(0, among, count)))
-        found = found[np.diff(found, prepend=-1) > 0]  # np.unique would take longer than all the rest
+        found = found[np.diff(found, prepend=-1) > 0]  # faster than np.unique, which would dominate
     return np.sort(rng.choice(found, count, replace=False))
 
 
-def pair_distances(embeddings, first, second):
+def pair_distances(embeddings: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Squared distances of pairs of rows: embeddings (N, D); first, second: (P,) row numbers. Returns (P,) float64.
 
-    What is no farther apart than rounding puts copies of one image (distances.ROUNDING) has the distance 0.
-    Raises FloatingPointError, which names the first such row, if an embedding holds NaN or infinity.
+    Pairs that are no farther apart than rounding can put copies of one image (distances.ROUNDING) have distance 0.
+    Raises FloatingPointError if an embedding contains NaN or infinity; the message names the first such row.
     """
     check_finite(embeddings)
     found = np.empty(len(first))

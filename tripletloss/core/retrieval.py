@@ -8,22 +8,22 @@ from tripletloss.core.distances import distance_blocks, rounding_of
 
 
 class Retrieval(NamedTuple):
-    """Figures of Q queries: each image that has another of its identity, against all other images. Each (Q,)."""
+    """Figures of Q queries, (Q,) each: every image whose identity has another image, compared with all other images."""
 
-    labels: np.ndarray  # of the query
+    labels: np.ndarray  # of the queries
     rank_1: np.ndarray  # bool: the nearest other image is of the query's identity
-    average_precision: np.ndarray  # mean of the precision at each image of the query's identity
+    average_precision: np.ndarray  # mean of the precisions at the images of the query's identity
     r_precision: np.ndarray  # share of the query's R images among the R nearest
 
 
-def retrieval(embeddings, labels):
-    """Retrieval figures, query by query; their means are rank-1 (recall at 1), mAP and mean R-precision.
+def retrieval(embeddings: np.ndarray, labels: np.ndarray) -> Retrieval:
+    """Retrieval figures per query; their means are rank-1 (recall at 1), mAP and mean R-precision.
 
     embeddings: (N, D); labels: (N,). Average precision as in Manning, Raghavan, Schuetze, Introduction to Information
-    Retrieval, section 8.4 (mAP over queries), R-precision in the same place. An image of another identity at the same
-    distance comes first; so does one that is farther by no more than rounding can do (distances.ROUNDING), so that all
-    copies of one image are equally near. Memory: blocks of N rows, never N^2.
-    Raises FloatingPointError, which names the first such row, if an embedding holds NaN or infinity.
+    Retrieval, section 8.4 (mAP over queries), and R-precision as in the same section. Of images at the same distance,
+    those of other identities come first. Distances count as the same if they differ by no more than rounding can cause
+    (distances.ROUNDING), so that all copies of one image are equally near. Memory grows with N, never with N^2.
+    Raises FloatingPointError if an embedding contains NaN or infinity; the message names the first such row.
     """
     labels = np.unique(labels, return_inverse=True)[1]
     sizes = np.bincount(labels)
@@ -37,9 +37,9 @@ def retrieval(embeddings, labels):
             mine = members[labels[query]]
             mine = np.sort(row[mine[mine != query]])  # (R,)
             row.sort()
-            reach = np.square(np.sqrt(mine) + rounding)  # (R,) a copy, not squared, is at most so much farther
+            reach = np.square(np.sqrt(mine) + rounding)  # (R,) copies may be this much farther apart, not squared
             ranks = np.searchsorted(row, reach, side="right")  # (R,) images at that distance or nearer
-            hits = np.searchsorted(mine, reach, side="right")  # (R,) of them of the query's identity
+            hits = np.searchsorted(mine, reach, side="right")  # (R,) those of them that show the query's identity
             rank_1[done] = ranks[0] == hits[0]
             average[done] = np.mean(hits / ranks)
             r_precision[done] = np.mean(ranks <= len(mine))

@@ -198,7 +198,7 @@ def _means(preprocessing):
 def load_batch(images, batch, preprocessing, augmentation, rng_of, broken=None):
     """The blob of a training mini-batch, (N, 3, size, size) float32.
 
-    images: ImageList; batch: sampling.Batch; rng_of: draw -> numpy Generator for its augmentation; broken: as in
+    images: ImageList; batch: batches.Batch; rng_of: draw -> numpy Generator for its augmentation; broken: as in
     read_or_next. Rows with the same image and draw are decoded once and equal.
     """
     size = preprocessing.size

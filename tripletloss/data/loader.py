@@ -19,7 +19,7 @@ import traceback
 import numpy as np
 
 from tripletloss.base.errors import InputError
-from tripletloss.core import sampling
+from tripletloss.core import sampling, streams
 from tripletloss.data import images
 from tripletloss.data.lists import ImageList, read_list
 
@@ -46,7 +46,7 @@ class BatchMaker:
         s = self.settings
 
         def rng_of(draw):
-            return sampling.random_stream(s["seed"], sampling.AUGMENTATION, iteration, draw)
+            return streams.random_stream(s["seed"], streams.AUGMENTATION, iteration, draw)
 
         return images.load_batch(
             self.images, self.batches.batch(iteration), self.preprocessing, self.augmentation, rng_of, self.broken

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from tripletloss.base.errors import InputError
-from tripletloss.core import cosine, sampling
+from tripletloss.core import cosine, streams
 from tripletloss.layers.settings import SettingsLayer, check_labelled, rows_of
 
 
@@ -27,7 +27,7 @@ class CosineLayer(SettingsLayer):
         if len(self.blobs) == 0:
             shape = self.settings["identities"], math.prod(bottom[0].shape[1:])
             self.blobs.add_blob(*shape)
-            rng = sampling.random_stream(self.settings["seed"], sampling.CLASS_WEIGHTS, 0, 0)
+            rng = streams.random_stream(self.settings["seed"], streams.CLASS_WEIGHTS, 0, 0)
             self.blobs[0].data[...] = rng.standard_normal(shape, np.float32) / math.sqrt(shape[1])
 
     def reshape(self, bottom, top):

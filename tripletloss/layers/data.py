@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 
 from tripletloss.base.errors import InputError
-from tripletloss.core import sampling
+from tripletloss.core import sampling, streams
 from tripletloss.data import images
 from tripletloss.data.lists import read_list
 from tripletloss.data.loader import Loader
@@ -107,7 +107,7 @@ class FeatureLayer(SettingsLayer):
             self.mined = True
             self._take_mined(self.iteration - self.iteration % every)
         batch = self.batches.batch(self.iteration)
-        rng = sampling.random_stream(self.settings["seed"], sampling.AUGMENTATION, self.iteration)
+        rng = streams.random_stream(self.settings["seed"], streams.AUGMENTATION, self.iteration)
         views = rng.integers(0, len(self.features), batch.draws.max() + 1)[batch.draws]
         top[0].data[...] = self.features[views, batch.images]
         top[1].data[...] = self.labels[batch.images]

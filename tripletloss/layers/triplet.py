@@ -6,7 +6,7 @@ import numpy as np
 
 from tripletloss.base import parallel
 from tripletloss.base.errors import InputError, NotFiniteError
-from tripletloss.core import losses, sampling, selection
+from tripletloss.core import losses, selection, streams
 from tripletloss.core.distances import squared_distances
 from tripletloss.layers.settings import SettingsLayer, check_labelled, rows_of
 
@@ -56,7 +56,7 @@ class SelectingLayer(SettingsLayer):
             raise NotFiniteError(f"{name}: {error}") from None
         if selection.STRATEGIES[self.strategy].needs_unit_length:
             check_lengths(embeddings, name)
-        rng = sampling.random_stream(self.seed, sampling.NEGATIVES, self.iteration)
+        rng = streams.random_stream(self.seed, streams.NEGATIVES, self.iteration)
         try:
             self.selection = selection.select(
                 self.strategy, self.distances, labels, self.margin, embeddings.shape[1], rng

@@ -1,6 +1,6 @@
 """Hard negatives from all images, not from the mini-batch alone: every MINE_ITERS iterations, in cached features.
 
-What is found lies in a file beside the run's others, which FeatureLayer reads. sampling.MinedBatches is made of it.
+What is found lies in a file beside the run's others, which FeatureLayer reads. batches.MinedBatches is made of it.
 """
 
 import io

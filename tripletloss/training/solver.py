@@ -14,7 +14,7 @@ from caffe.proto import caffe_pb2
 from tripletloss import layers
 from tripletloss.base.errors import InputError, NotFiniteError
 from tripletloss.base.process import caffe_log, try_in_child
-from tripletloss.core import sampling
+from tripletloss.core import streams
 from tripletloss.core.pairs import pairs_of
 from tripletloss.core.verification import verification
 from tripletloss.data.images import Augmentation, Preprocessing
@@ -173,7 +173,7 @@ def train_stage(plan, team=ALONE, gpu=None):
                 record.score(0, _score_of_net(plan, solver.net, team, record))
             while solver.iter < s["MAX_ITERS"] and not steps.stop:
                 # Caffe keeps no state of its generator, so that of each iteration is made from its number.
-                stream = sampling.random_stream(s["SEED"], sampling.CAFFE, team.rank, solver.iter)
+                stream = streams.random_stream(s["SEED"], streams.CAFFE, team.rank, solver.iter)
                 caffe.set_random_seed(int(stream.integers(2**31)))
                 rate, start = solver.lr, time.perf_counter()
                 try:
