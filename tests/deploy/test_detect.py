@@ -147,7 +147,7 @@ def test_what_is_there_is_replaced_only_with_force(photos, tmp_path):
     assert not (tmp_path / "faces" / "ann" / "1_2.jpg").exists() and len(table(tmp_path / "faces.csv")) == 6
     (tmp_path / "faces" / "ann" / "holiday.jpg").write_bytes(b"a person's own")
     refused = detect(*arguments, "--force")
-    assert refused.returncode == 1 and "faces is not replaced, as ann/holiday.jpg in it was not written" in refused.stderr
+    assert refused.returncode == 1 and "faces is not replaced, because this command did not write ann/holiday.jpg in it" in refused.stderr
     for out in (photos, photos / "faces"):
         inside = detect(photos, "--out", out, "--force")
         assert inside.returncode == 1 and "is in the folder of the photos" in inside.stderr
