@@ -118,6 +118,8 @@ def test_lists_are_never_written_over_and_the_seed_decides_the_split(tree, tmp_p
         assert refused.returncode == 1 and f"{there} exists already" in refused.stderr
     assert (tmp_path / "one" / "held_out.txt").read_text() == one == two
     assert not (tmp_path / "two" / "train.txt").exists()
+    assert list_faces(tree, "--out", tmp_path / "one", "--seed", 1, "--force").returncode == 0
+    assert (tmp_path / "one" / "held_out.txt").read_text() == other
 
 
 @pytest.mark.parametrize(
