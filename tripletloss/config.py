@@ -1,15 +1,17 @@
-"""The settings behind config.py: names, types, defaults, and what a wrong value is told.
+"""The settings in config.py: names, types, defaults, and what they must be.
 
-config.py is read, never run: each of its lines gives one name one plain value. A setting that may differ between
-the stages takes one value for both, or a dictionary by stage.
+config.py is read, never executed: each line assigns one plain value to one name. A setting that may differ between
+the stages has one value for both, or a dictionary by stage.
 """
 
+import argparse
 import ast
 import difflib
 import os
 import sys
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from tripletloss.base.command import launched
 from tripletloss.base.errors import InputError
@@ -20,16 +22,16 @@ from tripletloss.core.selection import STRATEGIES
 MOST_BYTES = 2**20  # of a config file
 STAGES = ("softmax", "triplet")
 REQUIRED = object()
-LARGEST = 2**31 - 1  # of whole numbers, as Caffe keeps them
-SHOWN_CHARACTERS = 60  # of a value that is refused
+LARGEST = 2**31 - 1  # the largest whole number, as in Caffe
+SHOWN_CHARACTERS = 60  # of a value in an error message
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the folder with train.py and its config.py
 
 
 class Setting(NamedTuple):
     """One line of the schema."""
 
-    accepts: object  # value -> bool
-    wants: str  # what a person is told that the value must be
+    accepts: Callable[[Any], bool]
+    wants: str  # what the value must be, for error messages
     default: object = REQUIRED
     by_stage: bool = False
     is_path: bool = False
@@ -134,61 +136,62 @@ SCHEMA = {
     "RANKS": _integer(1, 1),
     "ALLOWED_MODULES": Setting(lambda value: isinstance(value, list), "a list of names of Python modules", []),
 }
-# Set by the commands, never by config.py: the number of identities in TRAIN_LIST; the files of features, of mined
-# negatives and of broken images; which process this is, of how many; and the modules of --allow-module.
+# Set by the commands, never in config.py: the number of identities in TRAIN_LIST; the files of features, of mined
+# negatives and of broken images; the rank of this process, and the number of processes; the modules of --allow-module.
 COUNTED = ("IDENTITIES", "FEATURES", "MINED", "BROKEN_LIST", "RANK", "RANKS", "ALLOWED_MODULES")
 
 
-def default_of(name, stage):
+def default_of(name: str, stage: str) -> Any:
     """The default of a setting in a stage."""
     default = SCHEMA[name].default
     return default[stage] if SCHEMA[name].by_stage and isinstance(default, dict) else default
 
 
-def check_value(name, value, where):
-    """Check one plain value against SCHEMA[name]; raises InputError, beginning with `where`."""
+def check_value(name: str, value: Any, where: str) -> None:
+    """Check one plain value against SCHEMA[name]. Raises InputError, with a message that begins with `where`."""
     if not SCHEMA[name].accepts(value):
         raise InputError(f"{where}: {name} is {_shown(value)}, but must be {SCHEMA[name].wants}")
 
 
 def _shown(value):
-    """A refused value as text: the beginning of a long one."""
+    """A refused value as text, shortened if it is long."""
     try:
         text = repr(value)
-    except ValueError:  # Python writes no number of more digits than sys.get_int_max_str_digits()
+    except ValueError:  # Python does not print numbers of more than sys.get_int_max_str_digits() digits
         return "a number of thousands of digits"
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
-def unknown_name(name, known, where):
-    """The InputError for a name that is not among `known`, with the nearest that is."""
+def unknown_name(name: str, known: Iterable[str], where: str) -> InputError:
+    """The InputError for a name that is not among `known`, which suggests the nearest one that is."""
+    known = sorted(known)
     nearest = difflib.get_close_matches(name, known, 1, 0.5)
-    hint = f"did you mean {nearest[0]}?" if nearest else "known are " + ", ".join(sorted(known))
+    hint = f"did you mean {nearest[0]}?" if nearest else "the names are " + ", ".join(known)
     return InputError(f"{where}: there is no setting {name}: {hint}")
 
 
 class Config:
-    """The settings of config.py, checked, defaults filled in, paths made absolute."""
+    """The settings of a config file, checked, with defaults filled in and absolute paths."""
 
-    def __init__(self, values, source):
-        """values: every name of SCHEMA; use load()."""
+    def __init__(self, values: dict[str, Any], source: str) -> None:
+        """values: for every name in SCHEMA; source: the file's path. Use load()."""
         self.values, self.source = values, source
 
-    def __getitem__(self, name):
-        """The value of a setting that holds for the whole run."""
+    def __getitem__(self, name: str) -> Any:
+        """The value of a setting that is the same in both stages."""
         return self.values[name]
 
-    def stage(self, stage):
-        """All settings as they hold in one stage: a dict by name."""
+    def stage(self, stage: str) -> dict[str, Any]:
+        """The values of all settings in one stage, by name."""
         return {
             name: value[stage] if SCHEMA[name].by_stage and isinstance(value, dict) else value
             for name, value in self.values.items()
         }
 
-    def aside(self, folder, softmax_weights):
+    def aside(self, folder: str, softmax_weights: str | None) -> "Config":
         """The same settings for a run in another folder.
 
-        softmax_weights: what its triplet stage starts from where nothing else is said, or None.
+        softmax_weights: the weights from which its triplet stage starts if WEIGHTS does not say, or None.
         """
         values = {**self.values, "RUN_FOLDER": folder}
         weights = values["WEIGHTS"]
@@ -197,23 +200,23 @@ class Config:
         return Config(values, self.source)
 
 
-def need_files(settings, *names):
-    """Raise InputError where one of some settings of a stage is the path of what does not exist; '' is no path."""
+def need_files(settings: Mapping[str, Any], *names: str) -> None:
+    """Raise InputError if a path in one of these settings of a stage does not exist; '' is not a path."""
     for name in names:
         if settings[name] and not os.path.exists(settings[name]):
             raise InputError(
-                f"{name} is {settings[name]}, which does not exist: correct it in the config file; paths there are "
-                "relative to that file's folder"
+                f"{name} is {settings[name]}, which does not exist: correct it in the config file. Paths in it are "
+                "relative to its folder"
             )
 
 
-def paths(settings):
-    """The paths that settings of a stage name, without those that are not given."""
+def paths(settings: Mapping[str, Any]) -> list[str]:
+    """The paths in a stage's settings, without empty ones."""
     return [settings[name] for name in SCHEMA if SCHEMA[name].is_path and settings.get(name)]
 
 
-def add_argument(parser):
-    """The argument --config, the same for train.py and for the commands."""
+def add_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the argument --config, which train.py and the commands have in common."""
     here = os.path.isfile("config.py")
     parser.add_argument(
         "--config", metavar="FILE", default="config.py" if here else os.path.join(PROJECT, "config.py"),
@@ -221,23 +224,23 @@ def add_argument(parser):
     )  # fmt: skip
 
 
-def say_which(arguments):
-    """Say on standard error which config file a command uses, once for all its processes."""
+def say_which(arguments: argparse.Namespace) -> None:
+    """Print on standard error which config file a command uses, once for all its processes."""
     if launched()[0] == 0:
         print(f"config     {arguments.config}", file=sys.stderr, flush=True)
 
 
-def load(path, allowed_modules=()):
+def load(path: str, allowed_modules: Iterable[str] = ()) -> Config:
     """Read a config file. Paths in it are relative to its folder.
 
     allowed_modules: names of Python modules that nets may run, besides this package's.
-    Raises InputError, naming file and line, for a file that cannot be read, a line that is not `NAME = value`,
-    an unknown name, a name or a stage that is given twice, a value of the wrong type, a required setting that is
-    missing.
+    Raises InputError, naming file and line, for a file that cannot be read, a line that is not `NAME = value`, an
+    unknown name, a name or a stage that is given twice, a value of the wrong type, and a missing required setting.
     """
     _, tree = _parse(path)
     values = {name: setting.default for name, setting in SCHEMA.items() if setting.default is not REQUIRED}
-    folder, lines = os.path.dirname(os.path.abspath(path)), {}
+    folder = os.path.dirname(os.path.abspath(path))
+    lines: dict[str, int] = {}
     for statement in tree.body:
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
             continue  # a docstring
@@ -246,14 +249,14 @@ def load(path, allowed_modules=()):
         if name not in SCHEMA or name in COUNTED:
             raise unknown_name(name, [known for known in SCHEMA if known not in COUNTED], where)
         if name in lines:
-            raise InputError(f"{where}: {name} is set in line {lines[name]} already: keep one of the two lines")
+            raise InputError(f"{where}: {name} is already set in line {lines[name]}: keep one of the two lines")
         lines[name] = statement.lineno
         values[name] = _checked(name, value, where, values.get(name))
     for name in SCHEMA:
         if name in COUNTED:
             continue
         if name not in values:
-            raise InputError(f"{path}: the setting {name} is missing: it must be {SCHEMA[name].wants}")
+            raise InputError(f"{path}: the setting {name} is missing: add it, as {SCHEMA[name].wants}")
         if SCHEMA[name].is_path:
             values[name] = _absolute(values[name], folder)
     values["ALLOWED_MODULES"] = list(allowed_modules)
@@ -261,7 +264,7 @@ def load(path, allowed_modules=()):
 
 
 def _parse(path):
-    """The text of a config file and its syntax tree. A byte order mark is passed over. Raises InputError."""
+    """The text of a config file, without a byte order mark, and its syntax tree. Raises InputError."""
     try:
         text = read_file(path, MOST_BYTES).decode("utf-8-sig")
         return text, ast.parse(text, path)
@@ -273,17 +276,17 @@ def _parse(path):
 
 
 def _assignment(statement, path):
-    """Name and value of a line `NAME = value`."""
+    """The name and the value of a line `NAME = value`. Raises InputError for any other line."""
     where = f"{path}, line {statement.lineno}"
     targets = statement.targets if isinstance(statement, ast.Assign) else []
     if len(targets) != 1 or not isinstance(targets[0], ast.Name):
-        raise InputError(f"{where}: only lines of the form NAME = value can stand here")
+        raise InputError(f"{where}: only lines of the form NAME = value are allowed")
     try:
         value = ast.literal_eval(statement.value)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         raise InputError(
             f"{where}: {targets[0].id} must be a plain value (a number, a text in quotes, True, False, or a list or "
-            "dictionary of them): config files are read, not run"
+            "dictionary of them), because config files are not executed"
         ) from None
     for part in ast.walk(statement.value):
         keys = [key.value for key in part.keys if isinstance(key, ast.Constant)] if isinstance(part, ast.Dict) else []
@@ -294,7 +297,7 @@ def _assignment(statement, path):
 
 
 def _checked(name, value, where, default):
-    """The value of a setting, each stage's checked; stages that it leaves out keep the default."""
+    """The checked value of a setting; stages that a dictionary leaves out have the default."""
     if not (SCHEMA[name].by_stage and isinstance(value, dict)):
         check_value(name, value, where)
         return value
@@ -307,24 +310,24 @@ def _checked(name, value, where, default):
 
 
 def _absolute(path, folder):
-    """The path, or each stage's, from the root; no path stays none."""
+    """The path, or each stage's path, made absolute; an empty one stays empty."""
     if isinstance(path, dict):
         return {stage: _absolute(path[stage], folder) for stage in path}
     return os.path.normpath(os.path.join(folder, path)) if path else ""
 
 
 def _relative(path, folder):
-    """The path, or each stage's, relative to a folder; no path stays none."""
+    """The path, or each stage's path, relative to a folder; an empty one stays empty."""
     if isinstance(path, dict):
         return {stage: _relative(path[stage], folder) for stage in path}
     return os.path.relpath(path, folder) if path else ""
 
 
-def copy_text(source, path, changes):
-    """The text of a config file `source`, comments included, for a copy at `path` with some values changed.
+def copy_text(source: str, path: str, changes: Mapping[str, Any]) -> str:
+    """The text of a copy of the config file `source` at `path`, comments included, with some values changed.
 
-    changes: name -> value, paths from the root. In the copy all paths are relative to its folder. Raises InputError as
-    load().
+    changes: name -> value, with absolute paths. In the copy, all paths are relative to its folder. Raises InputError as
+    load() does.
     """
     text, tree = _parse(source)
     given = load(source).values.items()
@@ -334,13 +337,15 @@ def copy_text(source, path, changes):
     values = {name: _relative(value, folder) if SCHEMA[name].is_path else value for name, value in values.items()}
     lines = text.encode().splitlines(keepends=True)  # the syntax tree counts columns in bytes of UTF-8
     for statement in reversed(tree.body):
-        if isinstance(statement, ast.Assign) and statement.targets[0].id in values:
-            _put(lines, statement.value, repr(values.pop(statement.targets[0].id)).encode())
+        if isinstance(statement, ast.Assign):
+            name, _ = _assignment(statement, source)
+            if name in values:
+                _put(lines, statement.value, repr(values.pop(name)).encode())
     return b"".join(lines).decode() + "".join(f"{name} = {value!r}\n" for name, value in values.items())
 
 
 def _put(lines, node, value):
-    """Put a value in place of a node of the syntax tree; a comment behind it keeps its column where it can."""
+    """Replace a node of the syntax tree with a value; if possible, a comment after it stays in its column."""
     first, last = node.lineno - 1, node.end_lineno - 1
     before, after = lines[first][: node.col_offset], lines[last][node.end_col_offset :]
     comment = after.lstrip(b" ")

@@ -9,7 +9,7 @@ from tripletloss.base.errors import InputError
 from tripletloss.base.files import write_whole
 from tripletloss.base.outputs import add_force, check_outputs
 from tripletloss.deploy.onnx_export import export
-from tripletloss.deploy.onnx_layers import OPSET
+from tripletloss.deploy.onnx_graph import OPSET
 from tripletloss.deploy.onnx_model import threshold_advice
 from tripletloss.evaluation.arguments import add_net_arguments, inputs_of, settings_of
 

@@ -89,7 +89,7 @@ def test_lists_of_a_folder_of_identities(tree, tmp_path):
     result = list_faces(tree, "--out", tmp_path, "--held-out", "0.3")
     assert result.returncode == 0, result.stderr
     assert "37 images of 10 identities; left out: 2 images or links, 1 files" in result.stdout
-    assert "broken.png is no image" in result.stdout and "a@b.jpg' has an @" in result.stdout
+    assert "broken.png is not an image" in result.stdout and "a@b.jpg' has an @" in result.stdout
     train, held_out = (read_list(str(tmp_path / f"{name}.txt"), str(tree)) for name in ("train", "held_out"))
     of_list = [{name.split("/")[0] for name in listed.names} for listed in (train, held_out)]
     assert len(of_list[0]) == 7 and len(of_list[1]) == 3 and not of_list[0] & of_list[1]
@@ -445,8 +445,8 @@ def test_the_shipped_config_is_accepted():
         ("MAX_ITERS = open('/etc/passwd').read()", "must be a plain value"),
         ("import os", "only lines of the form NAME = value"),
         ("MARGIN = ", "this is not Python"),
-        ("MARGIN = 0.2\nMARGIN = 0.2", r"MARGIN is set in line \d+ already: keep one"),
-        ("MARGIN = 0.2; MARGIN = 0.2", r"MARGIN is set in line \d+ already: keep one"),
+        ("MARGIN = 0.2\nMARGIN = 0.2", r"MARGIN is already set in line \d+: keep one"),
+        ("MARGIN = 0.2; MARGIN = 0.2", r"MARGIN is already set in line \d+: keep one"),
         ("WEIGHTS = {'softmax': 'a', 'triplet': '', 'softmax': 'b'}", "WEIGHTS has 'softmax' 2 times: keep one"),
         ("SEED = " + "9" * 50, r"SEED is 9+, but must be a whole number from 0 to 2147483647"),
         ("SEED = 0x" + "f" * 5000, "SEED is a number of thousands of digits, but must be a whole number from 0 to 2147483647"),

@@ -156,7 +156,7 @@ def test_pooling_has_caffes_windows_and_divisors(tmp_path, method, rounding):
                         assert_equal_to_caffe(tmp_path, text, size, images=1)
                         compared += 1
                     except InputError as error:
-                        assert "pools a window that holds nothing" in str(error) and kernel < max(stride, 4 - stride)
+                        assert "is a pooling with a window outside of its input" in str(error) and kernel < max(stride, 4 - stride)
     assert compared > 40
 
 
@@ -341,7 +341,7 @@ def test_the_image_is_named_that_a_model_makes_nan_of(tmp_path, settings):
     some.update(HELD_OUT_LIST=str(tmp_path / "list.txt"), IMAGEPATH=str(tmp_path))
     model = build(str(WEIGHTS), some, "bgr")
     onnx.helper.set_model_props(model, {"image_size": "9", "crop": "0", "pixel_means": "[0, 0, 0]", "channels": "bgr"})
-    with pytest.raises(InputError, match=r"m.onnx makes NaN or infinity of \S*b@0.png, so it is of no use"):
+    with pytest.raises(InputError, match=r"m.onnx gives NaN or infinity for \S*b@0.png: export other weights"):
         threshold_of(Model(model.SerializeToString(), "m.onnx"), some)
 
 
@@ -375,20 +375,20 @@ def test_too_few_pairs_for_any_far_give_no_threshold(tmp_path):
             r"types that cannot be exported: Crop \(one\), Tile \(two\)\. Known are BatchNorm",
         ),
         (layer("ReLU", "relu_param { slope: 3 }"), "line 3.*has no field named \"slope\""),
-        (layer("Pooling", "pooling_param { pool: STOCHASTIC kernel_size: 2 }"), "layer 'out' pools at random"),
+        (layer("Pooling", "pooling_param { pool: STOCHASTIC kernel_size: 2 }"), "layer 'out' is a pooling that is stochastic"),
         (layer("LRN", "lrn_param { norm_region: WITHIN_CHANNEL }"), "layer 'out' normalises within channels"),
-        (layer("BatchNorm", "batch_norm_param { use_global_stats: false }"), "by the images that come together"),
-        (layer("Concat", "concat_param { axis: 0 }", "data data"), "works along axis 0, where images are mixed"),
-        (layer("InnerProduct", "inner_product_param { num_output: 5 axis: 2 }"), "takes only a part"),
+        (layer("BatchNorm", "batch_norm_param { use_global_stats: false }"), "by the statistics of the mini-batch"),
+        (layer("Concat", "concat_param { axis: 0 }", "data data"), "works along axis 0, which is the axis of the images"),
+        (layer("InnerProduct", "inner_product_param { num_output: 5 axis: 2 }"), "multiplies only part"),
         (layer("ReLU", 'include { phase: TRAIN }'), "has rules when it is there"),
         (layer("Eltwise", "", "data other"), r"takes \['other'\], which no layer above makes"),
         (layer("ReLU", "", "data data"), "takes 2 bottoms, which ReLU does not"),
         (layer("ReLU", top="other"), "has no blob 'out': --feature must be one of data, other"),
-        (layer("Convolution", "convolution_param { num_output: 5 kernel_size: 3 }"), "parameters of none in the weights, and of 5x3x3x3 and 5"),
-        (layer("Convolution", "convolution_param { num_output: 5 kernel_size: 3 stride: 0 }"), "a 0 where there must be more"),
-        (layer("Convolution", "convolution_param { num_output: 4 kernel_size: 3 group: 2 }"), "in 2 groups, which do not divide"),
-        (layer("Convolution", "convolution_param { num_output: 4 kernel_size: 12 }"), "wider than what it takes"),
-        (layer("Eltwise", "eltwise_param { coeff: 1 }", "data data"), "not one coefficient each"),
+        (layer("Convolution", "convolution_param { num_output: 5 kernel_size: 3 }"), "parameters of none in the weights, but of 5x3x3x3 and 5"),
+        (layer("Convolution", "convolution_param { num_output: 5 kernel_size: 3 stride: 0 }"), "whose kernel, stride, dilation, outputs or groups are 0"),
+        (layer("Convolution", "convolution_param { num_output: 4 kernel_size: 3 group: 2 }"), "whose channels cannot be divided into 2 groups"),
+        (layer("Convolution", "convolution_param { num_output: 4 kernel_size: 12 }"), "whose kernel is larger than its input"),
+        (layer("Eltwise", "eltwise_param { coeff: 1 }", "data data"), "not one coefficient per bottom"),
         (CONV + layer("Power", "", "data", "conv", "again") + layer("ReLU", "", "conv"), "layer 'again' makes the top 'conv', which"),
         (layer("ReLU") + 'layer { name: "none" type: "ReLU" bottom: "data" }', "layer 'none' has 0 tops: ReLU has one"),
         ("layers { type: RELU }", "the syntax before 2014"),
@@ -412,7 +412,7 @@ def test_layers_above_the_feature_are_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["none.caffemodel", "--out", "x.onnx"], "there are no weights none.caffemodel"),
+        (["none.caffemodel", "--out", "x.onnx"], "the weights none.caffemodel do not exist"),
         (["README.md", "--out", "x.onnx"], "README.md is not a caffemodel, or is cut off"),
         ([WEIGHTS, "--out", "none/x.onnx"], "none/x.onnx cannot be written"),
         ([WEIGHTS, "--out", "x.onnx", "--config", "none.py"], "the config file none.py cannot be read"),

@@ -173,11 +173,11 @@ def test_what_cannot_be_verified_is_told(tmp_path, model):
     onnx.save(bare, str(tmp_path / "alien.onnx"))
     for arguments, sentence in [
         ((model, face, tmp_path / "grey.png"), f"no face found in {tmp_path}/grey.png"),
-        ((model, face, ROOT / "README.md"), "README.md is no image that can be decoded"),
+        ((model, face, ROOT / "README.md"), "README.md is not an image that can be decoded"),
         ((model, face, tmp_path / "huge.png"), "huge.png has 30000 x 30000 pixels"),
-        ((tmp_path / "none.onnx", face, face), "none.onnx is not there or no ONNX model"),
-        (("/dev/zero", face, face), "/dev/zero is not there or no ONNX model"),
-        ((ROOT / "README.md", face, face), "README.md is not there or no ONNX model"),
+        ((tmp_path / "none.onnx", face, face), "none.onnx does not exist or is not an ONNX model"),
+        (("/dev/zero", face, face), "/dev/zero does not exist or is not an ONNX model"),
+        ((ROOT / "README.md", face, face), "README.md does not exist or is not an ONNX model"),
         ((tmp_path / "bare.onnx", face, face), "bare.onnx has no threshold (pairs that it was measured on: not known): give verify one with --threshold or export"),
         ((tmp_path / "alien.onnx", face, face), "alien.onnx does not say what it takes"),
     ]:

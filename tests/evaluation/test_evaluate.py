@@ -121,7 +121,7 @@ def test_one_fold_is_judged_by_its_own_best_threshold_and_has_no_spread(trained,
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["none.caffemodel"], "there are no weights none.caffemodel"),
+        (["none.caffemodel"], "the weights none.caffemodel do not exist"),
         (["WEIGHTS", "--feature", "fc8"], "has no blob 'fc8': --feature, or FEATURE in the config, must be one of"),
         (["WEIGHTS", "--feature", "fc9_1"], "has no weights for fc9_1, which 'fc9_1' depends on"),
         (["WEIGHTS", "--list", "none.txt"], "none.txt cannot be read"),

@@ -88,7 +88,7 @@ def test_a_broken_image_is_named_when_its_turn_comes(project):
     pids = [worker.pid for worker in loader.workers]
     for path in (project / "images").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(InputError, match="is no image that can be decoded"):
+    with pytest.raises(InputError, match="is not an image that can be decoded"):
         for _ in range(20):
             loader.next()
     assert gone(pids)
@@ -99,7 +99,7 @@ def test_a_worker_that_dies_is_an_error_and_no_hang(project):
     loader.next()
     pids = [worker.pid for worker in loader.workers]
     os.kill(pids[0], signal.SIGKILL)
-    with pytest.raises(InputError, match=r"a data worker died \(signal 9\)"):
+    with pytest.raises(InputError, match=r"a data worker was killed by signal 9"):
         for _ in range(20):
             loader.next()
     assert gone(pids)
@@ -115,7 +115,7 @@ def test_an_exception_that_nobody_foresaw_is_told_by_its_last_line_and_the_logs_
     with caffe_log(str(log)), pytest.raises(InputError) as refusal:
         take(Loader(settings(project, workers=2, pixel_means=["a", "b", "c"])))
     last = "ValueError: could not convert string to float: 'a'"
-    assert str(refusal.value) == f"a data worker stops with {last}: the traceback is in {log}"
+    assert str(refusal.value) == f"a data worker failed with {last}: the traceback is in {log}"
     assert "Traceback (most recent call last)" in log.read_text() and last in log.read_text()
 
 
@@ -126,7 +126,7 @@ def test_the_last_line_is_told_also_where_the_worker_has_gone_before_it_is_asked
         [worker] = loader.workers
         loader._tell(worker, "not a number")
         worker.wait()
-        with pytest.raises(InputError, match="a data worker stops with ValueError: invalid literal for int"):
+        with pytest.raises(InputError, match="a data worker failed with ValueError: invalid literal for int"):
             loader._tell(worker, "1000")
 
 
@@ -136,7 +136,7 @@ def test_a_worker_that_cannot_even_start_points_to_the_log(project, tmp_path, mo
     log = tmp_path / "caffe.log"
     with caffe_log(str(log)), pytest.raises(InputError) as refusal:
         take(Loader(settings(project, workers=2)))
-    assert str(refusal.value) == f"a data worker ended with status 1: the traceback is in {log}"
+    assert str(refusal.value) == f"a data worker exited with status 1: the traceback is in {log}"
     assert "ImportError: libGL.so.1" in log.read_text()
 
 

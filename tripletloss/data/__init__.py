@@ -1,1 +1,1 @@
-"""Images, from their files to the arrays that a net takes; no Caffe."""
+"""Images, from lists and files to the arrays that a net takes. No Caffe."""

@@ -1,23 +1,23 @@
-"""How large an image file says that its picture is, read from its header, before anything is decoded.
+"""The size of an image according to its file's header, read before anything is decoded.
 
-A file of 100 KB can ask the decoder for gigabytes. So that no file says one size here and another one to OpenCV's
-decoder, this reads as that does, and takes the larger number where a file holds two. It knows the formats whose
-suffixes are in dataset.IMAGE_SUFFIXES.
+A file of 100 KB can make the decoder ask for gigabytes. This reads headers as OpenCV's decoder does, so that no file
+can have one size here and another there, and takes the larger number if a file gives two. It knows the formats whose
+suffixes are in folders.IMAGE_SUFFIXES.
 """
 
 import re
 import struct
 
-# Markers of JPEG (ITU-T T.81, table B.1): those of a frame's header, and those that stand alone, without a length.
+# Markers of JPEG (ITU-T T.81, table B.1): those of a frame's header, and those that are not followed by a length.
 JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 JPEG_ALONE = {0x01, *range(0xD0, 0xD8)}
-MOST_SEGMENTS = 10_000  # before a frame; cameras write some tens
+MOST_SEGMENTS = 10_000  # before a frame; cameras write a few dozen
 PNM = re.compile(rb"P[1-6](?:\s|#[^\r\n]*[\r\n])+(\d{1,9})\s(?:\s|#[^\r\n]*[\r\n])*(\d{1,9})\s")
 TIFF_WIDTH, TIFF_HEIGHT = 256, 257
 
 
-def size_of(data):
-    """(width, height) in pixels of an image file's content (bytes), or None if it is of no known format or cut off."""
+def size_of(data: bytes) -> tuple[int, int] | None:
+    """(width, height) in pixels of an image file's content; None if its format is unknown or it is cut off."""
     for begins, read in (
         (b"\xff\xd8", _jpeg), (b"\x89PNG\r\n\x1a\n", _png), (b"BM", _bmp), (b"RIFF", _webp), (b"P", _pnm),
         (b"II", _tiff), (b"MM", _tiff),
@@ -56,11 +56,11 @@ def _bmp(data):
     if struct.unpack_from("<I", data, 14)[0] == 12:  # OS/2's header
         return struct.unpack_from("<HH", data, 18)
     width, height = struct.unpack_from("<ii", data, 18)
-    return abs(width), abs(height)  # a negative height is a picture stored from the top
+    return abs(width), abs(height)  # a negative height means that the top row is stored first
 
 
 def _webp(data):
-    if data[8:16] == b"WEBPVP8X":  # what follows is drawn onto a canvas
+    if data[8:16] == b"WEBPVP8X":  # the size of the canvas that what follows is drawn onto
         return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
     if data[8:16] == b"WEBPVP8L":
         bits = struct.unpack_from("<I", data, 21)[0]

@@ -1,9 +1,8 @@
-"""Mini-batches of pixels, made by worker processes a few iterations ahead. It imports no Caffe, nor do they.
+"""Mini-batches of pixels, made a few iterations ahead by worker processes, which do not import Caffe.
 
-A mini-batch is a function of (settings, iteration), so whichever worker makes it, it is the same. Workers are programs
-of their own that take iterations from their standard input and write pixels into memory that they share with this
-process. The memory has no name, and a worker whose input ends stops, so that nothing is left when this process is
-killed.
+A mini-batch is a function of (settings, iteration), so it does not matter which worker makes it. Workers are separate
+programs. They read iterations from standard input and write pixels into memory that they share with this process. The
+memory has no name, and workers stop when their input ends, so nothing is left behind if this process is killed.
 """
 
 import collections
@@ -15,6 +14,8 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -23,14 +24,14 @@ from tripletloss.core import sampling, streams
 from tripletloss.data import images
 from tripletloss.data.lists import ImageList, read_list
 
-AHEAD = 2  # mini-batches that are ready or being made, besides one for each worker
+AHEAD = 2  # how many more mini-batches than workers are ready or being made
 
 
 class BatchMaker:
-    """Makes the mini-batch of any iteration, from a DataLayer's settings."""
+    """Makes the mini-batch of any iteration from a DataLayer's settings."""
 
-    def __init__(self, settings, listed):
-        """listed: ImageList. Raises InputError as sampling.make_batches does."""
+    def __init__(self, settings: Mapping[str, Any], listed: ImageList) -> None:
+        """Raises InputError as sampling.make_batches does."""
         s = self.settings = settings
         self.images = listed
         self.batches = sampling.make_batches(
@@ -38,11 +39,12 @@ class BatchMaker:
         )
         self.augmentation = images.Augmentation(*(s[key] for key in images.Augmentation._fields))
         self.preprocessing = images.Preprocessing(s["crop"], s["image_size"], s["pixel_means"])
-        self.broken = {} if s["broken_images"] == "skip" else None  # as images.read_or_next fills it
+        # Filled by images.read_or_next.
+        self.broken: dict[str, str] | None = {} if s["broken_images"] == "skip" else None
         self.shape = s["batch_size"] // s["ranks"], 3, s["image_size"], s["image_size"]
 
-    def pixels(self, iteration):
-        """(N, 3, S, S) float32. Raises InputError for an image that cannot be decoded."""
+    def pixels(self, iteration: int) -> np.ndarray:
+        """The pixels, (N, 3, S, S) float32. Raises InputError for an image that cannot be decoded."""
         s = self.settings
 
         def rng_of(draw):
@@ -52,24 +54,25 @@ class BatchMaker:
             self.images, self.batches.batch(iteration), self.preprocessing, self.augmentation, rng_of, self.broken
         )
 
-    def labels(self, iteration):
-        """(N,) int."""
+    def labels(self, iteration: int) -> np.ndarray:
+        """The labels, (N,) int."""
         return self.images.labels[self.batches.batch(iteration).images]
 
 
 class Loader:
-    """Mini-batches in the order of iterations, made here (0 workers) or by workers."""
+    """The mini-batches of successive iterations, made by workers or, with WORKERS = 0, in this process."""
 
-    def __init__(self, settings):
-        """settings: a DataLayer's. Raises InputError for a bad list or batches that it does not make."""
-        self.workers, self.process = [], os.getpid()
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        """settings: a DataLayer's. Raises InputError for a bad list, or one from which the batches cannot be made."""
+        self.workers: list[Any] = []  # of subprocess.Popen, with pipes
+        self.process = os.getpid()
         must_exist = settings["broken_images"] == "stop"
         self.maker = BatchMaker(settings, read_list(settings["train_list"], settings["imagepath"], must_exist))
-        self.broken = set()  # numbers of the images that were skipped and are in the file
+        self.broken: set[str] = set()  # numbers of the skipped images that are in the file
         self.shape, self.iteration = self.maker.shape, 0
 
-    def start_at(self, iteration):
-        """Go on with the mini-batch of this iteration, counted from 0."""
+    def start_at(self, iteration: int) -> None:
+        """Continue with the mini-batch of this iteration, counted from 0."""
         self.close()
         self.iteration = iteration
 
@@ -86,13 +89,14 @@ class Loader:
         for _ in range(count):
             worker = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(memory,), env=environment, text=True,
-                start_new_session=True,  # a signal to the group is the training process's to answer
+                start_new_session=True,  # signals to the process group are handled by the training process
             )
             self.workers.append(worker)
         os.close(memory)
         for worker in self.workers:
             self._tell(worker, first)
-        self.asked = collections.deque()  # workers, in the order of the iterations that they make
+        # Workers, in the order of the iterations that they make.
+        self.asked: collections.deque[Any] = collections.deque()
         for iteration in range(self.iteration, self.iteration + slots - 1):
             self._ask(iteration)
 
@@ -110,23 +114,25 @@ class Loader:
 
     def _fail(self, worker):
         status = worker.wait()
-        said = [json.loads(line)[0] for line in worker.stdout]  # its own words, where it could still say them
+        said = [json.loads(line)[0] for line in worker.stdout]  # its own message, if it could still send one
         self.close()
         if said and said[-1]:
             raise InputError(said[-1])
         if status >= 0:
-            raise InputError(f"a data worker ended with status {status}: {_where_logged()}")
-        raise InputError(f"a data worker died (signal {-status}): is memory short? Start again, or set WORKERS to 0")
+            raise InputError(f"a data worker exited with status {status}: {_where_logged()}")
+        raise InputError(
+            f"a data worker was killed by signal {-status}, perhaps for lack of memory: run again, or set WORKERS to 0"
+        )
 
-    def next(self):
-        """(pixels (N, 3, S, S) float32, labels (N,), seconds waited) of the next iteration.
+    def next(self) -> tuple[np.ndarray, np.ndarray, float]:
+        """The next iteration's pixels, (N, 3, S, S) float32, its labels, (N,), and how long this waited, in seconds.
 
-        The pixels stay as they are until the next call. Raises InputError for an image that cannot be decoded, and
-        where a worker has died.
+        The pixels are valid until the next call. Raises InputError for an image that cannot be decoded, and if a worker
+        has died.
         """
         start, iteration = time.perf_counter(), self.iteration
         if self.maker.settings["workers"] and not self.workers:
-            self._start(self.maker.settings["workers"])  # not before: a net is built to be looked at, too
+            self._start(self.maker.settings["workers"])  # not earlier, as nets are also built only to be inspected
         self.iteration += 1
         if not self.workers:
             pixels = self.maker.pixels(iteration)
@@ -142,13 +148,13 @@ class Loader:
                 raise InputError(problem)
             self._list_broken(broken)
             pixels = self.slots[iteration % len(self.slots)]
-            # The slot that is asked for now is that of the iteration before this one: the caller has done with it.
+            # This asks for the slot of the previous iteration, which the caller no longer needs.
             self._ask(iteration + len(self.slots) - 1)
         waited = time.perf_counter() - start
         return pixels, self.maker.labels(iteration), waited
 
     def _list_broken(self, broken):
-        """Add images that were skipped to the file of them, each once. Raises InputError where that cannot be."""
+        """Add skipped images to the file that lists them, each once. Raises InputError if it cannot be written."""
         new = sorted(set(broken) - self.broken, key=int)
         path = self.maker.settings["broken_list"]
         if new and path:
@@ -159,8 +165,8 @@ class Loader:
                 raise InputError(f"{path} cannot be written ({error.strerror}): make room") from None
         self.broken.update(new)
 
-    def close(self):
-        """End the workers; in a fork of the process that started them, nothing."""
+    def close(self) -> None:
+        """End the workers. In a fork of the process that started them, do nothing."""
         for worker in self.workers if os.getpid() == self.process else ():
             worker.kill()
             with contextlib.suppress(BrokenPipeError):
@@ -174,23 +180,23 @@ class Loader:
 
 
 def _where_logged():
-    """Where a worker's traceback is, for a person to read: where standard error goes."""
+    """Where to find a worker's traceback, which goes to standard error."""
     log = os.readlink("/proc/self/fd/2")
-    return f"the traceback is in {log}" if os.path.isfile(log) else "the traceback stands above"
+    return f"the traceback is in {log}" if os.path.isfile(log) else "the traceback is above"
 
 
-def work():
-    """A worker's life: settings and list from standard input, then iterations, until the input ends.
+def work() -> None:
+    """Run a worker: read settings and list from standard input, then iterations, until the input ends.
 
-    An exception that is no InputError ends it: the traceback goes to standard error, its last line to the process that
-    trains.
+    Any exception but InputError ends it. The traceback goes to standard error, and its last line to the training
+    process.
     """
     try:
         _work()
     except Exception as error:
         traceback.print_exc()
         last = traceback.format_exception_only(error)[-1].strip()
-        print(json.dumps([f"a data worker stops with {last}: {_where_logged()}", {}]), flush=True)
+        print(json.dumps([f"a data worker failed with {last}: {_where_logged()}", {}]), flush=True)
         sys.exit(1)
 
 
@@ -199,7 +205,7 @@ def _work():
     settings, source, folder, names, labels = json.loads(sys.stdin.readline())
     maker = BatchMaker(settings, ImageList(source, folder, names, np.array(labels, np.int64)))
     shared = np.frombuffer(mmap.mmap(memory, 0), np.float32).reshape(slots, *maker.shape)
-    sent = set()  # numbers of broken images
+    sent: set[str] = set()  # numbers of broken images
     while line := sys.stdin.readline():
         iteration = int(line)
         try:
@@ -212,7 +218,7 @@ def _work():
         try:
             print(json.dumps([answer, new]), flush=True)
         except BrokenPipeError:
-            os._exit(1)  # nobody is left to read it
+            os._exit(1)  # the training process has gone
 
 
 if __name__ == "__main__":

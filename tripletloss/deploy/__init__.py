@@ -1,1 +1,1 @@
-"""A trained model without Caffe: ONNX."""
+"""A trained model without Caffe: ONNX export and use, and faces in photos."""

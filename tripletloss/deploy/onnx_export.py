@@ -27,7 +27,8 @@ from tripletloss.core import verification
 from tripletloss.core.pairs import pair_distances, pairs_of
 from tripletloss.data.images import central_box, read_image, to_pixels
 from tripletloss.data.lists import read_list
-from tripletloss.deploy.onnx_layers import IR_VERSION, LAYERS, OPSET, Blob, Graph
+from tripletloss.deploy.onnx_graph import IR_VERSION, OPSET, Blob, Graph
+from tripletloss.deploy.onnx_layers import LAYERS
 from tripletloss.deploy.onnx_model import BATCH_SIZE, Model
 from tripletloss.formats.caffemodel import NetParameter, made_by, read_prototxt, read_weights
 

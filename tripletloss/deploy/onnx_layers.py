@@ -1,116 +1,37 @@
-"""What each of Caffe's layers is in ONNX, as it works in its TEST phase: one function a layer type.
+"""What each of Caffe's layers becomes in ONNX, as it works in the TEST phase: one function per layer type.
 
-What Caffe computes is taken from its src/caffe/layers (BVLC Caffe, master at 9b89154), what ONNX's operators mean from
-their specification at the operator set OPSET.
+What Caffe computes is taken from its src/caffe/layers (BVLC Caffe, master at 9b89154), and the meaning of ONNX's
+operators from their specification for the operator set OPSET. Each function takes the Graph, a LayerParameter and the
+bottoms, adds to the graph, and returns the top. It raises InputError for what cannot be expressed.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
-from onnx import helper, numpy_helper
 
-from tripletloss.base.errors import InputError
-
-OPSET, IR_VERSION = 17, 8  # both onnxruntime and OpenCV 5 read these
+from tripletloss.deploy.onnx_graph import Blob, Graph, axis_of, choice, height_and_width
 
 
-class Blob(NamedTuple):
-    """A tensor of the graph that is being made."""
-
-    name: str
-    shape: tuple  # without the axis of the images, which may be of any length
-
-
-class Graph:
-    """Nodes and parameters, as layers add them."""
-
-    def __init__(self):
-        """An empty graph."""
-        self.nodes, self.parameters = [], []
-        self.layer, self.weights, self.where = None, [], ""
-
-    def start(self, layer, weights, where):
-        """Go on with a layer: a LayerParameter, its parameters, and what an error begins with."""
-        self.layer, self.weights, self.where = layer, weights, where
-
-    def add(self, operator, inputs, shape, **attributes):
-        """Add a node with one output; inputs: Blobs and names of parameters. Returns the output, a Blob."""
-        name = f"{self.layer.name}/{len(self.nodes)}/{operator}"
-        inputs = [one.name if isinstance(one, Blob) else one for one in inputs]
-        self.nodes.append(helper.make_node(operator, inputs, [name], name, **attributes))
-        return Blob(name, tuple(shape))
-
-    def parameter(self, values):
-        """Add an array; returns its name."""
-        name = f"{self.layer.name}/parameter{len(self.parameters)}"
-        self.parameters.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
-        return name
-
-    def number(self, value):
-        """Add one float32."""
-        return self.parameter(np.array(value, np.float32))
-
-    def learned(self, *shapes):
-        """The layer's parameters in these shapes. Raises InputError if there are others, or they do not fit."""
-        found = [array.shape for array in self.weights]
-        # Old weights have four axes, the first of them 1.
-        if [math.prod(shape) for shape in shapes] != [math.prod(shape) for shape in found] or any(
-            there != (1,) * (len(there) - len(here)) + here
-            for here, there in zip(shapes, found, strict=True)
-        ):
-            raise self.refused(f"has parameters of {_text(found)} in the weights, and of {_text(shapes)} in the net")
-        return [array.reshape(shape) for array, shape in zip(self.weights, shapes, strict=True)]
-
-    def refused(self, reason):
-        """The InputError that the layer cannot be exported."""
-        return InputError(f"{self.where} {reason}")
-
-
-def _text(shapes):
-    return " and ".join("x".join(map(str, shape)) or "one number" for shape in shapes) or "none"
-
-
-def choice(message, field):
-    """The name of an enumeration's value that a message has in a field."""
-    return message.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number[getattr(message, field)].name
-
-
-def _axis(graph, axis, bottom):
-    """An axis of Caffe's, from 1 on: 0 is that of the images, which must stay apart."""
-    found = axis + 1 + len(bottom.shape) if axis < 0 else axis
-    if not 1 <= found <= len(bottom.shape):
-        raise graph.refused(f"works along axis {axis}, where images are mixed or nothing is")
-    return found
-
-
-def _two(values, of_height, of_width, otherwise):
-    """Height's and width's number out of a repeated field and two fields of their own."""
-    if of_height or of_width:
-        return [of_height, of_width]
-    values = list(values) or [otherwise]
-    return values if len(values) == 2 else values * 2
-
-
-def convolution(graph, layer, bottom):
+def convolution(graph: Graph, layer: Any, bottom: Blob) -> Blob:
     """Caffe's Convolution in two dimensions."""
     p = layer.convolution_param
-    kernel = _two(p.kernel_size, p.kernel_h, p.kernel_w, 0)
-    pad, stride = _two(p.pad, p.pad_h, p.pad_w, 0), _two(p.stride, p.stride_h, p.stride_w, 1)
-    dilation = _two(p.dilation, 0, 0, 1)
+    kernel = height_and_width(p.kernel_size, p.kernel_h, p.kernel_w, 0)
+    pad, stride = height_and_width(p.pad, p.pad_h, p.pad_w, 0), height_and_width(p.stride, p.stride_h, p.stride_w, 1)
+    dilation = height_and_width(p.dilation, 0, 0, 1)
     if p.axis != 1 or len(bottom.shape) != 3 or any(len(two) != 2 for two in (kernel, pad, stride, dilation)):
-        raise graph.refused("is a convolution in other than two dimensions")
+        raise graph.refused("is a convolution that is not in two dimensions")
     if not min(*kernel, *stride, *dilation, p.num_output, p.group):
-        raise graph.refused("is a convolution with a 0 where there must be more: kernel, stride, outputs, groups")
+        raise graph.refused("is a convolution whose kernel, stride, dilation, outputs or groups are 0")
     if bottom.shape[0] % p.group or p.num_output % p.group:
-        raise graph.refused(f"is a convolution in {p.group} groups, which do not divide its channels")
+        raise graph.refused(f"is a convolution whose channels cannot be divided into {p.group} groups")
     shapes = [(p.num_output, bottom.shape[0] // p.group, *kernel)] + [(p.num_output,)] * p.bias_term
     size = [
         (length + 2 * pad[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
         for i, length in enumerate(bottom.shape[1:])
     ]
     if min(size) < 1:
-        raise graph.refused("is a convolution wider than what it takes")
+        raise graph.refused("is a convolution whose kernel is larger than its input")
     parameters = [graph.parameter(array) for array in graph.learned(*shapes)]
     return graph.add(
         "Conv", [bottom, *parameters], (p.num_output, *size),
@@ -118,23 +39,23 @@ def convolution(graph, layer, bottom):
     )  # fmt: skip
 
 
-def pooling(graph, layer, bottom):
+def pooling(graph: Graph, layer: Any, bottom: Blob) -> Blob:
     """Caffe's Pooling, MAX and AVE.
 
-    Caffe rounds the number of windows up and leaves out one that begins in the padding. An average counts the padding,
-    but not what lies beyond it. So the last window's overhang becomes padding of ONNX's at the end.
+    Caffe rounds the number of windows up, and drops a window that begins in the padding. An average counts the padding,
+    but nothing beyond it. So what the last window extends beyond the input becomes padding at the end in ONNX.
     """
     p = layer.pooling_param
     method = choice(p, "pool")
     if method == "STOCHASTIC" or len(bottom.shape) != 3:
-        raise graph.refused("pools at random, or other than pictures")
+        raise graph.refused("is a pooling that is stochastic or not in two dimensions")
     if p.global_pooling:
         operator = {"MAX": "GlobalMaxPool", "AVE": "GlobalAveragePool"}[method]
         return graph.add(operator, [bottom], (bottom.shape[0], 1, 1))
     kernel = [p.kernel_h or p.kernel_size, p.kernel_w or p.kernel_size]
     pad, stride = [p.pad_h or p.pad, p.pad_w or p.pad], [p.stride_h or p.stride, p.stride_w or p.stride]
     if not min(kernel) or not min(stride) or any(edge >= side for edge, side in zip(pad, kernel, strict=True)):
-        raise graph.refused("pools without kernel or stride, or with padding as wide as its kernel")
+        raise graph.refused("is a pooling without kernel or stride, or with padding as wide as its kernel")
     size, overhang = [], []
     for i, length in enumerate(bottom.shape[1:]):
         steps = (length + 2 * pad[i] - kernel[i]) / stride[i]
@@ -143,7 +64,7 @@ def pooling(graph, layer, bottom):
             windows -= 1
         end = (windows - 1) * stride[i] + kernel[i] - length - pad[i]
         if windows < 1 or end >= kernel[i] + pad[i]:
-            raise graph.refused("pools a window that holds nothing")
+            raise graph.refused("is a pooling with a window outside of its input")
         size.append(windows)
         overhang.append(max(end, 0))
     shape = (bottom.shape[0], *size)
@@ -159,11 +80,11 @@ def pooling(graph, layer, bottom):
     )
 
 
-def inner_product(graph, layer, bottom):
-    """Caffe's InnerProduct: all of an image's numbers to num_output."""
+def inner_product(graph: Graph, layer: Any, bottom: Blob) -> Blob:
+    """Caffe's InnerProduct, from all numbers of an image to num_output numbers."""
     p = layer.inner_product_param
-    if _axis(graph, p.axis, bottom) != 1:
-        raise graph.refused("takes only a part of an image's numbers at a time")
+    if axis_of(graph, p.axis, bottom) != 1:
+        raise graph.refused("multiplies only part of an image's numbers at a time")
     inputs = math.prod(bottom.shape)
     weights, *bias = graph.learned(
         (inputs, p.num_output) if p.transpose else (p.num_output, inputs), *[(p.num_output,)] * p.bias_term
@@ -174,11 +95,11 @@ def inner_product(graph, layer, bottom):
     return graph.add("Gemm", [bottom, *parameters], (p.num_output,), transB=0 if p.transpose else 1)
 
 
-def batch_norm(graph, layer, bottom):
-    """Caffe's BatchNorm, by its stored sums and the number that they are of; ONNX's scale is 1 and its shift 0."""
+def batch_norm(graph: Graph, layer: Any, bottom: Blob) -> Blob:
+    """Caffe's BatchNorm, with its stored sums and their weight; in ONNX, scale is 1 and shift is 0."""
     p = layer.batch_norm_param
     if p.HasField("use_global_stats") and not p.use_global_stats:
-        raise graph.refused("normalises by the images that come together: take use_global_stats out")
+        raise graph.refused("normalises by the statistics of the mini-batch: remove use_global_stats")
     channels = bottom.shape[0]
     mean, variance, weight = graph.learned((channels,), (channels,), (1,))
     factor = np.float32(0 if weight[0] == 0 else 1 / weight[0])
@@ -187,18 +108,18 @@ def batch_norm(graph, layer, bottom):
     return graph.add("BatchNormalization", [bottom, *parameters], bottom.shape, epsilon=p.eps)
 
 
-def scale(graph, layer, bottom, by=None):
-    """Caffe's Scale: by parameters of its own, or by a second bottom that has one number, or more, an image."""
+def scale(graph: Graph, layer: Any, bottom: Blob, by: Blob | None = None) -> Blob:
+    """Caffe's Scale: by its own parameters, or by a second bottom with one or more numbers per image."""
     p = layer.scale_param
     if by is not None:
         if p.axis != 0 or p.bias_term or by.shape != bottom.shape[: len(by.shape)]:
-            raise graph.refused("scales by another blob, other than image by image from the first axis on")
+            raise graph.refused("scales by another blob in a way other than per image, from the first axis on")
         if len(by.shape) < len(bottom.shape):
             axes = np.arange(len(by.shape) + 1, len(bottom.shape) + 1)
             shape = by.shape + (1,) * len(axes)
             by = graph.add("Unsqueeze", [by, graph.parameter(axes)], shape)
         return graph.add("Mul", [bottom, by], bottom.shape)
-    first = _axis(graph, p.axis, bottom) - 1
+    first = axis_of(graph, p.axis, bottom) - 1
     last = len(bottom.shape) if p.num_axes == -1 else first + p.num_axes
     shape = bottom.shape[first:last]
     factors, *shifts = graph.learned(shape, *[shape] * p.bias_term)
@@ -209,69 +130,69 @@ def scale(graph, layer, bottom, by=None):
     return graph.add("Add", [scaled, graph.parameter(shifts[0].reshape(wide))], bottom.shape)
 
 
-def relu(graph, layer, bottom):
-    """Caffe's ReLU, with a slope for what is below 0 or without."""
+def relu(graph: Graph, layer: Any, bottom: Blob) -> Blob:
+    """Caffe's ReLU, with or without a slope for negative numbers."""
     slope = layer.relu_param.negative_slope
     if slope:
         return graph.add("LeakyRelu", [bottom], bottom.shape, alpha=slope)
     return graph.add("Relu", [bottom], bottom.shape)
 
 
-def prelu(graph, layer, bottom):
-    """Caffe's PReLU: a slope a channel, or one for all."""
+def prelu(graph: Graph, layer: Any, bottom: Blob) -> Blob:
+    """Caffe's PReLU, with one slope per channel, or one for all."""
     shared = layer.prelu_param.channel_shared
     [slopes] = graph.learned(() if shared else bottom.shape[:1])
     slopes = np.broadcast_to(slopes, bottom.shape[:1]).reshape(-1, *[1] * (len(bottom.shape) - 1))
     return graph.add("PRelu", [bottom, graph.parameter(slopes)], bottom.shape)
 
 
-def lrn(graph, layer, bottom):
+def lrn(graph: Graph, layer: Any, bottom: Blob) -> Blob:
     """Caffe's LRN across channels."""
     p = layer.lrn_param
     if choice(p, "norm_region") != "ACROSS_CHANNELS" or p.local_size % 2 == 0:
-        raise graph.refused("normalises within channels, or over an even number of them")
+        raise graph.refused("normalises within channels, or across an even number of them")
     return graph.add("LRN", [bottom], bottom.shape, alpha=p.alpha, beta=p.beta, bias=p.k, size=p.local_size)
 
 
-def eltwise(graph, layer, *bottoms):
-    """Caffe's Eltwise: sum, with coefficients or without, product, or maximum."""
+def eltwise(graph: Graph, layer: Any, *bottoms: Blob) -> Blob:
+    """Caffe's Eltwise: a sum, with or without coefficients, a product, or a maximum."""
     p = layer.eltwise_param
     operation = choice(p, "operation")
     alike = len(bottoms) > 1 and all(bottom.shape == bottoms[0].shape for bottom in bottoms)
     if not alike or len(p.coeff) not in (0, len(bottoms)):
-        raise graph.refused("takes one blob alone, blobs that differ in shape, or not one coefficient each")
+        raise graph.refused("has a single bottom, bottoms that differ in shape, or not one coefficient per bottom")
     if p.coeff and operation == "SUM":
-        bottoms = [
+        bottoms = tuple(
             bottom if factor == 1 else graph.add("Mul", [bottom, graph.number(factor)], bottom.shape)
             for bottom, factor in zip(bottoms, p.coeff, strict=True)
-        ]
+        )
     result = bottoms[0]
     for bottom in bottoms[1:]:
         result = graph.add({"SUM": "Add", "PROD": "Mul", "MAX": "Max"}[operation], [result, bottom], bottom.shape)
     return result
 
 
-def concat(graph, layer, *bottoms):
-    """Caffe's Concat along any axis but that of the images."""
+def concat(graph: Graph, layer: Any, *bottoms: Blob) -> Blob:
+    """Caffe's Concat along any axis except that of the images."""
     p = layer.concat_param
-    axis = _axis(graph, p.concat_dim if p.HasField("concat_dim") else p.axis, bottoms[0])
+    axis = axis_of(graph, p.concat_dim if p.HasField("concat_dim") else p.axis, bottoms[0])
     rest = {bottom.shape[: axis - 1] + bottom.shape[axis:] for bottom in bottoms}
     if len(rest) > 1 or len({len(bottom.shape) for bottom in bottoms}) > 1:
-        raise graph.refused("takes blobs that differ in more than the axis along which they are put together")
+        raise graph.refused("has bottoms that differ in another axis than that of the concatenation")
     first = bottoms[0].shape
     shape = first[: axis - 1] + (sum(bottom.shape[axis - 1] for bottom in bottoms),) + first[axis:]
     return graph.add("Concat", bottoms, shape, axis=axis)
 
 
-def flatten(graph, layer, bottom):
-    """Caffe's Flatten of all of an image's numbers."""
+def flatten(graph: Graph, layer: Any, bottom: Blob) -> Blob:
+    """Caffe's Flatten of all numbers of an image."""
     p = layer.flatten_param
-    if _axis(graph, p.axis, bottom) != 1 or _axis(graph, p.end_axis, bottom) != len(bottom.shape):
-        raise graph.refused("flattens other than all of an image's numbers")
+    if axis_of(graph, p.axis, bottom) != 1 or axis_of(graph, p.end_axis, bottom) != len(bottom.shape):
+        raise graph.refused("flattens only part of an image's numbers")
     return graph.add("Flatten", [bottom], (math.prod(bottom.shape),), axis=1)
 
 
-def power(graph, layer, bottom):
+def power(graph: Graph, layer: Any, bottom: Blob) -> Blob:
     """Caffe's Power: (shift + scale x) ** power."""
     p = layer.power_param
     result = bottom
@@ -281,10 +202,10 @@ def power(graph, layer, bottom):
     return result
 
 
-def reduction(graph, layer, bottom):
-    """Caffe's Reduction of all axes from one on, times a coefficient."""
+def reduction(graph: Graph, layer: Any, bottom: Blob) -> Blob:
+    """Caffe's Reduction of all axes from a given one on, times a coefficient."""
     p = layer.reduction_param
-    axis = _axis(graph, p.axis, bottom)
+    axis = axis_of(graph, p.axis, bottom)
     if choice(p, "operation") == "SUMSQ":
         bottom = graph.add("Mul", [bottom, bottom], bottom.shape)
     elif choice(p, "operation") == "ASUM":
@@ -298,8 +219,8 @@ def reduction(graph, layer, bottom):
     return result if p.coeff == 1 else graph.add("Mul", [result, graph.number(p.coeff)], shape)
 
 
-def dropout(graph, layer, bottom):
-    """Caffe's Dropout, which does nothing in its TEST phase."""
+def dropout(graph: Graph, layer: Any, bottom: Blob) -> Blob:
+    """Caffe's Dropout, which does nothing in the TEST phase."""
     return bottom
 
 

@@ -1,6 +1,7 @@
-"""A model of tripletloss.export, at work in onnxruntime."""
+"""A model made by tripletloss.export, run by onnxruntime."""
 
 import json
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -14,11 +15,11 @@ from tripletloss.base.files import read_file
 from tripletloss.core.distances import first_not_finite
 
 BATCH_SIZE = 32
-MOST_BYTES = 2**31 - 1  # protobuf's
+MOST_BYTES = 2**31 - 1  # protobuf's limit
 
 
-def threshold_advice(about):
-    """What to do about a model without a threshold, as a clause. about: its metadata."""
+def threshold_advice(about: Mapping[str, str]) -> str:
+    """What to do about a model without a threshold, as a clause. about: the model's metadata."""
     example = ""
     if "threshold_equal_errors" in about:
         example = f", such as {float(about['threshold_equal_errors']):.3f}, where errors of both kinds are equal,"
@@ -26,12 +27,12 @@ def threshold_advice(about):
 
 
 class Model:
-    """Faces to embeddings."""
+    """A model that turns faces into embeddings."""
 
-    def __init__(self, source, name=""):
-        """source: the .onnx file's path or its bytes; name: what an error calls it.
+    def __init__(self, source: str | bytes, name: str = "") -> None:
+        """source: the path of the .onnx file, or its bytes; name: of the model in error messages.
 
-        Raises InputError for what is no such model, and for one whose parameters hold NaN or infinity.
+        Raises InputError if it is not a model made by tripletloss.export, or its parameters hold NaN or infinity.
         """
         self.name = name or str(source)
         try:
@@ -39,7 +40,9 @@ class Model:
             loaded = onnx.load_model_from_string(content)
             self.session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         except (OSError, DecodeError, Fail, InvalidArgument, InvalidGraph, InvalidProtobuf):
-            raise InputError(f"{self.name} is not there or no ONNX model: make one with tripletloss.export") from None
+            raise InputError(
+                f"{self.name} does not exist or is not an ONNX model: make one with tripletloss.export"
+            ) from None
         for parameter in loaded.graph.initializer:
             if not np.isfinite(numpy_helper.to_array(parameter)).all():
                 raise InputError(
@@ -56,10 +59,10 @@ class Model:
         except (KeyError, ValueError):
             raise InputError(f"{self.name} does not say what it takes: make it with tripletloss.export") from None
 
-    def embed(self, faces, names=()):
+    def embed(self, faces: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
         """Embeddings (N, D) float32 of faces (N, size, size, 3) uint8, B, G, R.
 
-        Raises InputError if one is not finite; names: what it calls the faces.
+        names: of the faces in error messages. Raises InputError if an embedding is NaN or infinite.
         """
         [given] = self.session.get_inputs()
         if self.channels == "rgb":
@@ -74,5 +77,5 @@ class Model:
         row = first_not_finite(embeddings)
         if row is not None:
             face = names[row] if names else f"face {row}"
-            raise InputError(f"{self.name} makes NaN or infinity of {face}, so it is of no use: export other weights")
+            raise InputError(f"{self.name} gives NaN or infinity for {face}: export other weights")
         return embeddings

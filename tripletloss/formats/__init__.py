@@ -1,1 +1,1 @@
-"""Caffe's files, read without Caffe."""
+"""Files in and out, without Caffe: weights, prototxts, embeddings."""

@@ -1,11 +1,13 @@
-"""Caffe's files where there is no Caffe: prototxts, .caffemodel and .caffemodel.h5, read by protobuf and h5py alone.
+"""Caffe's files read without Caffe: prototxts, .caffemodel and .caffemodel.h5, with protobuf and h5py only.
 
-The part of Caffe's format that is written down here is what a net of layers that can be exported is made of; names,
-numbers, types and defaults are those of src/caffe/proto/caffe.proto (BVLC Caffe, master at 9b89154).
+This describes the part of Caffe's format that nets of exportable layers use. Names, numbers, types and defaults are
+those of src/caffe/proto/caffe.proto (BVLC Caffe, master at 9b89154).
 """
 
 import math
 import re
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -16,21 +18,24 @@ from tripletloss.base.errors import InputError
 from tripletloss.base.files import read_file
 from tripletloss.base.process import read_hdf5
 
-# A prototxt's comments, strings, and what begins or ends a message or a list, or gives a field its value.
+Kept = TypeVar("Kept")
+Message = TypeVar("Message", bound=Any)  # of protobuf
+
+# A prototxt's comments and strings, the brackets around messages and lists, and the colons before values.
 TOKENS = re.compile(r"""#[^\n]*|"(?:[^"\\\n]|\\.)*"?|'(?:[^'\\\n]|\\.)*'?|[][{}<>:]""")
 OPENING, CLOSING = "{<[", "}>]"
-MOST_WEIGHT_BYTES = 2**31 - 1  # protobuf's
+MOST_WEIGHT_BYTES = 2**31 - 1  # protobuf's limit
 MOST_LEVELS, MOST_MESSAGES, MOST_VALUES = 50, 10_000, 200_000
 ENGINE = "DEFAULT|CAFFE|CUDNN"
-# Message -> its fields, a line each: number, name, type (* for many), default. A type with | lists an enumeration's
-# values; they count from 0, or from the number before a colon.
+# Message -> its fields: number, name, type (with * if repeated), default. A type with | lists the values of an
+# enumeration, which count from 0, or from the number before a colon.
 MESSAGES = {
     "BlobShape": "1 dim int64*",
     "BlobProto": """1 num int32; 2 channels int32; 3 height int32; 4 width int32; 5 data float*; 6 diff float*;
         7 shape BlobShape; 8 double_data double*; 9 double_diff double*""",
     "NetParameter": """1 name string; 2 layers V1LayerParameter*; 3 input string*; 4 input_dim int32*;
         5 force_backward bool false; 7 debug_info bool false; 8 input_shape BlobShape*; 100 layer LayerParameter*""",
-    "V1LayerParameter": "4 name string; 6 blobs BlobProto*",  # before 2014; of such weights, nothing else is wanted
+    "V1LayerParameter": "4 name string; 6 blobs BlobProto*",  # before 2014; nothing else of such weights is needed
     "LayerParameter": """1 name string; 2 type string; 3 bottom string*; 4 top string*; 5 loss_weight float*;
         6 param ParamSpec*; 7 blobs BlobProto*; 8 include NetStateRule*; 9 exclude NetStateRule*; 10 phase TRAIN|TEST;
         11 propagate_down bool*; 104 concat_param ConcatParameter; 106 convolution_param ConvolutionParameter;
@@ -71,7 +76,7 @@ MESSAGES = {
 
 
 def _describe():
-    """MESSAGES as protobuf's own description of a file."""
+    """MESSAGES as protobuf's own descriptor of a file."""
     file = descriptor_pb2.FileDescriptorProto(name="tripletloss/caffemodel.proto", package="tripletloss.caffe")
     for message, lines in MESSAGES.items():
         described = file.message_type.add(name=message)
@@ -84,7 +89,7 @@ def _describe():
             kind = kind.rstrip("*")
             if "|" in kind:
                 first, _, values = kind.rpartition(":")
-                # Values of an enumeration may not be called as those of another one in the same message.
+                # Two enumerations in one message may not have values of the same name.
                 scope = described.nested_type.add(name=f"{name}_")
                 enum = scope.enum_type.add(name="Values")
                 for value, value_name in enumerate(values.split("|"), int(first or 0)):
@@ -99,7 +104,7 @@ def _describe():
 
 
 def _classes():
-    pool = descriptor_pool.DescriptorPool()  # of its own: Caffe's may be there too
+    pool = descriptor_pool.DescriptorPool()  # a separate one, as Caffe's may be loaded, too
     file = pool.AddSerializedFile(_describe().SerializeToString())
     return {name: message_factory.GetMessageClass(file.message_types_by_name[name]) for name in MESSAGES}
 
@@ -107,11 +112,11 @@ def _classes():
 NetParameter = _classes()["NetParameter"]
 
 
-def read_prototxt(path, message, allow_unknown=False):
+def read_prototxt(path: str, message: Message, allow_unknown: bool = False) -> Message:
     """Parse a prototxt into a message, an empty NetParameter or SolverParameter, and return it.
 
-    Raises InputError with line and column for a syntax error or, unless those are allowed, an unknown field; and for
-    a file that is too deep or too long to parse.
+    Raises InputError with line and column for a syntax error or, unless allow_unknown is set, an unknown field; and for
+    a file that is nested too deeply or too long.
     """
     try:
         text = read_file(path).decode("utf-8")
@@ -129,9 +134,9 @@ def read_prototxt(path, message, allow_unknown=False):
 
 
 def _check_extent(text, path):
-    """Raise InputError for a prototxt with more levels, messages or values than any net's.
+    """Raise InputError for a prototxt with more levels, messages or values than any net has.
 
-    protobuf's parser for text calls itself on each level, and takes a second for 10,000 messages.
+    protobuf's text parser recurses at every level, and takes a second for 10,000 messages.
     """
     depth = messages = values = 0
     for token in TOKENS.finditer(text):
@@ -143,15 +148,17 @@ def _check_extent(text, path):
             depth -= 1
         if depth > MOST_LEVELS:
             line = text.count("\n", 0, token.start()) + 1
-            raise InputError(f"{path}, line {line}: this is {depth} levels deep, and nets have four: close the braces")
+            raise InputError(
+                f"{path}, line {line}: {depth} brackets are open here, but nets have four levels: close them"
+            )
         if messages > MOST_MESSAGES or values > MOST_VALUES:
             raise InputError(
-                f"{path} has more than {MOST_MESSAGES} layers or {MOST_VALUES} values, which are the most that are read"
+                f"{path} has more than {MOST_MESSAGES} layers or {MOST_VALUES} values, which is too large"
             )
 
 
-def made_by(net, blob):
-    """The names of the layers that a blob is made by, from the data on."""
+def made_by(net: Any, blob: str) -> set[str]:
+    """The names of all layers that a blob depends on, from the data on. net: a NetParameter."""
     wanted, makers = {blob}, set()
     for layer in reversed(net.layer):
         if wanted.intersection(layer.top):
@@ -160,44 +167,43 @@ def made_by(net, blob):
     return makers
 
 
-def read_weights(path):
-    """Layer name -> list of its parameters (float32 arrays), in a .caffemodel or .caffemodel.h5 file.
+def read_weights(path: str) -> dict[str, list[np.ndarray]]:
+    """Layer name -> list of its parameters (float32 arrays), from a .caffemodel or .caffemodel.h5 file.
 
-    Raises InputError if the file is missing, cut off or damaged, holds no weights, or holds NaN or infinity.
+    Raises InputError if the file is missing, cut off or damaged, has no weights, or contains NaN or infinity.
     """
     return _read(path, lambda array: array)
 
 
-def weight_shapes(path):
-    """Layer name -> list of the shapes of its parameters, all of which are read. Raises InputError as read_weights."""
+def weight_shapes(path: str) -> dict[str, list[tuple[int, ...]]]:
+    """Layer name -> list of the shapes of its parameters. All are read, and InputError is raised as by read_weights."""
     return _read(path, lambda array: array.shape)
 
 
-def _read(path, kept):
-    """Layer name -> list of what kept() makes of each parameter, of all layers that have some."""
+def _read(path: str, kept: Callable[[np.ndarray], Kept]) -> dict[str, list[Kept]]:
+    """Layer name -> list of what kept() returns for each parameter, for all layers with parameters."""
     if h5py.is_hdf5(path):
         read_hdf5(lambda: bool(_collect(path, kept)), path)
     found = _collect(path, kept)
     if not found:
-        raise InputError(f"{path} holds no weights, so it is not a caffemodel: check WEIGHTS")
+        raise InputError(f"{path} has no weights, so it is not a caffemodel: check WEIGHTS")
     return found
 
 
-def _collect(path, kept):
-    found = {}
+def _collect(path: str, kept: Callable[[np.ndarray], Kept]) -> dict[str, list[Kept]]:
+    found: dict[str, list[Kept]] = {}
     for name, array in _parameters(path):
-        # NaN is the smallest and the largest of numbers that it is among, and no array of booleans has to be made.
+        # If there is a NaN, it is both minimum and maximum. This needs no array of booleans.
         if array.size and not np.isfinite([array.min(), array.max()]).all():
             raise InputError(
-                f"{path}: the weights of layer {name!r} hold NaN or infinity, so nothing can be computed with them: "
-                "use an earlier snapshot, or train again"
+                f"{path}: the weights of layer {name!r} hold NaN or infinity: use an earlier snapshot, or train again"
             )
         found.setdefault(name, []).append(kept(array))
     return found
 
 
-def _parameters(path):
-    """Yields (layer name, parameter as float32 array), one after the other. Raises InputError."""
+def _parameters(path: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (layer name, parameter as a float32 array), one after the other. Raises InputError."""
     try:
         if h5py.is_hdf5(path):
             with h5py.File(path, "r") as file:
@@ -210,7 +216,7 @@ def _parameters(path):
                 for blob in layer.blobs:
                     yield layer.name, _values_of(blob)
     except FileNotFoundError:
-        raise InputError(f"there are no weights {path}: check WEIGHTS, or train the stage before") from None
+        raise InputError(f"the weights {path} do not exist: check WEIGHTS, or train the previous stage") from None
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"the weights {path} cannot be read ({reason}): check WEIGHTS") from None
@@ -219,10 +225,10 @@ def _parameters(path):
 
 
 def _values_of(blob):
-    """The float32 array that a BlobProto holds; whatever else it holds is cleared. Raises DecodeError as shape_of.
+    """The numbers in a BlobProto as a float32 array; all its other fields are cleared. Raises DecodeError as shape_of.
 
-    protobuf hands out numbers one by one, as Python objects, which takes minutes and gigabytes for a large net. Where
-    a message holds nothing but packed numbers, their bytes are the end of its own, as many as they are.
+    protobuf returns numbers one by one, as Python objects, which takes minutes and gigabytes for a large net. But if a
+    message has only packed numbers, it ends with the bytes of those numbers.
     """
     shape = shape_of(blob)
     name, kind = ("double_data", np.dtype("<f8")) if blob.double_data else ("data", np.dtype("<f4"))
@@ -232,17 +238,17 @@ def _values_of(blob):
             blob.ClearField(field.name)
     blob.DiscardUnknownFields()
     content = blob.SerializeToString()
-    with np.errstate(over="ignore"):  # what is too large becomes infinity
+    with np.errstate(over="ignore"):  # numbers that are too large become infinite
         return np.frombuffer(content[len(content) - count * kind.itemsize :], kind).reshape(shape).astype(np.float32)
 
 
-def shape_of(blob):
-    """The shape of a BlobProto. Raises DecodeError if the numbers in it are not as many."""
+def shape_of(blob: Any) -> tuple[int, ...]:
+    """The shape of a BlobProto. Raises DecodeError if its numbers do not fill that shape."""
     old = ("num", "channels", "height", "width")
     if any(blob.HasField(name) for name in old):
         shape = tuple(getattr(blob, name) for name in old)
     else:
-        shape = tuple(blob.shape.dim)  # of one number, Caffe writes no shape at all
+        shape = tuple(blob.shape.dim)  # for a single number, Caffe writes no shape
     if min(shape, default=1) < 0 or math.prod(shape) != len(blob.double_data or blob.data):
-        raise DecodeError("a blob has another size than its shape")
+        raise DecodeError("a blob's size does not match its shape")
     return shape
