@@ -5,26 +5,35 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
+from typing import IO
 
 from tripletloss import config
 from tripletloss.base import command, parallel
 from tripletloss.base.errors import InputError
-from tripletloss.training import check, plan, snapshots, solver
+from tripletloss.core.verification import Verification
+from tripletloss.training import check, snapshots
+from tripletloss.training.device import choose_device, choose_devices, use_device
+from tripletloss.training.features import cache_features
+from tripletloss.training.folder import check_folder, claim_folder
+from tripletloss.training.plan import Plan, make_plan
+from tripletloss.training.score import compare_stages, measure
+from tripletloss.training.stage import Stopped, train_stage
 
 
-def main():
+def main() -> int:
     """Plan, train and measure each stage in turn. Returns the exit status."""
     parser = argparse.ArgumentParser(description="Train an embedding with Caffe: softmax first, then triplets.")
     config.add_argument(parser)
     parser.add_argument("--stage", choices=config.STAGES, help="train this stage only (default: STAGES of the config)")
     parser.add_argument(
-        "--check", action="store_true", help="train nothing: read every image, try a few iterations, say what is wrong"
+        "--check", action="store_true", help="train nothing: read all images, try a few iterations, report problems"
     )
     parser.add_argument(
         "--allow-module", metavar="NAME", action="append", default=[],
-        help="a Python module that NET and DEPLOY may run, besides this package's; once for each",
+        help="a Python module that NET and DEPLOY may run, besides this package's; once for each module",
     )  # fmt: skip
-    parser.add_argument("--resume", action="store_true", help="go on in RUN_FOLDER from the last whole snapshot")
+    parser.add_argument("--resume", action="store_true", help="resume RUN_FOLDER from its last whole snapshot")
     arguments = parser.parse_args()
     if arguments.check:
         return command.run("train.py", lambda: check_once(arguments))
@@ -32,7 +41,7 @@ def main():
     return command.run("train.py", lambda: run(arguments), stopped)
 
 
-def run(arguments):
+def run(arguments: argparse.Namespace) -> int:
     """Train with all processes that were started. Returns the exit status; raises InputError."""
     try:
         with parallel.join("train.py") as team:
@@ -41,99 +50,106 @@ def run(arguments):
         if error.filename is None:
             raise
         raise InputError(
-            f"{error.filename} cannot be read or written ({error.strerror}): make room, or mend its folder, then "
+            f"{error.filename} cannot be read or written ({error.strerror}): make room, or repair its folder, then "
             "resume with --resume"
         ) from None
 
 
-def train(arguments, team):
+def train(arguments: argparse.Namespace, team: parallel.OneProcess) -> int:
     """Train the stages with all processes of a team. Returns the exit status; raises InputError."""
-    locks = []
+    locks: list[IO[str]] = []
     settings, stages = team.first(lambda: prepare(arguments, locks))
-    gpu, sentence = solver.choose_devices(settings["DEVICE"], team)
+    gpu, sentence = choose_devices(settings["DEVICE"], team)
     if team.rank == 0:
         print(sentence)
     try:
         for stage in stages:
             run_stage(settings, stage, gpu, team, arguments.resume)
-    except solver.Stopped as stopped:
-        command.complain("train.py", f"{stopped}: go on with --resume")
+    except Stopped as stopped:
+        command.complain("train.py", f"{stopped}: resume with --resume")
         return 128 + stopped.number
     return 0
 
 
-def load_config(arguments):
-    """The settings, once it is said which file they come from."""
+def load_config(arguments: argparse.Namespace) -> config.Config:
+    """The settings of --config, whose path is printed."""
     print(f"config     {arguments.config}", flush=True)
     return config.load(arguments.config, arguments.allow_module)
 
 
-def prepare(arguments, locks):
-    """What holds for the whole run: the config and the stages. The folder's lock is added to locks."""
+def stages_of(arguments: argparse.Namespace, settings: config.Config) -> list[str]:
+    """The stages to train: --stage, or STAGES."""
+    return [arguments.stage] if arguments.stage else settings["STAGES"]
+
+
+def prepare(arguments: argparse.Namespace, locks: list[IO[str]]) -> tuple[config.Config, list[str]]:
+    """The settings and the stages of the run. Its folder is locked, and the lock is added to locks."""
     settings = load_config(arguments)
-    stages = [arguments.stage] if arguments.stage else settings["STAGES"]
-    locks.append(plan.claim_folder(settings["RUN_FOLDER"], stages, arguments.resume))
+    stages = stages_of(arguments, settings)
+    locks.append(claim_folder(settings["RUN_FOLDER"], stages, arguments.resume))
     return settings, stages
 
 
-def run_stage(settings, stage, gpu, team, resume):
-    """One stage, from plan to measurement. All processes train and measure; the first one plans and prints."""
-    planned = team.first(lambda: plan_stage(settings, stage, gpu, team.size, resume))
-    solver.use_device(gpu)
-    if said := solver.cache_features(planned, team):
-        print(said, flush=True)
-    if planned.weights and stage == "softmax" and not planned.snapshot:
-        report("before", solver.measure(planned, planned.weights, team))
-    weights = solver.train_stage(planned, team, gpu)
+def run_stage(
+    settings: config.Config, stage: str, gpu: int | None, team: parallel.OneProcess, resume: bool
+) -> None:
+    """One stage, from plan to measurement. All processes train and measure, and the first one plans and prints."""
+    plan = team.first(lambda: plan_stage(settings, stage, gpu, team.size, resume))
+    use_device(gpu)
+    if line := cache_features(plan, team):
+        print(line, flush=True)
+    if plan.weights and stage == "softmax" and not plan.snapshot:
+        report("before", measure(plan, plan.weights, team))
+    weights = train_stage(plan, team, gpu)
     if team.rank == 0:
         print(f"weights    {weights}")
-        if said := plan.skipped(planned):
-            print(said)
-    report_end(planned, weights, team)
+        if line := plan.skipped():
+            print(line)
+    report_end(plan, weights, team)
     if team.rank == 0:
         print(flush=True)
 
 
-def check_once(arguments):
+def check_once(arguments: argparse.Namespace) -> int:
     """Check what a run of all processes that were started would use, in the first one. Returns the exit status."""
     with parallel.join("train.py") as team:
         return team.first(lambda: check_stages(arguments, team.size))
 
 
-def check_stages(arguments, processes):
-    """Look closely at everything that a run would use, in a folder that is removed. Returns the exit status, 0."""
+def check_stages(arguments: argparse.Namespace, processes: int) -> int:
+    """Check closely all that a run would use, in a temporary folder. Returns the exit status, 0."""
     settings = load_config(arguments)
-    stages = [arguments.stage] if arguments.stage else settings["STAGES"]
-    gpu, sentence = solver.choose_device(settings["DEVICE"])
+    stages, run_folder = stages_of(arguments, settings), settings["RUN_FOLDER"]
+    gpu, sentence = choose_device(settings["DEVICE"])
     print(sentence)
-    plan.check_folder(settings["RUN_FOLDER"], stages, arguments.resume)
-    trained = snapshots.last_whole(os.path.join(settings["RUN_FOLDER"], "softmax")) if stages[0] == "triplet" else None
+    check_folder(run_folder, stages, arguments.resume)
+    trained = snapshots.last_whole(os.path.join(run_folder, "softmax")) if stages[0] == "triplet" else None
     with tempfile.TemporaryDirectory() as folder:
         for stage in stages:
-            planned = plan.make_plan(settings.aside(folder, trained and trained.weights), stage, gpu, processes)
-            found = check.look_closely(planned, stage != stages[-1], settings["RUN_FOLDER"])
-            print("\n".join([planned.describe(), *found]), "\n", flush=True)
+            plan = make_plan(settings.aside(folder, trained and trained.weights), stage, gpu, processes)
+            found = check.look_closely(plan, stage != stages[-1], run_folder)
+            print("\n".join([plan.describe(), *found]), "\n", flush=True)
     return 0
 
 
-def plan_stage(settings, stage, gpu, processes, resume):
+def plan_stage(settings: config.Config, stage: str, gpu: int | None, processes: int, resume: bool) -> Plan:
     """The stage's plan, printed."""
-    planned = plan.make_plan(settings, stage, gpu, processes, resume)
-    print("\n".join([planned.describe(), *check.look_before(planned)]), flush=True)
-    return planned
+    plan = make_plan(settings, stage, gpu, processes, resume)
+    print("\n".join([plan.describe(), *check.look_before(plan)]), flush=True)
+    return plan
 
 
-def report_end(planned, weights, team):
+def report_end(plan: Plan, weights: str, team: parallel.OneProcess) -> None:
     """Print how good the stage's weights are; after the triplet stage, also what it added."""
-    comparison = solver.compare_stages(planned, weights, team) if planned.stage == "triplet" else None
+    comparison = compare_stages(plan, weights, team) if plan.stage == "triplet" else None
     if comparison:
         print(f"\n{comparison.describe()}", flush=True)
     if not team.first(lambda: comparison is not None):
-        report("after", solver.measure(planned, weights, team))
+        report("after", measure(plan, weights, team))
 
 
-def report(when, held_out):
-    """Print how well held-out identities are told apart, a line a feature."""
+def report(when: str, held_out: Mapping[str, Verification]) -> None:
+    """Print how well held-out identities are told apart, one line per feature."""
     for feature, found in held_out.items():
         tar = f"TAR {found.tar[0.01]:.3f} at FAR 1%" if 0.01 in found.tar else "too few pairs for FAR 1%"
         print(

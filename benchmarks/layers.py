@@ -28,7 +28,7 @@ def measure(stage, first_learning):
     settings = config.load(os.path.join(ROOT, "config.py")).stage(stage)
     settings.update(IDENTITIES=33, RANK=0, RANKS=1, WORKERS=0)
     net = for_stage(read_net(settings["NET"]), caffe.TRAIN, stage)
-    fill_settings(net, settings, settings["NET"])
+    net, _ = fill_settings(net, settings, settings["NET"])
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "net.prototxt")
         write_prototxt(net, path)

@@ -19,7 +19,7 @@ from tripletloss import config
 from tripletloss.base.process import caffe_log
 from tripletloss.net.definition import read_net
 from tripletloss.net.freezing import changing_blobs
-from tripletloss.training import plan
+from tripletloss.training.plan import make_plan
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ITERATIONS, ROUNDS = 30, 3
@@ -83,7 +83,7 @@ def message(net, folder, **changes):
     os.makedirs(os.path.join(folder, "run"))
     with caffe_log(os.devnull):
         source = write_config(folder, NET=os.path.join(ROOT, net), **changes)
-        planned = plan.make_plan(config.load(source), "softmax", None)
+        planned = make_plan(config.load(source), "softmax", None)
         solver = caffe.get_solver(f"{planned.prefix}_solver.prototxt")
         definition = read_net(f"{planned.prefix}_train.prototxt")
         learning, _ = changing_blobs(definition, solver.net.params)

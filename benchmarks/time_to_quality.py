@@ -30,7 +30,7 @@ from tripletloss.core.verification import verification_of_pairs
 from tripletloss.data.lists import read_list
 from tripletloss.evaluation.embed import embed
 from tripletloss.net.definition import new_net, read_net, write_prototxt
-from tripletloss.training import solver
+from tripletloss.training.features import cache_features
 from tripletloss.training.plan import make_plan
 
 DIMENSION, TARGET = 64, 0.97
@@ -92,7 +92,7 @@ def stage(folder, name, paths, cached, **settings):
     planned = make_plan(config.load(source), "triplet", None)
     start = time.perf_counter()
     if cached:
-        solver.cache_features(planned)
+        cache_features(planned)
     seconds = time.perf_counter() - start
     with caffe_log(os.devnull):
         made = caffe.get_solver(f"{planned.prefix}_solver.prototxt")

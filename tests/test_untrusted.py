@@ -313,7 +313,7 @@ LAYERS = {
 def test_a_layer_reads_no_file_outside_of_the_folders(project, kind, path):
     where = path if os.path.isabs(path) else str(project / path)
     (project / "net.prototxt").write_text(LAYERS[kind].format(where) + (project / "net.prototxt").read_text())
-    refused(run_train(project, "--stage", "softmax"), "which is outside of the prototxt's folder and IMAGEPATH")
+    refused(run_train(project, "--stage", "softmax"), "which is outside the prototxt's folder and IMAGEPATH")
 
 
 def test_a_layer_writes_no_file(project):
@@ -326,7 +326,7 @@ def test_a_layer_writes_no_file(project):
 @pytest.mark.parametrize("param", ["train_list: /etc/passwd", "imagepath: /etc"])
 def test_a_data_layer_names_no_folder_of_its_own_outside(project, param):
     replace(project / "net.prototxt", 'layer: "DataLayer"', f'layer: "DataLayer" param_str: "{{{param}}}"')
-    refused(run_train(project, "--stage", "softmax"), "which is outside of the folders that config.py names")
+    refused(run_train(project, "--stage", "softmax"), "which is outside the folders that config.py names")
 
 
 def test_a_net_that_asks_for_more_memory_than_there_is_ends_in_a_sentence(project):

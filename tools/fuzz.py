@@ -112,7 +112,7 @@ class Kinds:
             config.load(self.path)
         elif kind == "prototxt":
             net = open_net(self.path, caffe.TRAIN, "softmax", [])
-            fill_settings(net, SETTINGS, self.path)
+            net, _ = fill_settings(net, SETTINGS, self.path)
             embeddings_of(net)
             size_classifier(net, 3)
         elif kind in ("caffemodel", "weights_h5"):

@@ -80,12 +80,12 @@ def plan_solver(folder, net, device, stage, batch):
     import caffe
 
     from tripletloss import config
-    from tripletloss.training import plan
+    from tripletloss.training.plan import make_plan
 
     settings = config.load(str(write_config(folder, net, STAGES=[stage], FREEZE="", BATCH_SIZE=batch, WORKERS=4,
                                             HELD_OUT_LIST="", DEPLOY="")))  # fmt: skip
     (folder / "run").mkdir()
-    planned = plan.make_plan(settings, stage, 0 if device == "gpu" else None)
+    planned = make_plan(settings, stage, 0 if device == "gpu" else None)
     return lambda: caffe.get_solver(f"{planned.prefix}_solver.prototxt")
 
 
@@ -402,10 +402,10 @@ ROWS = {"device": row_device, "pycaffe": row_pycaffe, "gradients": row_gradients
 def has_gpu():
     """Tell whether Caffe computes on a GPU here; else say why not."""
     from tripletloss.base.errors import InputError
-    from tripletloss.training import solver
+    from tripletloss.training.device import choose_device
 
     try:
-        solver.choose_device("gpu")
+        choose_device("gpu")
     except InputError as error:
         print(f"gpu_check.py: nothing is checked: {error}", file=sys.stderr)
         return False

@@ -35,6 +35,7 @@ class Setting(NamedTuple):
     default: object = REQUIRED
     by_stage: bool = False
     is_path: bool = False
+    may_change: bool = False  # when a run is resumed, as it does not affect what is learnt, or is meant to
 
 
 def _is_number(value):
@@ -85,6 +86,10 @@ def _is_device(value):
     return value in ("auto", "cpu", "gpu")
 
 
+def _may_change(setting: Setting) -> Setting:
+    return setting._replace(may_change=True)
+
+
 SCHEMA = {
     "NET": _path("train.prototxt"),
     "SOLVER": _path("solver.prototxt"),
@@ -93,10 +98,10 @@ SCHEMA = {
     "TRAIN_LIST": _path(),
     "HELD_OUT_LIST": _path_or_none(),
     "RUN_FOLDER": _path("runs/train"),
-    "STAGES": Setting(_is_stages, "['softmax'], ['triplet'] or ['softmax', 'triplet']", list(STAGES)),
+    "STAGES": _may_change(Setting(_is_stages, "['softmax'], ['triplet'] or ['softmax', 'triplet']", list(STAGES))),
     "WEIGHTS": _path_or_none(by_stage=True),
     "FREEZE": _text("the name of a blob of the net, or '' for none", "", by_stage=True),
-    "FEATURE": _text("the name of a blob of the deploy net", "", by_stage=True),
+    "FEATURE": _may_change(_text("the name of a blob of the deploy net", "", by_stage=True)),
     "CROP": _integer(0, 0),
     "IMAGE_SIZE": _integer(1, 224),
     "PIXEL_MEANS": Setting(_is_means, "three numbers from 0 to 255: [B, G, R]", [102.9801, 115.9465, 122.7717]),
@@ -108,7 +113,7 @@ SCHEMA = {
     "ROTATION_JITTER": _share(45),
     "COLOUR_JITTER": _share(1),
     "COARSE_SHARE": _share(1),
-    "BROKEN_IMAGES": _choice(("stop", "skip"), "stop"),
+    "BROKEN_IMAGES": _may_change(_choice(("stop", "skip"), "stop")),
     "BATCHES": _choice(BATCHES, {"softmax": "shuffled", "triplet": "identities"}, by_stage=True),
     "BATCH_SIZE": _integer(1, 30, by_stage=True),
     "IMAGES_PER_IDENTITY": _integer(1, 5),
@@ -117,24 +122,24 @@ SCHEMA = {
     "MARGIN": Setting(lambda v: _is_number(v) and v > 0, "a number above 0 (a squared distance)", 0.2),
     "SELECTION": _choice(tuple(STRATEGIES), "semi-hard"),
     "GATHER": Setting(lambda value: isinstance(value, bool), "True or False", True),
-    "MAX_ITERS": _integer(1, 20000, by_stage=True),
-    "SNAPSHOT_ITERS": _integer(1, 2000, by_stage=True),
-    "KEEP_SNAPSHOTS": _integer(0, 5),
+    "MAX_ITERS": _may_change(_integer(1, 20000, by_stage=True)),
+    "SNAPSHOT_ITERS": _may_change(_integer(1, 2000, by_stage=True)),
+    "KEEP_SNAPSHOTS": _may_change(_integer(0, 5)),
     "LEARNING_RATE": Setting(lambda v: _is_number(v) and v > 0, "a number above 0", 0.001, by_stage=True),
-    "WORKERS": _integer(0, 2),
-    "DEVICE": Setting(_is_device, "'auto', 'cpu', 'gpu', or the number of a GPU", "auto"),
+    "WORKERS": _may_change(_integer(0, 2)),
+    "DEVICE": _may_change(Setting(_is_device, "'auto', 'cpu', 'gpu', or the number of a GPU", "auto")),
     "SEED": _integer(0, 1),
     "FEATURE_CACHE": _path_or_none("runs/features"),
     "FEATURE_TYPE": _choice(("float32", "float16"), "float32"),
     "MINE_ITERS": _integer(0, 0),
     "POSITIVE_CAP": Setting(lambda v: _is_number(v) and v >= 0, "a squared distance, or 0 for none", 0.0),
-    "IDENTITIES": _integer(1),
-    "FEATURES": _path(),
-    "MINED": _path_or_none(),
-    "BROKEN_LIST": _path_or_none(),
-    "RANK": _integer(0, 0),
-    "RANKS": _integer(1, 1),
-    "ALLOWED_MODULES": Setting(lambda value: isinstance(value, list), "a list of names of Python modules", []),
+    "IDENTITIES": _may_change(_integer(1)),
+    "FEATURES": _may_change(_path()),
+    "MINED": _may_change(_path_or_none()),
+    "BROKEN_LIST": _may_change(_path_or_none()),
+    "RANK": _may_change(_integer(0, 0)),
+    "RANKS": _may_change(_integer(1, 1)),
+    "ALLOWED_MODULES": _may_change(Setting(lambda v: isinstance(v, list), "a list of names of Python modules", [])),
 }
 # Set by the commands, never in config.py: the number of identities in TRAIN_LIST; the files of features, of mined
 # negatives and of broken images; the rank of this process, and the number of processes; the modules of --allow-module.

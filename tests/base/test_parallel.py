@@ -201,7 +201,7 @@ def test_a_run_goes_on_with_other_numbers_of_processes(project):
         write_config(project, RUN_FOLDER="changing", **{**settings, "MAX_ITERS": end})
         status, out, errors = mpi_train(project, "--resume", processes=processes)
         assert status == 0, errors
-    assert "goes on    from iteration 10" in out
+    assert "resumes    from iteration 10" in out
     assert "processes  3 instead of 1 from now on" in out
     assert max(differences(project, "whole", "changing").values()) < 1e-4
 
@@ -501,7 +501,7 @@ def test_processes_go_on_and_mine_together_to_the_same_bits(project):
         write_config(project, RUN_FOLDER="twice", MAX_ITERS={"softmax": 10, "triplet": end}, **settings)
         status, out, errors = mpi_train(project, *arguments)
         assert status == 0, errors
-    assert "goes on    from iteration 10" in out
+    assert "resumes    from iteration 10" in out
     once, twice = ((project / folder / "triplet_iter_20.caffemodel").read_bytes() for folder in ("once", "twice"))
     assert once == twice
 

@@ -53,10 +53,11 @@ def test_stage_rules_choose_what_caffe_itself_chooses(tmp_path, phase, stage):
 def test_freezing_stops_every_parameter_up_to_the_blob():
     net = for_stage(parse(TINY_NET), caffe.TRAIN, "triplet")
     counts = {"conv1": 2, "bn1": 3, "fc7": 2, "fc9_1": 2}
-    assert settle_frozen(net, counts, list(counts)) == []
-    freeze(net, "fc7", counts, "net")
-    assert settle_frozen(net, counts, list(counts)) == ["conv1", "bn1", "fc7"]
-    layers = {layer.name: layer for layer in net.layer}
+    before = net.SerializeToString()
+    assert settle_frozen(net, counts, list(counts)) == (net, [])
+    settled, frozen = settle_frozen(freeze(net, "fc7", counts, "net"), counts, list(counts))
+    assert frozen == ["conv1", "bn1", "fc7"] and net.SerializeToString() == before
+    layers = {layer.name: layer for layer in settled.layer}
     assert [[p.lr_mult for p in layers[name].param] for name in counts] == [[0, 0], [0, 0, 0], [0, 0], []]
     assert layers["bn1"].batch_norm_param.use_global_stats
     assert layers["drop7"].type == "Power"
@@ -71,7 +72,7 @@ def test_settings_fill_what_the_prototxt_leaves_out(project):
     net = for_stage(parse(TINY_NET), caffe.TRAIN, "triplet")
     net.layer[-1].python_param.param_str = "'margin': 0.7"
     settings = config.load(str(project / "config.py")).stage("triplet")
-    decided = fill_settings(net, settings, "net")
+    net, decided = fill_settings(net, settings, "net")
     assert decided == [("MARGIN", 0.7, "tripletloss")]
     assert margins(net) == {"triplet_select": 0.7, "tripletloss": 0.7}
     assert list(net.layer[-2].top[3:]) == list(SELECT_STATISTICS)
@@ -99,7 +100,7 @@ def with_margins(selecting, loss):
 def test_triplets_are_selected_with_the_margin_of_their_loss(project, selecting, loss, both):
     net = with_margins(selecting, loss)
     settings = config.load(str(project / "config.py")).stage("triplet")
-    decided = fill_settings(net, settings, "net")
+    net, decided = fill_settings(net, settings, "net")
     assert margins(net) == {"triplet_select": both, "tripletloss": both}
     assert [name for _, _, name in decided] == [
         name for name, given in (("triplet_select", selecting), ("tripletloss", loss)) if given
@@ -120,16 +121,16 @@ def test_two_margins_of_one_loss_are_refused_and_two_losses_may_have_two(project
             names[:] = [f"other_{name}" if name in ("anchor", "positive", "negative", "loss") else name for name in names]
     net.layer[-1].python_param.param_str = ""
     net.layer[-2].python_param.param_str = "{margin: 0.4}"
-    fill_settings(net, settings, "net")
+    net, _ = fill_settings(net, settings, "net")
     assert margins(net) == {
         "triplet_select": 0.7, "tripletloss": 0.7, "other_triplet_select": 0.4, "other_tripletloss": 0.4,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(("written", "outputs"), [("", 9), ("num_output: 6", 6)])
-def test_the_classifier_gets_an_output_an_identity_unless_the_prototxt_says_how_many(written, outputs):
+def test_the_classifier_gets_one_output_per_identity_unless_the_prototxt_says_how_many(written, outputs):
     net = for_stage(parse(TINY_NET.replace("num_output: 6", written)), caffe.TRAIN, "softmax")
-    size_classifier(net, 9)
+    net = size_classifier(net, 9)
     sizes = {layer.name: layer.inner_product_param.num_output for layer in net.layer if layer.type == "InnerProduct"}
     assert sizes == {"fc7": 16, "fc9": outputs}
 
@@ -137,11 +138,12 @@ def test_the_classifier_gets_an_output_an_identity_unless_the_prototxt_says_how_
 def test_a_classifier_of_other_identities_than_the_weights_is_renamed_and_nothing_else():
     net = for_stage(parse(TINY_NET), caffe.TRAIN, "softmax")
     here = {"fc7": [(16, 200), (16,)], "fc9": [(6, 16), (6,)]}
-    assert rename_classifier(net, here, {"fc7": [(17, 200), (17,)], "fc9": [(9, 16), (9,)]}) == {"fc9": "fc9_6"}
+    net, renamed = rename_classifier(net, here, {"fc7": [(17, 200), (17,)], "fc9": [(9, 16), (9,)]})
+    assert renamed == {"fc9": "fc9_6"}
     assert "fc9_6" in [layer.name for layer in net.layer] and "fc9" not in [layer.name for layer in net.layer]
     for same in ({"fc7": here["fc7"]}, here, {"fc9": [(9, 17), (9,)]}):  # absent, equal, another feature: not renamed
         net = for_stage(parse(TINY_NET), caffe.TRAIN, "softmax")
-        assert rename_classifier(net, here, same) == {}
+        assert rename_classifier(net, here, same) == (net, {})
 
 
 def test_weights_of_both_formats_tell_their_shapes(tmp_path):
@@ -259,14 +261,14 @@ SECRET = "the first line of a file that is nobody's business"
         (INPUT + 'layer { name: "r" type: "Python" top: "d" top: "l" python_param { module: "tripletloss.layers" '
          'layer: "FeatureLayer" param_str: "{features: FILE, train_list: FILE, imagepath: /, batches: shuffled}" } }' + IP, "layer 'r' reads files"),
         (INPUT + 'layer { name: "p" type: "Python" bottom: "data" top: "p" python_param { module: "os" layer: "remove" } }', "would run the Python module 'os'"),
-        (INPUT + 'layer { name: "p" type: "Python" bottom: "data" top: "p" python_param { module: "tripletloss.layers" layer: "MODULE" } }', "'MODULE' from the Python module 'tripletloss.layers', which fails: MODULE is no caffe.Layer"),
-        (INPUT + IP + IP, "layer 'ip' stands there 2 times"),
+        (INPUT + 'layer { name: "p" type: "Python" bottom: "data" top: "p" python_param { module: "tripletloss.layers" layer: "MODULE" } }', "'MODULE' from the Python module 'tripletloss.layers', which fails: MODULE is not a caffe.Layer"),
+        (INPUT + IP + IP, "layer 'ip' appears 2 times in this stage"),
         ('layer { name: "data" type: "DummyData" top: "data" dummy_data_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }' + IP, "must take one blob of images, N x 3 x S x S, through an Input layer, but it takes none"),
         (INPUT + INPUT.replace('"data"', '"more"') + IP, "but it takes data, more"),
         (INPUT.replace("dim: 8 dim: 8", "dim: 9 dim: 9") + IP, "with images of 8 x 8 pixels: Caffe stopped: Check failed"),
         (INPUT + IP, "has no blob 'embedding': --feature, or FEATURE in the config, must be one of data, ip"),
         (INPUT + IP + IP.replace('"ip"', '"other"'), "must be one of data, ip, other$"),  # not Caffe's data_data_0_split_0
-        (INPUT + IP + 'layer { name: "sum" type: "Reduction" bottom: "ip" top: "embedding" }', "'embedding' has the shape () for 2 images: name one with a row per image"),
+        (INPUT + IP + 'layer { name: "sum" type: "Reduction" bottom: "ip" top: "embedding" }', "'embedding' has the shape () for 2 images: name one with one row per image"),
     ],
 )  # fmt: skip
 def test_a_deploy_net_that_is_none_is_refused_before_it_is_run(tmp_path, text, sentence):

@@ -21,7 +21,7 @@ from tests.helpers import (
     write_config,
 )
 from tripletloss.base.files import amount
-from tripletloss.training import plan
+from tripletloss.training import folder
 from tripletloss.training.plan import layers_text
 
 
@@ -64,7 +64,7 @@ def test_a_run_folder_that_a_run_would_refuse_is_refused(project):
     for arguments in ((), ("--stage", "triplet")):
         said = [run_train(project, *more, *arguments) for more in ((), ("--check",))]
         for result in said:
-            refused(result, "run has snapshots of a triplet stage already: resume it with --resume, set RUN_FOLDER")
+            refused(result, "run already has snapshots of a triplet stage: resume it with --resume, set RUN_FOLDER")
         assert said[0].stderr == said[1].stderr
     for arguments in (("--stage", "softmax"), ("--resume",)):
         assert run_train(project, "--check", *arguments).returncode == 0
@@ -74,7 +74,7 @@ def test_a_run_folder_that_a_run_would_refuse_is_refused(project):
 
 
 def test_a_run_folder_in_which_a_run_is_at_work_is_refused(project):
-    lock = plan.claim_folder(str(project / "run"), ["softmax"], False)
+    lock = folder.claim_folder(str(project / "run"), ["softmax"], False)
     refused(run_train(project, "--check"), "another run is at work in ")
     lock.close()
     assert run_train(project, "--check").returncode == 0
@@ -203,7 +203,7 @@ def test_skipped_images_are_replaced_listed_and_trained_without(project, workers
     result = run_train(project)
     assert result.returncode == 0, result.stderr
     for stage in ("softmax", "triplet"):
-        assert f"broken     2 images were skipped, others of their identities stood in: {project / 'run' / stage}_broken.txt" in result.stdout
+        assert f"broken     2 images were skipped, and others of their identities stood in: {project / 'run' / stage}_broken.txt" in result.stdout
         lines = (project / "run" / f"{stage}_broken.txt").read_text().splitlines()
         assert sorted(line.split("\t")[0] for line in lines) == ["person2@1.jpg", "person3@1.jpg"]
     write_config(project, RUN_FOLDER="again", **{**settings, "WORKERS": 2 - workers})

@@ -149,22 +149,19 @@ def test_where_a_net_is_cut():
     net = for_stage(parse(TINY_NET), caffe.TRAIN, "triplet")
     counts = {"conv1": 2, "bn1": 3, "fc7": 2, "fc9_1": 2}
     assert find_cut(net, counts) is None  # all learns
-    freeze(net, "fc7", counts, "net")
-    cut = find_cut(net, counts)
+    cut = find_cut(freeze(net, "fc7", counts, "net"), counts)
     assert (cut.blob, cut.data, cut.labels) == ("norm2", "data", "labels")
     assert [layer.name for layer in cut.frozen] == ["conv1", "bn1", "relu1", "fc7", "drop7", "norm2"]
     assert [layer.name for layer in cut.rest] == ["fc9_1", "triplet_select", "tripletloss"]
     lower = for_stage(parse(TINY_NET), caffe.TRAIN, "triplet")
-    freeze(lower, "bn1", counts, "net")
-    assert find_cut(lower, counts).blob == "bn1"
+    assert find_cut(freeze(lower, "bn1", counts, "net"), counts).blob == "bn1"
 
 
 def test_a_net_that_learns_from_two_frozen_blobs_is_not_cut():
     net = for_stage(parse(TINY_NET.replace('bottom: "norm2" top: "fc9_1"', 'bottom: "norm2" bottom: "fc7" top: "fc9_1"')),
                          caffe.TRAIN, "triplet")  # fmt: skip
     counts = {"conv1": 2, "bn1": 3, "fc7": 2, "fc9_1": 2}
-    freeze(net, "fc7", counts, "net")
-    assert find_cut(net, counts) is None
+    assert find_cut(freeze(net, "fc7", counts, "net"), counts) is None
 
 
 def test_a_few_iterations_are_not_worth_a_cache(softmax):
@@ -179,7 +176,7 @@ def test_no_room_for_the_cache_is_told(softmax):
     write_config(softmax, STAGES=["triplet"], WEIGHTS="run/softmax_iter_4.caffemodel", RUN_FOLDER="a", MAX_ITERS=30,
                  FEATURE_CACHE="cache")  # fmt: skip
     result = run_train(softmax)
-    assert result.returncode == 1 and "the features cannot be kept in" in result.stderr and "Traceback" not in result.stderr
+    assert result.returncode == 1 and "the features cannot be written to" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_a_net_is_not_cut_where_its_snapshots_could_not_be_completed(softmax):

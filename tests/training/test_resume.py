@@ -133,11 +133,11 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_ends_with_the_same_bits(who
         time.sleep(0.01)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + number and "go on with --resume" in errors
+    assert process.returncode == 128 + number and "resume with --resume" in errors
     stopped = snapshots.last_whole(str(whole / "run" / "softmax"))
     assert stopped is not None and stopped.iteration < ENDS["softmax"]
     result = run_train(whole, "--resume")
-    assert result.returncode == 0 and f"goes on    from iteration {stopped.iteration}" in result.stdout
+    assert result.returncode == 0 and f"resumes    from iteration {stopped.iteration}" in result.stdout
     assert final_weights(whole / "run") == final_weights(whole / "whole")
 
 
@@ -207,7 +207,7 @@ def test_a_damaged_snapshot_is_passed_over_for_the_one_before(project, finished,
     result = run_train(project, "--resume")
     assert result.returncode == 0, result.stderr
     assert "snapshot   that of iteration 20 is passed over: softmax_iter_20." in result.stdout
-    assert "goes on    from iteration 15" in result.stdout
+    assert "resumes    from iteration 15" in result.stdout
     assert (run / "softmax_iter_20.caffemodel").read_bytes() == before
 
 
@@ -238,7 +238,7 @@ def test_only_the_last_snapshots_and_the_best_are_kept(project):
 def test_training_longer_goes_on_from_the_end(project, finished):
     write_config(project, STAGES=["softmax"], MAX_ITERS=30, SNAPSHOT_ITERS=5)
     result = run_train(project, "--resume")
-    assert "goes on    from iteration 20" in result.stdout
+    assert "resumes    from iteration 20" in result.stdout
     rows = list(csv.DictReader((project / "run" / "softmax_log.csv").open()))
     assert [int(row["iteration"]) for row in rows] == list(range(1, 31))
     write_config(project, RUN_FOLDER="once", STAGES=["softmax"], MAX_ITERS=30, SNAPSHOT_ITERS=5)
@@ -265,7 +265,7 @@ def test_layers_that_share_parameters_go_on_to_the_same_bits(project):
             write_config(project, RUN_FOLDER=folder, STAGES=["softmax"], MAX_ITERS=end, SNAPSHOT_ITERS=5)
             result = run_train(project, "--resume")
             assert result.returncode == 0, result.stderr
-    assert "goes on    from iteration 5" in result.stdout
+    assert "resumes    from iteration 5" in result.stdout
     once, twice = ((project / folder / "softmax_iter_10.caffemodel").read_bytes() for folder in ("once", "twice"))
     assert once == twice
 
@@ -307,7 +307,7 @@ def test_a_run_from_before_a_setting_was_there_goes_on_with_its_default(project,
     assert result.returncode == 1 and "ROTATION_JITTER changed from 0.0 to 10 since" in result.stderr
     write_config(project, **settings)
     result = run_train(project, "--resume")
-    assert result.returncode == 0 and "goes on    from iteration 20" in result.stdout, result.stderr
+    assert result.returncode == 0 and "resumes    from iteration 20" in result.stdout, result.stderr
 
 
 def test_a_setting_that_may_change_now_did_not_have_to_stay_before(project, finished):
@@ -317,7 +317,7 @@ def test_a_setting_that_may_change_now_did_not_have_to_stay_before(project, fini
     path.write_text(json.dumps(about))
     write_config(project, STAGES=["softmax"], MAX_ITERS=25, SNAPSHOT_ITERS=5)
     result = run_train(project, "--resume")
-    assert result.returncode == 0 and "goes on    from iteration 20" in result.stdout, result.stderr
+    assert result.returncode == 0 and "resumes    from iteration 20" in result.stdout, result.stderr
 
 
 HALF_WRITTEN = [f"{stage}_{name}{token}.part" for token in ("", ".0a1b2c3d") for stage in ENDS for name in (
@@ -528,7 +528,7 @@ def test_a_stop_in_the_last_iteration_does_not_begin_the_next_stage(project):
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)
     out, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "stopped after iteration 1" in errors and "go on with --resume" in errors
+    assert process.returncode == 130 and "stopped after iteration 1" in errors and "resume with --resume" in errors
     assert "stage      softmax" in out and "stage      triplet" not in out and not list(run.glob("triplet_*"))
     kept = (run / "softmax_iter_1.caffemodel").read_bytes()
     result = run_train(project, "--resume")
@@ -540,7 +540,7 @@ def test_the_softmax_stage_does_not_grow_under_a_triplet_stage(whole):
     shutil.copytree(whole / "whole", whole / "run")
     write_config(whole, **{**SETTINGS, "MAX_ITERS": {**ENDS, "softmax": ENDS["softmax"] + 5}})
     result = run_train(whole, "--resume")
-    assert result.returncode == 1 and "MAX_ITERS grew from" in result.stderr.splitlines()[-1]
+    assert result.returncode == 1 and "MAX_ITERS of the softmax stage grew from" in result.stderr.splitlines()[-1]
 
 
 def test_weights_that_are_not_described_are_not_overwritten(project, finished):
@@ -548,7 +548,7 @@ def test_weights_that_are_not_described_are_not_overwritten(project, finished):
     for path in run.glob("*.json"):
         path.unlink()
     result = run_train(project)
-    assert result.returncode == 1 and "has snapshots of a softmax stage already" in result.stderr
+    assert result.returncode == 1 and "already has snapshots of a softmax stage" in result.stderr
 
 
 # A net of one's own, and a training loop of one's own: this package's layers in pycaffe, without train.py.

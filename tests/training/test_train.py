@@ -235,8 +235,8 @@ def test_a_net_of_2015_is_trained_as_it_stands(project):
     write_config(project, STAGES=["triplet"], BATCHES="anchor", FREEZE=None)
     result = run_train(project)
     assert result.returncode == 0, result.stderr
-    assert "frozen     fc7" in result.stdout and "MARGIN 0.3 is tripletloss's own" in result.stdout
-    assert "SELECTION rank-paired is triplet_select's own" in result.stdout
+    assert "frozen     fc7" in result.stdout and "layer tripletloss sets MARGIN to 0.3" in result.stdout
+    assert "layer triplet_select sets SELECTION to rank-paired" in result.stdout
     assert "triplets   rank-paired, margin 0.3" in result.stdout
 
 
@@ -257,7 +257,7 @@ def test_interrupting_finishes_the_iteration_and_keeps_the_weights(project):
 
 def test_a_finished_stage_is_not_overwritten(project):
     assert run_train(project, "--stage", "softmax").returncode == 0
-    refused(run_train(project, "--stage", "softmax"), "has snapshots of a softmax stage already: resume it with --resume, set RUN_FOLDER")
+    refused(run_train(project, "--stage", "softmax"), "already has snapshots of a softmax stage: resume it with --resume, set RUN_FOLDER")
 
 
 def test_after_a_refusal_the_same_folder_is_used_once_the_input_is_mended(project):
@@ -326,7 +326,7 @@ def with_weights(content):
         (in_net('bottom: "conv1" top: "bn1"', 'bottom: "conv" top: "bn1"'), "layer 'bn1' takes the bottom 'conv', which no layer above makes: did you mean 'conv1'"),
         (in_net('type: "ReLU"', 'type: "Relu"'), "unknown type 'Relu': did you mean 'ReLU'"),
         (in_net('layer: "DataLayer"', 'layer: "DataLayr"'), "layer 'data' wants 'DataLayr' from the Python module"),
-        (in_net('"tripletloss.layers" layer: "DataLayer"', '"nowhere" layer: "DataLayer"'), "would run the Python module 'nowhere', which is not this package's: if you trust it, add --allow-module nowhere"),
+        (in_net('"tripletloss.layers" layer: "DataLayer"', '"nowhere" layer: "DataLayer"'), "would run the Python module 'nowhere', which is not from this package: if you trust it, add --allow-module nowhere"),
         (in_net("kernel_size: 3", "kernel_size: 99"), "Caffe stopped in layer 'conv1': Check failed"),
         (in_net("num_output: 8 kernel", "num_output: 0 kernel"), "Caffe stopped in layer 'conv1': Check failed"),
         (in_config(DEVICE="gpu"), "DEVICE asks for GPU 0"),
@@ -337,7 +337,7 @@ def with_weights(content):
         (in_config(LEARNING_RATE=1e30), "lower LEARNING_RATE"),
         (lambda p: (p / "solver.prototxt").write_text('lr_policy: "fxed"'), "Unknown learning rate policy: fxed"),
         (lambda p: (p / "solver.prototxt").write_text('type: "Adm"'), "the type 'Adm' must be one of SGD"),
-        (lambda p: (p / "solver.prototxt").write_text("test_iter: 3"), "take test_iter out"),
+        (lambda p: (p / "solver.prototxt").write_text("test_iter: 3"), "remove test_iter"),
         (lambda p: (p / "config.py").unlink(), "config.py cannot be read (No such file"),
     ],
 )  # fmt: skip
@@ -354,10 +354,10 @@ def test_bad_input_ends_in_one_sentence_and_status_1(project, change, sentence):
         (in_config(SELECTION="rank-paired"), "set BATCHES to 'anchor'"),
         (margins_that_differ, "layer 'triplet_select' has the margin 0.3 and layer 'tripletloss' has the margin 0.2: give both"),
         (in_net("top: \"loss\" loss_weight: 1", "top: \"loss\""), "no layer has a loss: give the loss layer `loss_weight: 1`"),
-        (in_config(FREEZE="fc9_1", STAGES=["triplet"]), "every layer is frozen"),
+        (in_config(FREEZE="fc9_1", STAGES=["triplet"]), "all layers are frozen"),
         (in_config(FREEZE="fc99", STAGES=["triplet"]), "FREEZE names the blob 'fc99'"),
         (in_config(STAGES=["triplet"]), "FREEZE would keep conv1, bn1, fc7"),
-        (lambda p: None, "WEIGHTS is '' for the triplet stage: that stands for the softmax stage's last weights, but RUN_FOLDER has none"),
+        (lambda p: None, "WEIGHTS is '' for the triplet stage, which means the softmax stage's last weights, but RUN_FOLDER has none"),
     ],
 )  # fmt: skip
 def test_bad_input_of_the_triplet_stage(project, change, sentence):

@@ -1,1 +1,1 @@
-"""Prototxts and weights, made ready for Caffe."""
+"""Prototxts and weights, prepared for Caffe."""

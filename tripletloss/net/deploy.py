@@ -1,5 +1,6 @@
 """The net that makes embeddings, and whether it is the one that was trained."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import caffe
@@ -10,22 +11,22 @@ from tripletloss.base.errors import InputError
 from tripletloss.base.process import try_in_child
 from tripletloss.formats.caffemodel import made_by
 from tripletloss.net.definition import build, open_net
-from tripletloss.net.weights import shapes_of
+from tripletloss.net.weights import Shapes, shapes_of
 
 
 class Deploy(NamedTuple):
     """A deploy net that was checked, and that Caffe has built and run once."""
 
     definition: caffe_pb2.NetParameter
-    shapes: dict  # layer -> shapes of its parameters
+    shapes: Shapes  # of its parameters
 
 
-def open_deploy(source, size, features, allowed=()):
-    """The Deploy of a prototxt that makes features of images.
+def open_deploy(source: str, size: int, features: Sequence[str], allowed: Sequence[str] = ()) -> Deploy:
+    """The Deploy of a prototxt that computes features of images.
 
-    size: of the images, pixels a side; features: names of the blobs that will be asked for.
-    Raises InputError as open_net, where layers read files, where the net takes anything but images, where Caffe stops
-    at it, and where a feature is not there or has no row per image.
+    size: of the images, pixels per side; features: names of the blobs that will be asked for; allowed: as in open_net.
+    Raises InputError like open_net, and if layers read files, if the net takes anything but images, if Caffe refuses
+    the net, and if a feature does not exist or does not have one row per image.
     """
     definition = open_net(source, caffe.TEST, allowed=allowed)
 
@@ -50,16 +51,18 @@ def open_deploy(source, size, features, allowed=()):
             )
         if blobs[feature][:1] != (2,):
             raise InputError(
-                f"{source}: the blob {feature!r} has the shape {blobs[feature]} for 2 images: name one with a row per "
-                "image"
+                f"{source}: the blob {feature!r} has the shape {blobs[feature]} for 2 images: name one with one row "
+                "per image"
             )
     return Deploy(definition, shapes)
 
 
-def check_agreement(net, deploy, features, source):
-    """Raise InputError where a layer that makes a measured feature is another one in the training net.
+def check_agreement(
+    net: caffe_pb2.NetParameter, deploy: caffe_pb2.NetParameter, features: Sequence[str], source: str
+) -> None:
+    """Raise InputError if a layer that a measured feature depends on has other settings in the training net.
 
-    net, deploy: NetParameters; features: blobs of deploy; source: its path.
+    net: of training; features: blobs of deploy; source: path of deploy.
     """
     makers = set().union(*(made_by(deploy, feature) for feature in features)) if features else set()
     trained = {layer.name: layer for layer in net.layer}
@@ -69,13 +72,13 @@ def check_agreement(net, deploy, features, source):
             one, two = _what_it_does(layer), _what_it_does(other)
             if one != two:
                 raise InputError(
-                    f"{source}: layer {layer.name!r} is {one or 'plain'} there and {two or 'plain'} in the training "
+                    f"{source}: layer {layer.name!r} is {one or 'plain'} here and {two or 'plain'} in the training "
                     "net: make them the same"
                 )
 
 
 def _what_it_does(layer):
-    """A layer's own settings as text, without what matters in training alone."""
+    """A layer's own settings as text, without those that matter in training only."""
     kept = type(layer)()
     for field, value in layer.ListFields():
         if field.name.endswith("_param") and field.name not in ("python_param", "batch_norm_param", "transform_param"):

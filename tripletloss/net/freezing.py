@@ -1,39 +1,45 @@
 """What learns in a net and what does not: layers frozen, and the net cut above them."""
 
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
+import caffe
 from caffe.proto import caffe_pb2
 
 from tripletloss.base.errors import InputError
 from tripletloss.formats.caffemodel import made_by
 from tripletloss.layers import MODULE, FeatureLayer
-from tripletloss.net.definition import new_net
+from tripletloss.net.definition import copy_of, new_net
 from tripletloss.net.roles import data_layers
 from tripletloss.net.settings import dump_params
 from tripletloss.net.wiring import nearest_name
 
 
-def freeze(net, blob, blob_counts, source):
-    """Set every rate to 0 in the layers that a blob is made by, from the data on.
+def freeze(
+    net: caffe_pb2.NetParameter, blob: str, blob_counts: Mapping[str, int], source: str
+) -> caffe_pb2.NetParameter:
+    """A copy of a net with all rates at 0 in the layers that a blob depends on.
 
-    net: NetParameter, changed in place; blob_counts: layer name -> how many parameter blobs it has.
+    blob_counts: layer name -> number of its parameter blobs; source: the prototxt's path.
     Raises InputError if no layer makes the blob.
     """
     tops = {top for layer in net.layer for top in layer.top}
     if blob not in tops:
         raise InputError(f"FREEZE names the blob {blob!r}, which no layer of {source} makes{nearest_name(blob, tops)}")
-    makers = made_by(net, blob)
-    for layer in net.layer:
+    makers, frozen = made_by(net, blob), copy_of(net)
+    for layer in frozen.layer:
         if layer.name in makers:
             while len(layer.param) < blob_counts.get(layer.name, 0):
                 layer.param.add()
             for param in layer.param:
                 param.lr_mult = param.decay_mult = 0
+    return frozen
 
 
 def _still_and_moving(net, blob_counts):
-    """The layers of a net in two lists: those that are frozen, and those that learn or lie above one that learns."""
-    still, rest, moving = [], [], set()
+    """The layers of a net in two lists: those that are frozen, and those that learn or are above one that learns."""
+    still, rest = [], []
+    moving: set[str] = set()  # blobs that depend on what learns
     for layer in net.layer:
         if moving.intersection(layer.bottom) or _learns(layer, blob_counts.get(layer.name, 0)):
             moving.update(layer.top)
@@ -44,21 +50,23 @@ def _still_and_moving(net, blob_counts):
     return still, rest
 
 
-def settle_frozen(net, blob_counts, loaded):
-    """Make frozen layers work as they do after training: BatchNorm by its stored statistics, no dropout.
+def settle_frozen(
+    net: caffe_pb2.NetParameter, blob_counts: Mapping[str, int], loaded: Collection[str]
+) -> tuple[caffe_pb2.NetParameter, list[str]]:
+    """A copy of a net whose frozen layers work as after training: BatchNorm uses stored statistics, nothing drops out.
 
-    A layer is frozen if neither it nor any layer below learns. net: NetParameter, changed in place; blob_counts: as
-    for freeze; loaded: names of layers whose parameters come from weights. Returns the names of the frozen layers
-    that have parameters.
+    A layer is frozen if neither it nor any layer below it learns. blob_counts: as in freeze; loaded: names of layers
+    whose parameters come from weights. Returns the copy and the names of the frozen layers that have parameters.
     """
-    still, _ = _still_and_moving(net, blob_counts)
+    settled = copy_of(net)
+    still, _ = _still_and_moving(settled, blob_counts)
     for layer in still:
         if layer.type == "Dropout":
             layer.type = "Power"  # with its default parameters, Caffe's identity
             layer.ClearField("dropout_param")
         if layer.type == "BatchNorm" and layer.name in loaded:
             layer.batch_norm_param.use_global_stats = True
-    return [layer.name for layer in still if layer.name in blob_counts]
+    return settled, [layer.name for layer in still if layer.name in blob_counts]
 
 
 def _learns(layer, blobs):
@@ -67,10 +75,12 @@ def _learns(layer, blobs):
     return any(i >= len(layer.param) or layer.param[i].lr_mult != 0 for i in range(blobs))
 
 
-def changing_blobs(net, params):
+def changing_blobs(
+    net: caffe_pb2.NetParameter, params: Mapping[str, Any]
+) -> tuple[list[caffe._caffe.Blob], list[caffe._caffe.Blob]]:
     """What training changes in a net: (blobs that have a gradient and a rate, BatchNorm's running statistics).
 
-    net: NetParameter; params: layer name -> blobs.
+    params: layer name -> blobs.
     """
     learning, statistics = [], []
     for layer in net.layer:
@@ -84,27 +94,28 @@ def changing_blobs(net, params):
 
 
 class Cut(NamedTuple):
-    """Where a net that is frozen below can be cut."""
+    """Where a net whose lower layers are frozen can be cut."""
 
-    blob: str  # the only one, labels apart, that layers take which are not frozen
-    data: str  # the blob of images that it is made from
+    blob: str  # the only frozen blob, apart from the labels, that layers above take
+    data: str  # the blob of images that it depends on
     labels: str
-    frozen: list  # LayerParameters from the images to the blob
-    rest: list  # LayerParameters of what learns, or lies above what learns
+    frozen: list[caffe_pb2.LayerParameter]  # from the images to the blob
+    rest: list[caffe_pb2.LayerParameter]  # those that learn, or are above one that learns
 
 
-def find_cut(net, blob_counts):
-    """The Cut of a net whose frozen layers were settled, or None where there is none.
+def find_cut(net: caffe_pb2.NetParameter, blob_counts: Mapping[str, int]) -> Cut | None:
+    """The Cut of a net whose frozen layers were settled, or None if there is none.
 
-    net: NetParameter; blob_counts: as for freeze. There is none where nothing is frozen, where images come from
-    another layer than one DataLayer, or where what learns takes several blobs of what is frozen.
+    blob_counts: as in freeze. There is none if nothing is frozen, if the images do not come from a single DataLayer,
+    or if the layers that learn take several blobs of the frozen ones.
     """
     data = data_layers(net)
     if len(data) != 1:
         return None
     pixels, labels = data[0].top[:2]
     still, rest = _still_and_moving(net, blob_counts)
-    taken, moving = set(), set()
+    taken: set[str] = set()
+    moving: set[str] = set()
     for layer in rest:
         taken.update(set(layer.bottom) - moving)
         moving.update(layer.top)
@@ -120,10 +131,12 @@ def find_cut(net, blob_counts):
     return Cut(blob, pixels, labels, frozen, rest)
 
 
-def above_cut(net, cut, features, settings):
-    """The NetParameter that trains on a Cut's features: a FeatureLayer, then the rest.
+def above_cut(
+    net: caffe_pb2.NetParameter, cut: Cut, features: str, settings: Mapping[str, Any]
+) -> caffe_pb2.NetParameter:
+    """The net that trains on a Cut's features: a FeatureLayer, then the rest.
 
-    net: the uncut NetParameter; features: path of the cache's file; settings: the stage's, as for fill_settings.
+    net: uncut; features: path of the cache's file; settings: the stage's, as in fill_settings.
     """
     layer = caffe_pb2.LayerParameter(name="features", type="Python", top=[cut.blob, cut.labels])
     layer.python_param.module, layer.python_param.layer = MODULE, FeatureLayer.__name__

@@ -1,28 +1,33 @@
-"""Weights matched with a net, loaded into it, and made from it."""
+"""Weights: matched with a net, loaded into it, and saved from it."""
 
 import io
+from collections.abc import Mapping
 
+import caffe
 import h5py
 import numpy as np
 from caffe.proto import caffe_pb2
 
 from tripletloss.base.errors import InputError
 from tripletloss.formats.caffemodel import shape_of
+from tripletloss.net.definition import copy_of
 from tripletloss.net.roles import classifiers
 
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # that such files begin with
+Shapes = Mapping[str, list[tuple[int, ...]]]  # layer name -> shapes of its parameters
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # the first bytes of such files
 
 
-def load_weights(net, path):
-    """Copy the parameters of equally named layers from a .caffemodel or .caffemodel.h5 file, checked before."""
+def load_weights(net: caffe.Net, path: str) -> None:
+    """Copy the parameters of layers with equal names from a .caffemodel or .caffemodel.h5 file that was checked."""
     if h5py.is_hdf5(path):
-        net.load_hdf5(path)  # copy_from would read nothing of it, and say nothing
+        net.load_hdf5(path)  # copy_from would read nothing from it, silently
     else:
         net.copy_from(path)
 
 
-def bare_weights(content):
-    """The bytes of a .caffemodel with its layers' names, types and blobs alone: no settings, and so no paths."""
+def bare_weights(content: bytes) -> bytes:
+    """The bytes of a .caffemodel with only its layers' names, types and blobs: no settings, and so no paths."""
     net, bare = caffe_pb2.NetParameter.FromString(content), caffe_pb2.NetParameter()
     bare.name = net.name
     for layer in net.layer:
@@ -31,8 +36,8 @@ def bare_weights(content):
     return bare.SerializeToString()
 
 
-def weights_as_hdf5(content):
-    """The bytes of a .caffemodel as those of a .caffemodel.h5: data/LAYER/NUMBER, as Caffe's Net::ToHDF5 writes it."""
+def weights_as_hdf5(content: bytes) -> bytes:
+    """A .caffemodel as a .caffemodel.h5, both as bytes: data/LAYER/NUMBER, as Caffe's Net::ToHDF5 writes it."""
     memory = io.BytesIO()
     with h5py.File(memory, "w") as file:
         for layer in caffe_pb2.NetParameter.FromString(content).layer:
@@ -42,10 +47,11 @@ def weights_as_hdf5(content):
     return memory.getvalue()
 
 
-def complete_weights(content, source):
-    """Weights with the layers that they lack and a file has: frozen ones, and other stages'.
+def complete_weights(content: bytes, source: str) -> bytes:
+    """Weights, with the layers added that only a file has: frozen ones, and those of other stages.
 
-    content: bytes of a .caffemodel or .caffemodel.h5; returns such. If the file has another format, nothing is added.
+    content: bytes of a .caffemodel or .caffemodel.h5, as is the result; source: the file. If it has the other format,
+    nothing is added.
     """
     as_hdf5 = content.startswith(HDF5_SIGNATURE)
     if as_hdf5 != h5py.is_hdf5(source):
@@ -70,20 +76,20 @@ def _read_weights(path):
     return net
 
 
-def shapes_of(net):
-    """Layer name -> shapes of its parameters, of all layers of a caffe.Net; [] for a layer without parameters."""
+def shapes_of(net: caffe.Net) -> Shapes:
+    """The shapes of all layers' parameters; [] for a layer without parameters."""
     return {
         name: [tuple(blob.shape) for blob in layer.blobs]
         for name, layer in zip(net._layer_names, net.layers, strict=True)
     }
 
 
-def match_weights(shapes, found, path, source):
+def match_weights(shapes: Shapes, found: Shapes, path: str, source: str) -> tuple[list[str], list[str]]:
     """Which layers of a net take their parameters from weights, and which start fresh.
 
-    shapes: of shapes_of(net); found: layer -> parameter shapes of the weights. Returns (loaded, fresh), lists of names
-    of layers that have parameters, in the net's order. Raises InputError if a layer of one name differs in shape, or
-    none has the same name.
+    shapes: of the net; found: of the weights; path, source: of the weights and of the net, for messages. Returns
+    (loaded, fresh), the names of layers that have parameters, in the net's order. Raises InputError if a layer with the
+    same name has another shape, or if no layer has the same name.
     """
     loaded = [name for name in shapes if name in found]
     for name in loaded:
@@ -97,23 +103,24 @@ def match_weights(shapes, found, path, source):
     return loaded, [name for name in shapes if shapes[name] and name not in found]
 
 
-def rename_classifier(net, shapes, found):
-    """Rename a classifier that the weights have with another number of outputs, so that it starts fresh.
+def rename_classifier(
+    net: caffe_pb2.NetParameter, shapes: Shapes, found: Shapes
+) -> tuple[caffe_pb2.NetParameter, dict[str, str]]:
+    """A copy of a net in which a classifier has a new name if it has another number of outputs in the weights.
 
-    net: NetParameter, changed in place; shapes: layer -> parameter shapes of the net; found: of the weights.
-    Returns old name -> new name.
+    So it starts fresh. shapes: of the net; found: of the weights. Returns the copy, and old name -> new name.
     """
-    new_names = {}
-    for layer in classifiers(net):
+    renamed, new_names = copy_of(net), {}
+    for layer in classifiers(renamed):
         here, there = shapes.get(layer.name), found.get(layer.name)
         if here and there and len(here) == len(there) and here[0][1:] == there[0][-1:] and here[0][0] != there[0][-2]:
             new_names[layer.name] = f"{layer.name}_{here[0][0]}"
             layer.name = new_names[layer.name]
-    return new_names
+    return renamed, new_names
 
 
 def _same_shapes(net, weights):
-    """Equal, or equal to the four numbers that old weights have, padded with ones in front."""
+    """Whether shapes are equal, or equal to the four numbers of old weights, which have ones in front."""
     def padded(shape, other):
         return (1,) * (len(other) - len(shape)) + tuple(shape) if len(other) == 4 else tuple(shape)
 

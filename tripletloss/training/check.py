@@ -30,8 +30,8 @@ from tripletloss.net.definition import read_net
 from tripletloss.net.roles import is_a
 from tripletloss.net.weights import load_weights
 from tripletloss.training import snapshots
+from tripletloss.training.device import use_device
 from tripletloss.training.record import clock
-from tripletloss.training.solver import use_device
 
 SAMPLED_IMAGES = 400  # that are read before every run, spread over the list
 TRIED_ITERATIONS = 3

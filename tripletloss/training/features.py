@@ -1,11 +1,12 @@
 """The frozen part of a net, run once over all images instead of in every iteration.
 
-Where nothing learns below a blob, an image's value of that blob never changes. It is computed once, in TEST phase, and
-kept in a file; the rest of the net is trained from there. An image has a view for each way in which it is shown: as it
-is and, with MIRROR, mirrored.
+If nothing below a blob learns, the blob's values for an image never change. They are computed once, in TEST phase, and
+kept in a file, and the rest of the net is trained on them. An image has one view for each way in which it is shown: as
+it is and, with MIRROR, mirrored.
 
-A cache is a folder named by the key of all that its values come from: net, weights, preprocessing, image contents. It
-holds features.npy, (views, images, ...), and `done`, how many images are whole; stopped, it goes on from there.
+A cache is a folder named by a key of all that its values depend on: net, weights, preprocessing and image contents. It
+holds features.npy, (views, images, ...), and `done`, the number of images that are complete, from which a run that was
+stopped resumes.
 """
 
 import contextlib
@@ -15,7 +16,8 @@ import json
 import os
 import shutil
 import time
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import caffe
 import numpy as np
@@ -25,41 +27,73 @@ from tqdm import tqdm
 
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import amount, read_file, write_whole
+from tripletloss.base.parallel import OneProcess
 from tripletloss.base.process import caffe_log
-from tripletloss.data.images import Preprocessing
+from tripletloss.data.images import Augmentation, Preprocessing
+from tripletloss.data.lists import ImageList
 from tripletloss.evaluation.embed import ALONE, passes
-from tripletloss.net.definition import build, new_net
+from tripletloss.net.definition import build, new_net, read_net, write_prototxt
+from tripletloss.net.freezing import Cut, above_cut
 from tripletloss.net.weights import load_weights
+from tripletloss.training.plan import Plan
 
-FLUSHED_BATCHES = 20  # between two notes of how far a cache is; what comes after the last one is computed again
+FLUSHED_BATCHES = 20  # between two notes of how many images are complete; those after the last note are computed again
 
 
 class Cache(NamedTuple):
-    """Features that are whole."""
+    """Features of all images."""
 
     path: str  # of features.npy
     views: int  # of each image
-    computed: int  # images whose features were computed now; the rest was there
-    seconds: float  # that took
-    seconds_per_row: float  # of one image in one view
+    computed: int  # images whose features were computed now; those of the others existed
+    seconds: float  # that this took
+    seconds_per_row: float  # for one image in one view
 
 
-def frozen_net(cut, settings):
-    """The NetParameter of a Cut's frozen layers, from an Input layer to the blob."""
+def cache_features(plan: Plan, team: OneProcess = ALONE) -> str:
+    """Compute the features of a plan that is cut, and write its net anew, to be trained on them. Returns a line, or ''.
+
+    team: its processes divide the images, and the first one has the line. Raises InputError like compute().
+    """
+    s, cut = plan.settings, plan.cut
+    if not plan.cached or cut is None:
+        return ""
+    cache = compute(cut, plan.weights, plan.images, s, team.caffe_log(plan.prefix), team)
+    if cache is None:
+        return ""
+    path = f"{plan.prefix}_train.prototxt"
+    whole = read_net(path)
+    write_prototxt(whole, f"{plan.prefix}_uncut.prototxt")
+    in_passes = {**s, "MINE_ITERS": s["MINE_ITERS"] * plan.iter_size}  # as layers count passes, not iterations
+    write_prototxt(above_cut(whole, cut, cache.path, in_passes), path)
+    saved = s["MAX_ITERS"] * s["BATCH_SIZE"] * plan.iter_size * cache.seconds_per_row - cache.seconds
+    jitters = [field.upper() for field in Augmentation._fields if field != "mirror" and s[field.upper()]]
+    return (
+        f"features   {cut.blob} of {len(plan.images.names)} images x {cache.views} views, {cache.computed} computed "
+        f"now in {cache.seconds:.0f} s; saves {max(0, saved):.0f} s"
+        + (f"; without {', '.join(jitters)}" if jitters else "")
+    )
+
+
+def frozen_net(cut: Cut, settings: Mapping[str, Any]) -> caffe_pb2.NetParameter:
+    """A Cut's frozen layers as a net, from an Input layer to the blob."""
     data, size = caffe_pb2.LayerParameter(name="data", type="Input", top=[cut.data]), settings["IMAGE_SIZE"]
     data.input_param.shape.add(dim=[1, 3, size, size])
     return new_net("frozen", [data, *cut.frozen])
 
 
-def cache_key(cut, weights, images, settings):
-    """What a cache's values come from, as text: 24 hexadecimal digits. Reads all images and the weights."""
+def cache_key(cut: Cut, weights: str, images: ImageList, settings: Mapping[str, Any]) -> str:
+    """A hash of all that a cache's values depend on: 24 hexadecimal digits. Reads all images and the weights.
+
+    Raises InputError for an image that cannot be read, if BROKEN_IMAGES is 'stop'.
+    """
     total = hashlib.sha256()
     s = settings
-    told = [text_format.MessageToString(frozen_net(cut, s)), s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"], s["MIRROR"],
-            s["FEATURE_TYPE"], cut.blob]  # fmt: skip
+    net = text_format.MessageToString(frozen_net(cut, s))
+    inputs = [net, s["CROP"], s["IMAGE_SIZE"], s["PIXEL_MEANS"], s["MIRROR"], s["FEATURE_TYPE"], cut.blob]
     if s["BROKEN_IMAGES"] == "skip":
-        told += ["skip", images.labels.tolist()]  # which say what stands in for a broken image
-    total.update(json.dumps(told).encode())
+        inputs += ["skip", images.labels.tolist()]  # which decide what stands in for a broken image
+    total.update(json.dumps(inputs).encode())
     with open(weights, "rb") as file:
         _add_file(total, file)
     for number, name in enumerate(images.names):
@@ -81,12 +115,14 @@ def _add_file(total, file):
         total.update(block)
 
 
-def compute(cut, weights, images, settings, log, team=ALONE):
-    """The Cache of a Cut's blob for all images: taken from settings["FEATURE_CACHE"] as far as it is there.
+def compute(
+    cut: Cut, weights: str, images: ImageList, settings: Mapping[str, Any], log: str, team: OneProcess = ALONE
+) -> Cache | None:
+    """The Cache of a Cut's blob for all images. What settings["FEATURE_CACHE"] already has is not computed again.
 
-    log: file that Caffe's own words go to; team: processes that divide the images and all call this. The first one
-    writes and gets the Cache; the others get None. Raises InputError for an image that cannot be decoded, or a folder
-    that cannot be written.
+    weights: path; log: file for Caffe's log; team: processes that divide the images and all call this. The first one
+    writes and gets the Cache, the others get None. Raises InputError for an image that cannot be decoded, and for a
+    folder that cannot be written.
     """
     try:
         with contextlib.ExitStack() as held:
@@ -108,13 +144,13 @@ def compute(cut, weights, images, settings, log, team=ALONE):
 
 def _cannot_keep(folder, error):
     return InputError(
-        f"the features cannot be kept in {folder} ({error.strerror}): make room, set FEATURE_CACHE to another folder, "
-        "or to '' to do without"
+        f"the features cannot be written to {folder} ({error.strerror}): make room, or set FEATURE_CACHE to another "
+        "folder, or to '' to train without cached features"
     )
 
 
 def _open(held, cut, weights, images, settings):
-    """The folder of a cache, how many of its images are whole, and the seconds that a row took.
+    """The folder of a cache, the number of its complete images, and the seconds per row.
 
     held: the ExitStack that keeps the folder locked.
     """
@@ -130,12 +166,12 @@ def _open(held, cut, weights, images, settings):
 
 @contextlib.contextmanager
 def _alone(folder):
-    """Waits until no other run computes in the folder. The lock goes with the process, however that ends."""
+    """Wait until no other run computes in the folder. The lock ends with the process, however that ends."""
     with open(os.path.join(folder, "lock"), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("features   another run computes the same ones: waiting for it", flush=True)
+            print("features   another run is computing the same ones: waiting for it", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -155,6 +191,7 @@ def _compute(cut, weights, images, settings, path, done, team):
     ) as bar:
         parts = passes(net, [cut.blob], images, Preprocessing.of(s), views, "", first, broken, team)
         for number, (_, rows) in enumerate(parts, 1):
+            assert file is not None  # rows come in the first process only
             count = len(rows[0][0])
             for view, [values] in enumerate(rows):
                 file[view, done : done + count] = values
@@ -170,16 +207,16 @@ def _compute(cut, weights, images, settings, path, done, team):
 
 
 def _open_file(path, shape, kind, done):
-    """The file of features, mapped into memory: that which is there, or, if none of it is done, a new one."""
+    """The file of features, mapped into memory: the existing one, or, if none of it is done, a new one."""
     if done:
         return np.lib.format.open_memmap(path, "r+")
     room, needed = shutil.disk_usage(os.path.dirname(path)).free, int(np.prod(shape)) * np.dtype(kind).itemsize
     if needed > room:
         raise InputError(
             f"the features need {amount(needed)} in {os.path.dirname(path)}, which has {amount(room)} free: make room, "
-            "or set FEATURE_TYPE to 'float16' or FEATURE_CACHE to ''"
+            "or set FEATURE_TYPE to 'float16', or FEATURE_CACHE to ''"
         )
-    # That of a file which was here before does not hold for this one.
+    # The note about an earlier file is not true of this one.
     _write_note(os.path.join(os.path.dirname(path), "done"), 0, 0.0)
     file = np.lib.format.open_memmap(path, "w+", kind, shape)
     with open(path, "r+b") as reserved:
@@ -188,7 +225,7 @@ def _open_file(path, shape, kind, done):
 
 
 def _fits(path, images):
-    """Whether a file of features is there, of its full length and for so many images."""
+    """Whether a file of features exists, has its full length, and is for this number of images."""
     try:
         return np.load(path, mmap_mode="r").shape[1] == images
     except (OSError, EOFError, ValueError, IndexError):
@@ -196,7 +233,7 @@ def _fits(path, images):
 
 
 def _read_note(path):
-    """How many images are whole, and the seconds that a row took."""
+    """The number of complete images, and the seconds per row."""
     try:
         with open(path) as file:
             done, pace = file.read().split()
@@ -210,7 +247,7 @@ def _write_note(path, done, pace):
 
 
 def _read_broken(folder):
-    """Number of a broken image, as text -> what is wrong with it, of those that others stand in for in a cache."""
+    """Number of a broken image, as text -> what is wrong with it, for those that others stand in for in a cache."""
     try:
         with open(os.path.join(folder, "broken.json"), encoding="utf-8") as file:
             return json.load(file)
