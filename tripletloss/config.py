@@ -276,7 +276,8 @@ def _parse(path):
     except OSError as error:
         raise InputError(f"the config file {path} cannot be read ({error.strerror})") from None
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
+        number = getattr(error, "lineno", None)
+        line = f", line {number}" if number else ""
         raise InputError(f"{path}{line}: this is not Python ({getattr(error, 'msg', error)})") from None
 
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -181,7 +181,7 @@ class Processes(OneProcess):
         return self.comm.bcast(answer)
 
     @contextlib.contextmanager
-    def together(self):  # type: ignore[override]
+    def together(self) -> Iterator[None]:
         """See OneProcess."""
         error = None
         try:

@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tripletloss.base.errors import InputError
 
@@ -83,7 +83,7 @@ def _child(function, sender, log, limited, seconds):
     if "caffe" in sys.modules:  # without Caffe, files are read in a child, too
         sys.modules["caffe"].set_mode_cpu()
     try:
-        answer = (function(),)
+        answer: Any = (function(),)
     except InputError as error:
         answer = error
     sender.send(answer)

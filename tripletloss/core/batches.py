@@ -1,6 +1,6 @@
 """The kinds of mini-batches. Plain NumPy; every batch is a function of (seed, iteration) alone."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -74,7 +74,8 @@ class IdentityBatches:
         self.groups = -(-self.sizes // images_per_identity)  # groups of each identity in an epoch
         # Enough batches for all groups, if no batch has an identity twice.
         self.batches_per_epoch = max(-(-self.groups.sum() // self.identities_per_batch), self.groups.max())
-        self._epoch, self._plan = -1, None
+        self._epoch = -1
+        self._plan: Any = None  # what is drawn for that epoch
 
     def batch(self, iteration: int) -> Batch:
         """The mini-batch of an iteration, counted from 0: rows k*K to k*K+K-1 show one identity."""
