@@ -284,7 +284,7 @@ def test_a_data_worker_refuses_a_picture_of_gigabytes(project):
 @pytest.mark.parametrize("name", ["../images/person0@0.jpg", "/etc/hostname", "  /etc/hostname", "a/../../person0@0.jpg"])
 def test_a_list_names_no_image_outside_of_its_folder(project, name):
     replace(project / "list.txt", "person0@0.jpg 0", f"{name} 0")
-    with pytest.raises(InputError, match=r"line 1: .* is outside of the image folder"):
+    with pytest.raises(InputError, match=r"line 1: .* is outside the image folder"):
         read_list(str(project / "list.txt"), str(project / "images"))
 
 

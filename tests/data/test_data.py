@@ -39,10 +39,10 @@ def test_names_may_hold_spaces_folders_and_no_identity(project):
         ("person0@0.jpg -1", r"line 2: the label -1 is not between 0"),
         ("person0@0.jpg 99999999999", r"line 2: the label 99999999999 is not between 0"),
         ("person0@0.jpg " + "9" * 5000, r"line 2: the label 9+ is not between 0"),
-        ("person1@0.jpg 4", r"line 2: person1@0.jpg is in line 1 already: list each image once, under one label"),
-        ("./person1@0.jpg 4\n\nperson1@0.jpg 4", r"line 2: person1@0.jpg is in line 1 already \(2 such lines\)"),
-        ("person0@0.jpg 4", r"line 2: label 4 has identity 'person0' here and 'person1' before"),
-        ("person1@1.jpg 5", r"line 2: identity 'person1' has label 5 here and 4 before"),
+        ("person1@0.jpg 4", r"line 2: person1@0.jpg is already in line 1: list each image once, under one label"),
+        ("./person1@0.jpg 4\n\nperson1@0.jpg 4", r"line 2: person1@0.jpg is already in line 1 \(2 such lines\)"),
+        ("person0@0.jpg 4", r"line 2: label 4 stands for the identity 'person0' here, but 'person1' in an earlier line"),
+        ("person1@1.jpg 5", r"line 2: identity 'person1' has the label 5 here, but 4 in an earlier line"),
         ("nobody@0.jpg 5", r"names the image nobody@0.jpg, but there is no"),
     ],
 )
@@ -54,7 +54,7 @@ def test_bad_list_lines_are_named(project, line, sentence):
 
 def test_an_image_under_two_labels_is_named_with_both_lines(project):
     (project / "list.txt").write_text("a/1.jpg 0\nb/1.jpg 1\na/1.jpg 1\n")
-    with pytest.raises(InputError, match=r"line 3: a/1.jpg is in line 1 already"):
+    with pytest.raises(InputError, match=r"line 3: a/1.jpg is already in line 1"):
         read_list(str(project / "list.txt"), str(project / "images"), must_exist=False)
 
 
@@ -221,7 +221,7 @@ def test_a_folder_with_spaces_around_its_name_can_be_listed_and_read(tmp_path):
     ("arguments", "sentence"),
     [
         (["nowhere"], "the folder nowhere cannot be read"),
-        (["."], "has 0 folders with an image that can be read, but two identities are the least"),
+        (["."], "has 0 folders with an image that can be read, but needs two or more"),
         (["FACES", "--out", "nowhere"], "nowhere/train.txt cannot be written, because nowhere is not a folder"),
     ],
 )

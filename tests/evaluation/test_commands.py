@@ -189,7 +189,7 @@ def test_a_folder_is_grouped_and_scored(trained):
     assert f"24 images in {len(lists)} clusters" in result.stdout
     assert re.search(r"best pairwise F of the 2 identities of \S*held_out.txt", result.stdout)
     # Neither those that were trained on without a word, nor those that the threshold was chosen on.
-    assert re.search(r"^note +4 identities have names that \S*train.txt has too", result.stdout, re.MULTILINE)
+    assert re.search(r"^note +4 identities have the same names as identities of \S*train.txt", result.stdout, re.MULTILINE)
     assert "; 16 images of 4 identities, none of which the threshold was chosen on" in result.stdout
     assert cv2.imread(str(folder / "groups" / "clusters.jpg")) is not None
     again = run("cluster", folder, weights, "--images", folder / "images", "--out", "groups")

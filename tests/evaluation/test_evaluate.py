@@ -39,14 +39,14 @@ def test_pairs_in_lfws_format(pairs_folder, encoding):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "line 1: it must hold the number of folds"),
-        ("two 1\n", "line 1: it must hold the number of folds"),
+        ("", "line 1: it must have the number of folds"),
+        ("two 1\n", "line 1: it must have the number of folds"),
         ("0 0\n", "has 0 pairs"),
-        ("2 1\nBo 1 2\n", "has 1 pairs, which are not 2 folds of 2 x 1"),
+        ("2 1\nBo 1 2\n", "has 1 pairs, but line 1 says 2 folds of 2 x 1"),
         ("1 1\nBo 1 2\nBo 1\n", "line 3: it must be `name n m`"),
         ("1 1\nBo 1 2\nBo ² Ann_Lee 1\n", "line 3: it must be `name n m`"),
         ("1 1\nBo 1 2\nBo 1 Ann_Lee " + "9" * 5000, "line 3: it must be `name n m`"),
-        ("¹ 1\n", "line 1: it must hold the number of folds"),
+        ("¹ 1\n", "line 1: it must have the number of folds"),
         ("1 1\nBo 1 2\nBo one Ann_Lee 1\n", "line 3: it must be `name n m`"),
         ("1 1\nBo 1 2\nBo 1 Ann_Lee 9\n", "line 3: there is no .*Ann_Lee_0009.jpg"),
     ],
@@ -84,7 +84,7 @@ def test_the_command_gives_the_figures_that_training_ended_with(trained):
     auc = said.split("AUC ")[1][:6]
     assert re.search(rf"^AUC +{auc} +\S+ to \S+ +all pairs$", result.stdout, re.MULTILINE)
     assert re.search(r"^TAR@FAR=0.01 +- +not resolved: it takes 1000 different pairs$", result.stdout, re.MULTILINE)
-    assert "6 identities have names that" in result.stdout  # it is the training list
+    assert "6 identities have the same names as" in result.stdout  # it is the training list
 
 
 def test_the_command_measures_pairs_mirrored_and_cropped(trained, pairs_folder):

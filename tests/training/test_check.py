@@ -115,7 +115,7 @@ def duplicates(p):
             "8 held-out images are trained on, so their figures are too good",
         ]),
         ([lambda p: replace(p / "list.txt", ".jpg 4", ".jpg 9"), in_net("num_output: 6", "num_output: 10")], [
-            "list.txt has no image for 4 of the labels up to 9, from 4 on, whose outputs learn nothing: number the identities from 0",
+            "list.txt has no image for 4 of the labels up to 9 (the first is 4), whose outputs learn nothing: number the identities from 0",
         ]),
         ([lambda p: write_config(p, MAX_ITERS=1, CROP=20)], [
             "training ends before it has seen every image once: raise MAX_ITERS to 2", "24 images are smaller than CROP 20",

@@ -1,8 +1,9 @@
-"""Folders of images: what is in them, whose they are, and the list files made of that."""
+"""Folders of images: what is in them, whose images these are, and list files for them."""
 
 import heapq
 import os
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -17,23 +18,29 @@ LEAST_HELD_OUT, LEAST_KEPT = 2, 2  # identities: with fewer there is nothing to 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
-def walk(folder):
-    """The files in a folder and in the folders in it: (names relative to it, sorted; sentences about what is left out).
+def walk(folder: str) -> tuple[list[str], list[str]]:
+    """Find the files in a folder and in the folders below it.
 
-    Links are followed, but nothing is found twice: left out are links to what is found without them, to a folder that
-    contains `folder`, and to nothing, and folders that cannot be read. Raises InputError if `folder` itself cannot be.
+    Links are followed, but nothing is found twice. Left out are links to something that is found without them, to a
+    folder that contains `folder`, and to nothing, and folders that cannot be read. Returns the files' names relative
+    to `folder`, sorted, and a sentence about each thing that is left out. Raises InputError if `folder` itself cannot
+    be read.
     """
-    root, paths, links, found, left_out = os.path.realpath(folder), [], [], set(), []
+    root = os.path.realpath(folder)
+    paths: list[str] = []
+    links: list[str] = []
+    found: set[str] = set()
+    left_out: list[str] = []
 
-    def failed(error):
+    def failed(error: OSError) -> None:
         if not paths and error.filename == folder:
-            raise InputError(f"the folder {folder} cannot be read ({error.strerror}): name one with images")
+            raise InputError(f"the folder {folder} cannot be read ({error.strerror}): name a folder of images")
         left_out.append(f"the folder {error.filename} cannot be read ({error.strerror})")
 
-    def enter(start):
+    def enter(start: str) -> None:
         for at, folders, files in os.walk(start, onerror=failed):
             real = os.path.realpath(at)
-            if real in found:  # by a link to a folder that contains it
+            if real in found:  # through a link to a folder that contains it
                 folders.clear()
                 continue
             found.add(real)
@@ -62,15 +69,15 @@ def walk(folder):
     return sorted(os.path.relpath(path, folder).replace(os.sep, "/") for path in paths), left_out
 
 
-def list_folder(folder):
-    """All images that walk() finds in a folder, as an ImageList in the order of their names.
+def list_folder(folder: str) -> ImageList:
+    """All images that walk() finds in a folder, sorted by name.
 
-    Labels number the identities of identity_of; an image without one has -1. Raises InputError if there is no image,
-    or one whose name no file can list.
+    Labels number the identities of identity_of; images without an identity have the label -1. Raises InputError if
+    there is no image, or if an image's name is not UTF-8 text, which a list file must be.
     """
     names = [name for name in walk(folder)[0] if name.lower().endswith(IMAGE_SUFFIXES)]
     if not names:
-        raise InputError(f"{folder} has no image ({', '.join(IMAGE_SUFFIXES)}) in it: name another folder")
+        raise InputError(f"there is no image ({', '.join(IMAGE_SUFFIXES)}) in {folder}: name another folder")
     for name in names:
         try:
             name.encode()
@@ -85,52 +92,57 @@ def list_folder(folder):
 class Found(NamedTuple):
     """What is in a folder that has a folder of images for each identity."""
 
-    identities: dict  # folder name -> sorted names of its images, relative to the folder that was looked through
-    left_out: list  # sentences, one a file that is no image which can be read, or whose name a list cannot hold
-    others: int  # files that are not called like an image
+    identities: dict[str, list[str]]  # folder name -> sorted names of its images, relative to the outer folder
+    left_out: list[str]  # a sentence about each link, unreadable image, and image whose name no list can hold
+    others: int  # how many files have no image suffix
 
 
-def find_identities(folder):
-    """Look through FOLDER/identity/**/image, and decode every image once. Returns Found.
+def find_identities(folder: str) -> Found:
+    """Look through FOLDER/identity/**/image, and decode every image once.
 
     Raises InputError if the folder cannot be read, or has fewer than two identities with an image.
     """
     names, left_out = walk(folder)
-    people, others = {}, 0
+    named: dict[str, list[str]] = {}
     for name in names:
-        person, slash, _ = name.partition("/")
+        identity, slash, _ = name.partition("/")
         if slash:
-            people.setdefault(person, []).append(name)
-    identities = {}
-    for person in tqdm(sorted(people), desc="looking through", unit="identity", mininterval=0.5):
-        good = []
-        for name in people[person]:
-            path = os.path.join(folder, name)
-            if not name.lower().endswith(IMAGE_SUFFIXES):
-                others += 1
-            elif "@" in name or len(name.splitlines()) != 1 or not name.isprintable():
-                left_out.append(f"the image {path!r} has an @ in its name, or what cannot be printed: rename it")
-            else:
-                try:
-                    read_image(path)
-                    good.append(name)
-                except InputError as error:
-                    left_out.append(str(error))
+            named.setdefault(identity, []).append(name)
+    identities, others = {}, 0
+    for identity in tqdm(sorted(named), desc="looking through", unit="identity", mininterval=0.5):
+        images = [name for name in named[identity] if name.lower().endswith(IMAGE_SUFFIXES)]
+        others += len(named[identity]) - len(images)
+        sentences = [_why_not(folder, name) for name in images]
+        left_out += filter(None, sentences)
+        good = [name for name, sentence in zip(images, sentences, strict=True) if not sentence]
         if good:
-            identities[person] = good
+            identities[identity] = good
     if len(identities) < 2:
         raise InputError(
-            f"{folder} has {len(identities)} folders with an image that can be read, but two identities are the least: "
-            "it must have a folder for each identity, with the images of that identity in it"
+            f"{folder} has {len(identities)} folders with an image that can be read, but needs two or more: give each "
+            "identity a folder in it, with that identity's images"
         )
     return Found(identities, left_out, others)
 
 
-def split_identities(identities, share, seed):
-    """Choose the identities to hold out of training: a share of them all, from those with two images or more.
+def _why_not(folder: str, name: str) -> str:
+    """A sentence about why an image cannot be listed, or ''."""
+    path = os.path.join(folder, name)
+    if "@" in name or len(name.splitlines()) != 1 or not name.isprintable():
+        return f"the image {path!r} has an @ or an unprintable character in its name: rename it"
+    try:
+        read_image(path)
+    except InputError as error:
+        return str(error)
+    return ""
 
-    identities: dict name -> images; share: 0..1. Held out are two or more, as fewer cannot be measured, so that two or
-    more are kept; or none, if share is 0 or there are too few. Returns (kept, held out), sorted lists of names.
+
+def split_identities(identities: dict[str, list[str]], share: float, seed: int) -> tuple[list[str], list[str]]:
+    """Choose the identities to hold out of training: a share of all, drawn from those with two images or more.
+
+    identities: name -> images; share: 0..1. At least two are held out, since one alone cannot be measured, and at
+    least two are kept. None are held out if share is 0, or if there are too few for that. Returns the names of those
+    kept and of those held out, sorted.
     """
     able = [name for name, images in identities.items() if len(images) >= 2]
     wanted = min(max(round(share * len(identities)), LEAST_HELD_OUT), len(able), len(identities) - LEAST_KEPT)
@@ -140,10 +152,11 @@ def split_identities(identities, share, seed):
     return sorted(set(identities) - set(held_out)), held_out
 
 
-def list_text(identities, names, first_label):
-    """The lines of a list file of some identities, labels counted from first_label.
+def list_text(identities: dict[str, list[str]], names: Iterable[str], first_label: int) -> str:
+    """The text of a list file of some identities, whose labels count from first_label.
 
-    identities: dict name -> images; names: of those to list. A name that begins with a space is written after `./`.
+    identities: name -> images; names: of the identities to list. A name that begins with a space is written after
+    `./`.
     """
     return "".join(
         f"{'./' if image[0].isspace() else ''}{image} {label}\n"
@@ -152,22 +165,22 @@ def list_text(identities, names, first_label):
     )
 
 
-def settings_for(folder, config_file, train, held_out, identities):
-    """The settings that make config.py one for a folder's lists: name -> value.
+def settings_for(folder: str, config_file: str | None, train: str, held_out: str, identities: int) -> dict[str, Any]:
+    """The settings, by name, that must change in the project's config.py for the lists of a folder.
 
-    config_file: the path that it will have, or None for the project's own; train, held_out: the lists' paths, '' for
-    none; identities: how many the first one has.
+    config_file: the path of the new config file, or None for settings to enter by hand; train, held_out: the lists'
+    paths, held_out '' for none; identities: how many `train` has.
     """
     project = config.load(PROJECT_CONFIG)
     settings = project.stage("triplet")
     name = os.path.splitext(config_file)[0] if config_file else os.path.abspath(folder)
-    found = {
+    found: dict[str, Any] = {
         "RUN_FOLDER": os.path.join("runs", os.path.basename(name)),
         "IMAGEPATH": os.path.abspath(folder),
         "TRAIN_LIST": os.path.abspath(train),
         "HELD_OUT_LIST": held_out and os.path.abspath(held_out),
     }
-    if config_file:  # what a run writes lies beside it
+    if config_file:  # what a run writes goes beside it
         beside = os.path.dirname(os.path.abspath(config_file))
         found["RUN_FOLDER"] = os.path.join(beside, found["RUN_FOLDER"])
         found["FEATURE_CACHE"] = os.path.join(beside, "runs", "features")
