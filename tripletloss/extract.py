@@ -7,7 +7,7 @@ from tripletloss.base import command
 from tripletloss.base.outputs import add_force, check_outputs
 from tripletloss.base.parallel import join
 from tripletloss.evaluation.arguments import add_arguments, images_of, inputs_of, settings_of
-from tripletloss.evaluation.embed import open_net, save
+from tripletloss.evaluation.embed import embed_to_file, open_net
 from tripletloss.formats.embeddings import check_suffix
 
 
@@ -34,9 +34,7 @@ def run(arguments):
             images = images_of(arguments, settings)
             check_outputs([arguments.out], inputs_of(arguments, settings, images), arguments.force)
             net = open_net(arguments.weights, settings, [settings["FEATURE"]])
-        shape = save(
-            arguments.out, net, settings, settings["FEATURE"], images, arguments.weights, arguments.mirrored, team
-        )
+        shape = embed_to_file(arguments.out, net, settings, images, arguments.weights, arguments.mirrored, team)
     if shape:
         print(f"{arguments.out}: {shape[0]} embeddings of {shape[1]} numbers, {settings['FEATURE']}")
 

@@ -380,7 +380,7 @@ def test_too_few_pairs_for_any_far_give_no_threshold(tmp_path):
         (layer("BatchNorm", "batch_norm_param { use_global_stats: false }"), "by the statistics of the mini-batch"),
         (layer("Concat", "concat_param { axis: 0 }", "data data"), "works along axis 0, which is the axis of the images"),
         (layer("InnerProduct", "inner_product_param { num_output: 5 axis: 2 }"), "multiplies only part"),
-        (layer("ReLU", 'include { phase: TRAIN }'), "has rules when it is there"),
+        (layer("ReLU", 'include { phase: TRAIN }'), "is for some phases only"),
         (layer("Eltwise", "", "data other"), r"takes \['other'\], which no layer above makes"),
         (layer("ReLU", "", "data data"), "takes 2 bottoms, which ReLU does not"),
         (layer("ReLU", top="other"), "has no blob 'out': --feature must be one of data, other"),

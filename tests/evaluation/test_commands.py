@@ -288,7 +288,7 @@ def test_embeddings_in_a_file_that_are_nan_are_named(trained):
     rows[3, 1] = np.nan
     write_embeddings(folder / "nan.h5", rows, [0, 0, 0, 1, 1, 1])
     result = run("evaluate", folder, "nan.h5")
-    assert result.returncode == 1 and "nan.h5: the embedding of person1@3.jpg holds NaN or infinity" in result.stderr
+    assert result.returncode == 1 and "nan.h5 is damaged: the embedding of person1@3.jpg holds NaN or infinity" in result.stderr
 
 
 def test_an_identity_of_more_images_than_are_clustered_is_measured(monkeypatch):
@@ -562,12 +562,12 @@ def test_names_that_are_not_utf8_are_refused_before_any_work(trained, tmp_path, 
         ("extract", ["WEIGHTS", "--out", "x.h5", "--config", "moved/deploys.py"], "HELD_OUT_LIST is FOLDER/moved/held_out.txt, which does not exist"),
         ("export", ["WEIGHTS", "--out", "x.onnx", "--config", "moved/my.py"], "DEPLOY is FOLDER/moved/deploy.prototxt, which does not exist"),
         ("extract", ["WEIGHTS", "--out", "no/where.h5"], "no/where.h5 cannot be written"),
-        ("extract", ["WEIGHTS", "--out", "x.h5", "--images", "empty"], "empty has no image"),
+        ("extract", ["WEIGHTS", "--out", "x.h5", "--images", "empty"], "there is no image (.bmp, "),
         ("extract", ["WEIGHTS", "--out", "x.h5", "--crop", "-3"], "CROP is -3, but must be a whole number from 0"),
         ("evaluate", ["broken.h5"], "broken.h5 cannot be read as embeddings"),
         ("evaluate", ["run/softmax_iter_4.caffemodel", "--compare"], "is a snapshot of the softmax stage: it has no triplet stage to compare"),
         ("evaluate", ["renamed.caffemodel", "--compare"], "renamed.caffemodel has no triplet stage to compare: renamed"),
-        ("evaluate", ["WEIGHTS", "--images", "loose"], "nothing says whose image a.jpg is"),
+        ("evaluate", ["WEIGHTS", "--images", "loose"], "a.jpg has no identity: name it"),
         ("evaluate", ["WEIGHTS", "--list", "one.txt"], "needs two identities or more"),
         ("cluster", ["WEIGHTS", "--images", "nowhere", "--out", "g"], "the folder nowhere cannot be read (No such file or directory)"),
         ("suspects", ["WEIGHTS", "--list", "one.txt"], "must name two identities or more"),
@@ -710,5 +710,5 @@ def test_images_of_a_folder_without_identities_have_none(tmp_path):
     found = list_folder(str(tmp_path))
     assert dict(zip(found.names, found.labels, strict=True)) == {"ann@1.png": 0, "loose.jpg": -1, "x/1.jpg": 1}
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(InputError, match="has no image"):
+    with pytest.raises(InputError, match="there is no image"):
         list_folder(str(tmp_path / "nothing"))

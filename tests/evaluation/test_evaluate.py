@@ -94,7 +94,7 @@ def test_the_command_measures_pairs_mirrored_and_cropped(trained, pairs_folder):
     assert result.returncode == 0, result.stderr
     assert "6 of 2 identities" in result.stdout and "2 same and 2 different pairs" in result.stdout
     assert "mirrored average" in result.stdout
-    accuracy = r"^accuracy +0.5000 +\+- 0.0000 .* each fold by the best threshold of the others$"
+    accuracy = r"^accuracy +0.5000 +\+- 0.0000 .* each fold at the best threshold of the others$"
     assert re.search(accuracy, result.stdout, re.MULTILINE)  # all images are one grey
 
 
@@ -113,7 +113,7 @@ def test_one_fold_is_judged_by_its_own_best_threshold_and_has_no_spread(trained,
     arguments = ["--pairs", pairs_folder / "one.txt", "--images", pairs_folder / "faces", "--out", pairs_folder / "report"]
     result = evaluate(folder, folder / "run" / "softmax_iter_4.caffemodel", *arguments)
     assert result.returncode == 0, result.stderr
-    assert re.search(r"^accuracy +0.5000 +one fold, by its own best threshold: too good$", result.stdout, re.MULTILINE)
+    assert re.search(r"^accuracy +0.5000 +one fold at its own best threshold: too good$", result.stdout, re.MULTILINE)
     text = (pairs_folder / "report" / "report.json").read_text()
     assert json.loads(text)["accuracy"] == {"value": 0.5, "standard_error": None, "folds": 1} and "NaN" not in text
 

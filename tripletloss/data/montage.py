@@ -1,30 +1,31 @@
 """Contact sheets: rows of images with a caption."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from tripletloss.base.files import write_whole
 
-SIDE, GAP, CAPTION = 72, 8, 18  # pixels
+SIDE, GAP, CAPTION = 72, 8, 18  # pixels: an image's side, between two groups, a caption's height
 WHITE, INK = 255, (40, 40, 40)
-FONT = cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1  # its scale and thickness
-MOST_PIXELS = 65_500  # a side of a JPEG, libjpeg's limit
+FONT = cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1  # with its scale and thickness
+MOST_PIXELS = 65_500  # per side of a JPEG, libjpeg's limit
 
 
 class Row(NamedTuple):
     """One row of a sheet."""
 
     caption: str
-    groups: list  # of lists of images, which read() turns into pixels, with a gap between them
+    groups: Sequence[Sequence | np.ndarray]  # of images, as draw()'s `read` takes them, with a gap between two groups
 
 
-def draw(path, read, rows, side=SIDE):
+def draw(path: str, read: Callable[[Any], np.ndarray], rows: Sequence[Row], side: int = SIDE) -> None:
     """Write a sheet of images as a JPEG.
 
-    read: image number -> (H, W, 3) uint8, as in the rows' groups. side: of an image on the sheet, pixels. The sheet
-    ends where a JPEG must. Raises OSError, and InputError as read does.
+    read: turns an element of a row's groups into pixels, (H, W, 3) uint8; side: an image's side on the sheet, in
+    pixels. Rows that do not fit into a JPEG are left out. Raises OSError, and what `read` raises.
     """
     rows = rows[: (MOST_PIXELS - 1) // (side + CAPTION + 2)]
     cells = [[len(group) for group in row.groups] for row in rows]

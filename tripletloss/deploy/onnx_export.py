@@ -1,20 +1,21 @@
-"""A trained net for where Caffe is not, as ONNX.
+"""A deploy net and its weights as ONNX, to run without Caffe.
 
-The deploy net and its weights, from the images to the embedding, as ONNX. This reads Caffe's files itself, so that no
-Caffe is needed. What a layer of a kind becomes is in onnx_layers.py; a kind that is not there is named, and an
-unknown setting too: nothing is guessed.
+Caffe's files are read by formats/caffemodel.py, so the export needs no Caffe either. onnx_layers.py says what each type
+of layer becomes. Types and settings that it does not know are refused by name: nothing is guessed.
 
-The file says in its metadata what it was made of and what its numbers mean: `weights` and `weights_sha256`, `net`,
-`feature`, `input`, `channels`, `image_size`, `crop`, `pixel_means`, `licence`; and, measured on HELD_OUT_LIST with this
-very file, `threshold`: the largest squared distance at which the share `threshold_far` (FAR) of the pairs of two
-identities, or less, is taken for the same. It is the lowest FAR that the pairs resolve. `threshold_tar`
-is the share of the pairs of one identity that is accepted there, and `threshold_pairs` says on how many pairs of which
-list both were measured. Where they resolve none, `threshold_equal_errors` is a threshold to begin with: where equal
-shares of both kinds of pairs are mistaken.
+The model's metadata say what it was made from and what its numbers mean: `weights`, `weights_sha256`, `net`, `feature`,
+`input`, `channels`, `image_size`, `crop`, `pixel_means`, `licence`. They also have a threshold, measured on
+HELD_OUT_LIST with this very model: `threshold` is the largest squared distance at which at most the share
+`threshold_far` (FAR) of the pairs of two identities is accepted as the same, for the lowest FAR that the pairs resolve.
+`threshold_tar` is the share of the pairs of one identity that is accepted there, and `threshold_pairs` says how many
+pairs of which list both were measured on. If the pairs resolve no FAR, `threshold_equal_errors` is a threshold to begin
+with, at which equal shares of both kinds of pairs are mistaken.
 """
 
 import json
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,13 +27,12 @@ from tripletloss.base.files import digest
 from tripletloss.core import verification
 from tripletloss.core.pairs import pair_distances, pairs_of
 from tripletloss.data.images import central_box, read_image, to_pixels
-from tripletloss.data.lists import read_list
+from tripletloss.data.lists import ImageList, read_list
 from tripletloss.deploy.onnx_graph import IR_VERSION, OPSET, Blob, Graph
 from tripletloss.deploy.onnx_layers import LAYERS
-from tripletloss.deploy.onnx_model import BATCH_SIZE, Model
+from tripletloss.deploy.onnx_model import BATCH_SIZE, MOST_BYTES, Model
 from tripletloss.formats.caffemodel import NetParameter, made_by, read_prototxt, read_weights
 
-MOST_BYTES = 2**31 - 1  # protobuf's
 INPUTS = {
     "": "data: float32, N x 3 x S x S; B, G, R from 0 to 255, minus pixel_means",
     "bgr": "pixels: uint8, N x S x S x 3; B, G, R, as OpenCV reads pictures",
@@ -40,10 +40,12 @@ INPUTS = {
 }
 
 
-def export(weights, settings, pixels="", licence="not stated", name="the model"):
-    """build() with metadata: (onnx.ModelProto, its metadata as a dict of text).
+def export(
+    weights: str, settings: Mapping[str, Any], pixels: str = "", licence: str = "not stated", name: str = "the model"
+) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """build() with metadata. Returns the model and its metadata. Raises InputError.
 
-    licence: of the weights; name: what an error calls the model. Raises InputError.
+    licence: of the weights; name: what an error calls the model.
     """
     model = build(weights, settings, pixels)
     about = {
@@ -59,11 +61,11 @@ def export(weights, settings, pixels="", licence="not stated", name="the model")
     return model, about
 
 
-def read_deploy(source, feature):
-    """The layers of a deploy net that make a feature: (NetParameter, its name, LayerParameters in their order).
+def read_deploy(source: str, feature: str) -> tuple[Any, list]:
+    """Read a deploy net: its NetParameter, and the LayerParameters that a feature depends on, in their order.
 
-    Raises InputError for what cannot be read, a feature that no layer makes, and layers that cannot be exported: their
-    types are named, all of them.
+    Raises InputError if it cannot be read, if no layer makes the feature, or if layers cannot be exported, whose types
+    it names.
     """
     lenient = read_prototxt(source, NetParameter(), allow_unknown=True)
     if len(lenient.layers):
@@ -83,17 +85,20 @@ def read_deploy(source, feature):
     for layer in net.layer:
         where = f"{source}: layer {layer.name!r}"
         if layer.include or layer.exclude:
-            raise InputError(f"{where} has rules when it is there: give each phase a file")
+            raise InputError(f"{where} is for some phases only: write a deploy net without include and exclude")
         if layer.type in LAYERS and len(layer.top) != 1:
             raise InputError(f"{where} has {len(layer.top)} tops: {layer.type} has one")
         if made.difference(layer.bottom).intersection(layer.top):
-            raise InputError(f"{where} makes the top {layer.top[0]!r}, which a layer above makes already: rename one")
+            raise InputError(f"{where} has the top {layer.top[0]!r}, as a layer above it has: rename one")
         made.update(layer.top)
     return net, [layer for layer in net.layer if layer.name in makers]
 
 
-def input_of(net, layers, source):
-    """Name and shape, without the images' axis, of the one blob that a net takes. Raises InputError for another."""
+def input_of(net: Any, layers: list, source: str) -> tuple[str, tuple[int, ...]]:
+    """The name and the shape (C, H, W) of a net's one input, which takes images.
+
+    net, layers: as returned by read_deploy(source, ...). Raises InputError if the net has another input, or several.
+    """
     shapes = [
         (top, tuple(shape.dim))
         for layer in layers if layer.type == "Input"
@@ -104,15 +109,15 @@ def input_of(net, layers, source):
     ]
     shapes += [(name, tuple(dim)) for name, dim in zip(net.input, dims, strict=False)]
     if len(shapes) != 1 or len(shapes[0][1]) != 4 or min(shapes[0][1]) < 1:
-        raise InputError(f"{source} must take one blob of pictures, N x 3 x S x S, but it takes {shapes or 'none'}")
+        raise InputError(f"{source} must have one input of images, N x 3 x S x S, but has {shapes or 'none'}")
     return shapes[0][0], shapes[0][1][1:]
 
 
-def build(weights, settings, pixels=""):
-    """The deploy net of a stage's settings with weights in it, as an onnx.ModelProto without metadata.
+def build(weights: str, settings: Mapping[str, Any], pixels: str = "") -> onnx.ModelProto:
+    """Build the model of the deploy net of a stage's settings, with weights in it. It takes any number of images.
 
-    weights: path; pixels: '' for the input that Caffe's net has, or 'bgr' or 'rgb' for uint8 pixels. Any number of
-    images. Raises InputError for what does not fit or cannot be exported.
+    weights: path; pixels: '' for the input of the Caffe net, 'bgr' or 'rgb' for uint8 pixels: see INPUTS. Raises
+    InputError if net, settings and weights do not fit together, or if the net cannot be exported.
     """
     source, feature, size = settings["DEPLOY"], settings["FEATURE"], settings["IMAGE_SIZE"]
     if not source:
@@ -120,7 +125,7 @@ def build(weights, settings, pixels=""):
     net, layers = read_deploy(source, feature)
     name, shape = input_of(net, layers, source)
     if shape != (3, size, size):
-        raise InputError(f"{source} takes pictures of {shape}, and IMAGE_SIZE is {size}: make them the same")
+        raise InputError(f"{source} takes images of {shape}, but IMAGE_SIZE is {size}: make them the same")
     parameters = read_weights(weights)
     graph = Graph()
     graph.start(helper.make_node("", [], [], "input"), [], source)
@@ -131,17 +136,8 @@ def build(weights, settings, pixels=""):
         blobs = {name: Blob(name, shape)}
         given = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape])
     for layer in layers:
-        if layer.type == "Input":
-            continue
-        where = f"{source}: layer {layer.name!r}"
-        graph.start(layer, parameters.get(layer.name, []), where)
-        missing = [bottom for bottom in layer.bottom if bottom not in blobs]
-        if missing or not layer.bottom:
-            raise InputError(f"{where} takes {missing or 'nothing'}, which no layer above makes")
-        try:
-            blobs[layer.top[0]] = LAYERS[layer.type](graph, layer, *[blobs[bottom] for bottom in layer.bottom])
-        except TypeError:  # of the call: no layer here takes another number of bottoms
-            raise InputError(f"{where} takes {len(layer.bottom)} bottoms, which {layer.type} does not") from None
+        if layer.type != "Input":
+            _add_layer(graph, layer, blobs, parameters.get(layer.name, []), f"{source}: layer {layer.name!r}")
     made = blobs[feature]
     count = int(np.prod(made.shape))
     graph.nodes.append(helper.make_node("Flatten", [made.name], [feature], feature, axis=1))
@@ -158,8 +154,21 @@ def build(weights, settings, pixels=""):
     return model
 
 
-def _from_pixels(graph, pixels, means, size):
-    """From uint8 pixels to the blob that the net takes."""
+def _add_layer(graph: Graph, layer: Any, blobs: dict[str, Blob], parameters: list[np.ndarray], where: str) -> None:
+    """Add a layer to the graph, and its top to the blobs. Raises InputError if it cannot be exported."""
+    graph.start(layer, parameters, where)
+    missing = [bottom for bottom in layer.bottom if bottom not in blobs]
+    if missing or not layer.bottom:
+        raise InputError(f"{where} has the bottoms {missing}, which no layer above it has as a top" if missing else
+                         f"{where} has no bottom")  # fmt: skip
+    try:
+        blobs[layer.top[0]] = LAYERS[layer.type](graph, layer, *[blobs[bottom] for bottom in layer.bottom])
+    except TypeError:  # of the call: the function of this type takes another number of bottoms
+        raise InputError(f"{where} has {len(layer.bottom)} bottoms, which {layer.type} cannot have") from None
+
+
+def _from_pixels(graph: Graph, pixels: str, means: Sequence[float], size: int) -> Blob:
+    """Turn uint8 pixels into the blob that the Caffe net takes."""
     shape = (3, size, size)
     blob = graph.add("Cast", ["pixels"], (size, size, 3), to=TensorProto.FLOAT)
     blob = graph.add("Transpose", [blob], shape, perm=[0, 3, 1, 2])
@@ -168,11 +177,11 @@ def _from_pixels(graph, pixels, means, size):
     return graph.add("Sub", [blob, graph.parameter(np.array(means, np.float32)[:, None, None])], shape)
 
 
-def threshold_of(model, settings):
-    """Metadata about the squared distance of the lowest FAR that HELD_OUT_LIST resolves, measured with a Model.
+def threshold_of(model: Model, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Measure a model's threshold on HELD_OUT_LIST, at the lowest FAR that its pairs resolve. Returns metadata.
 
-    Without `threshold` where there is no such list, or where it resolves no FAR: then `threshold_equal_errors`, where
-    there are pairs of both kinds, is one to begin with.
+    There is no `threshold` if there is no such list, or if its pairs resolve no FAR. In the latter case, if there are
+    pairs of both kinds, there is `threshold_equal_errors`.
     """
     source = settings["HELD_OUT_LIST"]
     if not source:
@@ -182,16 +191,8 @@ def threshold_of(model, settings):
         pairs = pairs_of(images.labels)
     except ValueError:
         return {"threshold_pairs": f"none: {os.path.basename(source)} has no pairs of one identity, or of two"}
-    rows = []
-    with tqdm(total=len(images.names), desc="threshold", unit="image", mininterval=0.5) as bar:
-        for start in range(0, len(images.names), BATCH_SIZE):
-            names = [images.path(number) for number in range(start, min(start + BATCH_SIZE, len(images.names)))]
-            batch = [
-                to_pixels(central_box(read_image(name), settings["CROP"]), settings["IMAGE_SIZE"]) for name in names
-            ]
-            rows.append(model.embed(np.stack(batch).transpose(0, 2, 3, 1).astype(np.uint8), names))
-            bar.update(len(batch))
-    distances = pair_distances(np.concatenate(rows), pairs.first, pairs.second)
+    rows = _embed_list(model, images, settings["CROP"], settings["IMAGE_SIZE"])
+    distances = pair_distances(rows, pairs.first, pairs.second)
     found = verification.verification_of_pairs(distances, pairs.same)
     behind = f"{found.same} same and {found.different} different of {os.path.basename(source)}"
     if not found.thresholds:
@@ -204,3 +205,15 @@ def threshold_of(model, settings):
         "threshold": f"{found.thresholds[far]:.6g}", "threshold_far": f"{far:g}",
         "threshold_tar": f"{found.tar[far]:.4f}", "threshold_pairs": behind,
     }  # fmt: skip
+
+
+def _embed_list(model: Model, images: ImageList, crop: int, size: int) -> np.ndarray:
+    """A model's embeddings of a list's images, (N, D)."""
+    rows = []
+    with tqdm(total=len(images.names), desc="threshold", unit="image", mininterval=0.5) as bar:
+        for start in range(0, len(images.names), BATCH_SIZE):
+            paths = [images.path(number) for number in range(start, min(start + BATCH_SIZE, len(images.names)))]
+            batch = [to_pixels(central_box(read_image(path), crop), size) for path in paths]
+            rows.append(model.embed(np.stack(batch).transpose(0, 2, 3, 1).astype(np.uint8), paths))
+            bar.update(len(batch))
+    return np.concatenate(rows)

@@ -1,33 +1,37 @@
-"""The arguments that commands share: which images, and how they go through which net. Imports no Caffe."""
+"""The arguments that commands share: which images are embedded, which net embeds them, and how. Imports no Caffe."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from tripletloss import config
 from tripletloss.base.errors import InputError
 from tripletloss.data.folders import list_folder
-from tripletloss.data.lists import read_list
+from tripletloss.data.lists import ImageList, read_list
 
 
-def add_net_arguments(parser):
-    """The arguments that say how images go through which net."""
+def add_net_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments that say which net embeds images, and how."""
     config.add_argument(parser)
     parser.add_argument("--feature", default="", help="blob of the deploy net (default: FEATURE of the triplet stage)")
     parser.add_argument("--crop", type=int, help="side of the central square to take, in pixels (default: CROP)")
 
 
-def add_arguments(parser, default_list="HELD_OUT_LIST"):
-    """The arguments that say which images, and how they go through which net.
+def add_arguments(parser: ArgumentParser, default_list: str = "HELD_OUT_LIST") -> None:
+    """Add the arguments that say which images are embedded, which net embeds them, and how.
 
-    default_list: the setting with the list that is taken where none is named.
+    default_list: the setting whose list is used if the arguments name neither a list nor a folder.
     """
     parser.set_defaults(default_list=default_list)
     add_net_arguments(parser)
     parser.add_argument("--list", help=f"a list file (default: {default_list})")
     parser.add_argument("--images", help="folder of the images (default: IMAGEPATH)")
     parser.add_argument("--allow-module", action="append", default=[], help="a Python module that DEPLOY may run")
-    parser.add_argument("--mirrored", action="store_true", help="average with the mirror image's embedding")
+    parser.add_argument("--mirrored", action="store_true", help="average each embedding with that of the mirror image")
 
 
-def settings_of(arguments):
-    """Settings of the triplet stage, with what the arguments change; feature included. Raises InputError."""
+def settings_of(arguments: Namespace) -> dict[str, Any]:
+    """The settings of the triplet stage, with the changes that the arguments make. Raises InputError."""
     config.say_which(arguments)
     settings = config.load(arguments.config, vars(arguments).get("allow_module", ())).stage("triplet")
     if arguments.crop is not None:
@@ -37,10 +41,10 @@ def settings_of(arguments):
     return settings
 
 
-def images_of(arguments, settings):
-    """The images that the arguments name: of --list, of the command's default list, or all of the folder --images.
+def images_of(arguments: Namespace, settings: Mapping[str, Any]) -> ImageList:
+    """The images of --list, or else all images in the folder --images, or else those of the command's default list.
 
-    Raises InputError if there are none, or something is wrong with them.
+    Raises InputError if no images are named, or if the list or the folder cannot be read.
     """
     if arguments.images and not arguments.list:
         return list_folder(arguments.images)
@@ -53,8 +57,10 @@ def images_of(arguments, settings):
     return read_list(source, arguments.images or settings["IMAGEPATH"])
 
 
-def inputs_of(arguments, settings, images=None):
-    """Yields the paths of all that a command reads. images: ImageList, or None for none."""
+def inputs_of(
+    arguments: Namespace, settings: Mapping[str, Any], images: ImageList | None = None
+) -> Iterator[str | None]:  # fmt: skip
+    """Yield the paths of all files and folders that a command reads; None stands for none. images: if it reads any."""
     named = vars(arguments)
     yield from (named.get(name) for name in ("weights", "source", "config", "list", "pairs", "images"))
     yield from config.paths(settings)

@@ -2,15 +2,18 @@
 
 import os
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import caffe
 import numpy as np
 from tabulate import tabulate
 
 from tripletloss.base.errors import InputError, MissingLayersError
+from tripletloss.base.parallel import OneProcess
 from tripletloss.core import bootstrap, verification
 from tripletloss.core.norm import l2_normalize
-from tripletloss.core.pairs import pair_distances
+from tripletloss.core.pairs import Pairs, pair_distances
 from tripletloss.data.images import Preprocessing
 from tripletloss.data.lists import ImageList, read_list
 from tripletloss.evaluation.embed import ALONE, extract_all, open_net
@@ -26,21 +29,21 @@ class Comparison(NamedTuple):
     images: ImageList
     same: int
     different: int
-    names: list  # of the embeddings: the softmax feature first, the triplet embedding last
-    figures: list  # for each name a dict, figure -> value; the figures are those that all embeddings resolve
-    differences: list  # for each name but the first a dict, figure -> (difference from the first, its interval or None)
-    distances: list  # for each name (P,), squared, of the pairs
+    names: list[str]  # of the embeddings: the softmax feature first, the triplet embedding last
+    figures: list[dict[str, float]]  # per name: figure -> value, for the figures that all embeddings resolve
+    differences: list[dict]  # per name but the first: figure -> (difference from the first, its interval or None)
+    distances: list[np.ndarray]  # per name: the pairs' squared distances, (P,)
 
-    def helped(self, figure):
-        """1, 0 or -1: the triplet embedding is better than the softmax feature, not clearly either, or worse."""
+    def helped(self, figure: str) -> int:
+        """1 if the triplet embedding is better than the softmax feature, -1 if it is worse, 0 if neither is clear."""
         _, interval = self.differences[-1][figure]
         if interval is None:
             return 0
         low, high = interval if HIGHER_IS_BETTER[figure] else (-interval[1], -interval[0])
         return 1 if low > 0 else -1 if high < 0 else 0
 
-    def verdict(self):
-        """One sentence: whether the triplet stage helped, by TAR at FAR 1%, or AUC where pairs are too few for it."""
+    def verdict(self) -> str:
+        """Whether the triplet stage helped, in one sentence: by TAR at FAR 1%, or by AUC if that is not resolved."""
         figure = "TAR@FAR=0.01" if "TAR@FAR=0.01" in self.figures[0] else "AUC"
         words, advice = {
             1: ("the triplet stage helped", "use the embedding"),
@@ -50,10 +53,12 @@ class Comparison(NamedTuple):
         difference, interval = self.differences[-1][figure]
         return f"{words}: {figure} {difference:+.4f} ({_spread(interval)}); {advice}"
 
-    def report(self):
+    def report(self) -> dict[str, Any]:
         """The comparison as a dictionary for a JSON file."""
-        features = {name: {figure: {"value": value} for figure, value in values.items()}
-                    for name, values in zip(self.names, self.figures, strict=True)}  # fmt: skip
+        features: dict[str, dict[str, dict[str, Any]]] = {
+            name: {figure: {"value": value} for figure, value in values.items()}
+            for name, values in zip(self.names, self.figures, strict=True)
+        }
         for name, differences in zip(self.names[1:], self.differences, strict=True):
             for figure, (difference, interval) in differences.items():
                 features[name][figure].update(difference=difference, difference_interval=interval)
@@ -64,7 +69,7 @@ class Comparison(NamedTuple):
             "differences_from": self.names[0], "features": features, "verdict": self.verdict(),
         }  # fmt: skip
 
-    def describe(self):
+    def describe(self) -> str:
         """The comparison as text for the terminal."""
         columns = [figure for figure in HIGHER_IS_BETTER if figure in self.figures[0]]
         rows = [[name, *(f"{values[c]:.4f}" for c in columns)]
@@ -81,20 +86,23 @@ class Comparison(NamedTuple):
         )
 
 
-def _spread(interval, before="95% interval "):
+def _spread(interval: tuple[float, float] | None, before: str = "95% interval ") -> str:
     return f"{before}{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "too few identities"
 
 
-def compare_weights(weights, settings, softmax_feature, images, pairs, mirrored=False, team=ALONE):
-    """compare() of a weights file, with a progress bar. Raises InputError where there are no two stages to compare.
+def compare_weights(
+    weights: str, settings: Mapping[str, Any], softmax_feature: str, images: ImageList, pairs: Pairs,
+    mirrored: bool = False, team: OneProcess = ALONE,
+) -> Comparison | None:  # fmt: skip
+    """compare() for a file of weights, with a progress bar. The arguments are those of compare().
 
-    settings: of the triplet stage; softmax_feature: FEATURE of the other one; the rest as for compare().
+    Raises InputError also if there are no two stages to compare.
     """
     with team.together():
         if softmax_feature == settings["FEATURE"] or not softmax_feature:
             raise InputError("there is nothing to compare: FEATURE must name a blob of DEPLOY for each of the stages")
         if SOFTMAX_SNAPSHOT.fullmatch(os.path.basename(weights)):
-            # Layers of the triplet stage can be in it all the same: those of the weights that the run began with.
+            # It may have layers of the triplet stage all the same: those of the weights that the run began with.
             raise InputError(f"{weights} is a snapshot of the softmax stage: it has no triplet stage to compare")
         try:
             net = open_net(weights, settings, [softmax_feature, settings["FEATURE"]])
@@ -105,16 +113,20 @@ def compare_weights(weights, settings, softmax_feature, images, pairs, mirrored=
     return compare(net, settings, softmax_feature, images, pairs, mirrored, show=True, team=team)
 
 
-def compare(net, settings, softmax_feature, images, pairs, mirrored=False, show=False, team=ALONE):
-    """Compare a net's features of both stages, and projections of the softmax stage's, on pairs of images.
+def compare(
+    net: caffe.Net, settings: Mapping[str, Any], softmax_feature: str, images: ImageList, pairs: Pairs,
+    mirrored: bool = False, show: bool = False, team: OneProcess = ALONE,
+) -> Comparison | None:  # fmt: skip
+    """Compare the features of both stages, and projections of the softmax stage's feature, on pairs of images.
 
-    net: of DEPLOY, with weights that make both features; settings: of the triplet stage; pairs: Pairs of the
-    images. PCA is fitted on up to FITTED_IMAGES of TRAIN_LIST, not on the images that are measured. Returns
-    Comparison; at other processes of a team than the first, None. Raises InputError for images that cannot be read.
+    net: of DEPLOY, with weights for both features; settings: of the triplet stage; softmax_feature: FEATURE of the
+    softmax stage; pairs: of the images; mirrored, team: as for embed.extract; show: whether to show progress. PCA is
+    fitted on up to FITTED_IMAGES images of TRAIN_LIST, not on the images that are measured. The first process of a team
+    gets the Comparison, the others None. Raises InputError if an image cannot be read.
     """
     s = settings
     blobs, preprocessing = [softmax_feature, s["FEATURE"]], Preprocessing.of(s)
-    broken = {} if s["BROKEN_IMAGES"] == "skip" else None
+    broken: dict[str, str] | None = {} if s["BROKEN_IMAGES"] == "skip" else None
     with team.together():
         train = read_list(s["TRAIN_LIST"], s["IMAGEPATH"], must_exist=s["BROKEN_IMAGES"] == "stop")
     softmax, triplet = extract_all(net, blobs, images, preprocessing, mirrored, show, team=team)
@@ -134,14 +146,14 @@ def compare(net, settings, softmax_feature, images, pairs, mirrored=False, show=
     return compare_embeddings(embeddings, images, pairs)
 
 
-def principal_axes(rows, count):
-    """The mean (D,) of rows (N, D) and their `count` principal axes (count, D), of the largest variance first."""
+def principal_axes(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The mean (D,) of rows (N, D), and their `count` principal axes (count, D), that of the largest variance first."""
     centre = rows.mean(axis=0)
     return centre, np.linalg.svd(rows - centre, full_matrices=False)[2][:count]
 
 
-def compare_embeddings(embeddings, images, pairs):
-    """Comparison of embeddings of the same images: name -> (N, D), first the one that the others are compared with."""
+def compare_embeddings(embeddings: dict[str, np.ndarray], images: ImageList, pairs: Pairs) -> Comparison:
+    """Compare embeddings of the same images, name -> (N, D), with the first one."""
     distances = [pair_distances(rows, pairs.first, pairs.second) for rows in embeddings.values()]
     figures = [verification.verification_of_pairs(d, pairs.same).figures for d in distances]
     resampled = verification.resampled_verification(distances, pairs, images.labels)

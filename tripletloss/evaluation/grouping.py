@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.cluster import DBSCAN
@@ -16,32 +17,33 @@ from tripletloss.core.distances import rounding_of
 from tripletloss.core.pairs import different_weight, pair_distances, pairs_of
 from tripletloss.data import montage
 from tripletloss.data.images import read_image
-from tripletloss.data.lists import read_list, show_one_of
+from tripletloss.data.lists import ImageList, read_list, show_one_of
 from tripletloss.evaluation.embed import embed
 
-MOST_IMAGES = 20_000  # distances of all pairs are kept
+MOST_IMAGES = 20_000  # since the distances of all pairs are kept
 LONGEST_NAME = 200  # bytes, of the 255 that file systems allow
 SHOWN_CLUSTERS, SHOWN_IMAGES = 12, 12
 
 
 class Threshold(NamedTuple):
-    """The squared distance up to which images are put together, where it comes from, and whom it may be judged by."""
+    """The squared distance up to which images are grouped, where it comes from, and which images may score it."""
 
     value: float
     origin: str  # in words
-    scored: np.ndarray  # (N,) bool: the images that have a label and took no part in the choice
+    scored: np.ndarray  # (N,) bool: the images that have a label and that the threshold was not chosen on
 
 
-def threshold_of(weights, settings, mirrored, images):
-    """The Threshold for images that gives pairs of HELD_OUT_LIST the highest pairwise F.
+def threshold_of(weights: str, settings: Mapping[str, Any], mirrored: bool, images: ImageList) -> Threshold:
+    """The threshold with the highest pairwise F on the pairs of HELD_OUT_LIST.
 
-    Where two identities or more of the images are not in that list, they are scored. Else the threshold is chosen on a
-    half of the list's identities, drawn with SEED, and the others are scored; none are if a half is too few.
-    Raises InputError if there is no such list, or if its pairs are all of one kind.
+    weights, settings, mirrored: as for embed(); images: those to group. If two or more identities of `images` are not
+    in HELD_OUT_LIST, these are scored. Otherwise the threshold is chosen on half of the list's identities, drawn with
+    SEED, and the other half is scored; if half of them is too few, none are scored. Raises InputError if there is no
+    HELD_OUT_LIST, or if all its pairs are of one kind.
     """
     source = settings["HELD_OUT_LIST"]
     if not source:
-        raise InputError("the config has no HELD_OUT_LIST to take the threshold from: give --threshold")
+        raise InputError("the config has no HELD_OUT_LIST to choose a threshold on: set one with --threshold")
     need_files(settings, "IMAGEPATH", "HELD_OUT_LIST")
     held_out = read_list(source, settings["IMAGEPATH"])
     known = images.labels >= 0
@@ -55,7 +57,10 @@ def threshold_of(weights, settings, mirrored, images):
         if _has_pairs(some) and _identities(images, others) >= 2:
             scored, chosen_on = others, some
     if not _has_pairs(chosen_on):
-        raise InputError(f"{source} needs two identities or more, one of them with two images: give --threshold")
+        raise InputError(
+            f"no threshold can be chosen on {source}, which needs two identities or more, one of them with two images: "
+            "set one with --threshold"
+        )
     rows = embed(weights, settings, settings["FEATURE"], chosen_on, mirrored).rows
     pairs = pairs_of(chosen_on.labels)
     distances = pair_distances(rows, pairs.first, pairs.second)
@@ -65,34 +70,37 @@ def threshold_of(weights, settings, mirrored, images):
     return Threshold(value, f"best pairwise F of {which} identities of {source}", scored)
 
 
-def _has_pairs(images):
+def _has_pairs(images: ImageList) -> bool:
+    """Whether a list has pairs of both kinds."""
     sizes = np.unique(images.labels, return_counts=True)[1]
     return len(sizes) > 1 and sizes.max() > 1
 
 
-def _identities(images, which):
+def _identities(images: ImageList, which: np.ndarray) -> int:
+    """How many identities some of the images have. which: (N,) bool."""
     return len(np.unique(images.labels[which]))
 
 
-def group(rows, method, threshold):
-    """Cluster numbers (N,) of embeddings (N, D), 0 the largest; up to a squared distance.
+def group(rows: np.ndarray, method: str, threshold: float) -> np.ndarray:
+    """Group embeddings (N, D) up to a squared distance. Returns cluster numbers (N,), with 0 for the largest cluster.
 
-    method: 'average', agglomerative with average linkage; or 'dbscan', chains of near images, each with one or more
-    neighbours (a lone image is a cluster of its own).
+    method: 'average', agglomerative clustering with average linkage; or 'dbscan', chains of images that each have a
+    neighbour (an image without one is a cluster by itself).
     """
     if method == "average":
         return clustering.cluster(rows, threshold)
-    reach = np.nextafter(np.sqrt(threshold) + rounding_of(rows), np.inf)  # as of clustering.cluster
+    reach = np.nextafter(np.sqrt(threshold) + rounding_of(rows), np.inf)  # as in clustering.cluster
     found = DBSCAN(eps=reach, min_samples=2).fit_predict(rows)
     alone = np.flatnonzero(found < 0)
     found[alone] = found.max() + 1 + np.arange(len(alone))
     return clustering.by_size(found)
 
 
-def write(out, images, clusters, copy, force=False):
-    """Write one list per cluster, or with copy one folder of images, and a montage of the largest clusters.
+def write(out: str, images: ImageList, clusters: np.ndarray, copy: bool, force: bool = False) -> None:
+    """Write clusters into a new folder: one list per cluster, and a contact sheet of the largest ones.
 
-    out: a new folder; force: whether it may replace one. Raises InputError.
+    clusters: (N,), the images' cluster numbers; copy: write one folder of images per cluster, not a list; force:
+    whether `out` may be replaced. Raises InputError.
     """
     try:
         with whole_folder(out, force) as part:
@@ -102,7 +110,7 @@ def write(out, images, clusters, copy, force=False):
                 if copy:
                     os.mkdir(name)
                     for member, copied in zip(members, _flat_names(images, members), strict=True):
-                        shutil.copy(images.path(member), os.path.join(name, copied))
+                        shutil.copy(images.path(int(member)), os.path.join(name, copied))
                 else:
                     with open(f"{name}.txt", "w", encoding="utf-8") as file:
                         file.writelines(f"{images.names[member]}\n" for member in members)
@@ -113,14 +121,14 @@ def write(out, images, clusters, copy, force=False):
         ) from None
 
 
-def _flat_names(images, members):
-    """Names of copies of some images in one folder: the folders that they come from are part of the name."""
+def _flat_names(images: ImageList, members: np.ndarray) -> list[str]:
+    """Names for copies of some images in one folder; the folders that they come from become part of the names."""
     flat = [images.names[member].replace("/", "__") for member in members]
     return distinct([os.fsencode(name)[-LONGEST_NAME:].decode(errors="ignore") for name in flat])
 
 
-def draw_clusters(path, images, clusters):
-    """Draw the first images of the largest clusters. Raises OSError, and InputError for an image."""
+def draw_clusters(path: str, images: ImageList, clusters: np.ndarray) -> None:
+    """Draw the first images of the largest clusters. Raises OSError, and InputError if an image cannot be read."""
     rows = []
     for number in range(min(SHOWN_CLUSTERS, clusters.max() + 1)):
         members = np.flatnonzero(clusters == number)

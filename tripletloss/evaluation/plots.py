@@ -1,10 +1,10 @@
-"""Pictures: ROC curves, distance histograms, a run's curves. Drawn by matplotlib, to PNG files, without a display."""
+"""Plots as PNG files: ROC curves, distance histograms, t-SNE maps, the curves of a run. They need no display."""
+
+from collections.abc import Mapping, Sequence
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from tripletloss.base.files import whole_file
 from tripletloss.core.verification import Roc
@@ -13,9 +13,10 @@ BLUE, RED, GREEN = "#3465a4", "#cc4125", "#4e9a06"
 MOST_POINTS = 2000  # of a curve
 
 
-def roc(path, curves):
-    """ROC curves with a logarithmic FAR. curves: name -> (distances (P,), same (P,))."""
-    figure, axes = plt.subplots(figsize=(6, 4.5))
+def roc(path: str, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Draw ROC curves over the logarithm of the FAR. curves: name -> (squared distances (P,), same (P,) bool)."""
+    figure = Figure(figsize=(6, 4.5))
+    axes = figure.subplots()
     lowest = min(1 / max((~same).sum(), 1) for _, same in curves.values())
     for name, (distances, same) in curves.items():
         far, tar = Roc(distances, same).curve()
@@ -29,23 +30,22 @@ def roc(path, curves):
     _save(figure, path)
 
 
-def distances(path, values, same, threshold=None):
-    """Histograms of the squared distances of same and of different pairs. values, same: (P,)."""
-    figure, axes = plt.subplots(figsize=(6, 4.5))
+def distances(path: str, values: np.ndarray, same: np.ndarray) -> None:
+    """Draw histograms of squared distances, of same pairs and of different ones. values: (P,); same: (P,) bool."""
+    figure = Figure(figsize=(6, 4.5))
+    axes = figure.subplots()
     bins = np.linspace(0, float(np.quantile(values, 0.9999)) or 1, 81)
     for mask, label, colour in ((same, "same identity", BLUE), (~same, "different identities", RED)):
-        axes.hist(values[mask], bins, density=True, alpha=0.6, label=f"{label} ({mask.sum()})", color=colour)
-    if threshold is not None:
-        axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3g}")
+        axes.hist(values[mask], bins.tolist(), density=True, alpha=0.6, label=f"{label} ({mask.sum()})", color=colour)
     axes.set(xlabel="squared distance", ylabel="density of pairs", title="Distances of pairs", xlim=(0, bins[-1]))
     axes.legend()
     _save(figure, path)
 
 
-def tsne(path, embeddings, labels, most=20, seed=0):
-    """A map of embeddings in two dimensions by t-SNE (van der Maaten & Hinton 2008), a colour an identity.
+def tsne(path: str, embeddings: np.ndarray, labels: np.ndarray, most: int = 20, seed: int = 0) -> None:
+    """Draw a map of embeddings in two dimensions, by t-SNE (van der Maaten & Hinton 2008), one colour per identity.
 
-    embeddings: (N, D); labels: (N,). Shown are the `most` identities with the most images.
+    embeddings: (N, D); labels: (N,). The `most` identities with the most images are shown.
     """
     from sklearn.manifold import TSNE  # slow to import
 
@@ -54,20 +54,23 @@ def tsne(path, embeddings, labels, most=20, seed=0):
     rows = np.flatnonzero(np.isin(labels, shown))
     perplexity = min(30.0, max(1.0, (len(rows) - 1) / 3))
     points = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(embeddings[rows])
-    figure, axes = plt.subplots(figsize=(6, 6))
-    colours = plt.get_cmap("tab20")
+    figure = Figure(figsize=(6, 6))
+    axes = figure.subplots()
+    colours = matplotlib.colormaps["tab20"]
     for number, name in enumerate(shown):
         mine = labels[rows] == name
-        axes.scatter(*points[mine].T, s=14, color=colours(number % 20), label=str(name))
+        axes.scatter(points[mine, 0], points[mine, 1], s=14, color=colours(number % 20), label=str(name))
     axes.set(xticks=[], yticks=[], title=f"t-SNE of {len(rows)} images, {len(shown)} identities")
     _save(figure, path)
 
 
-def curves(path, title, table, held_out=()):
-    """A stage's curves against its iterations.
+def curves(
+    path: str, title: str, table: Mapping[str, Sequence[float]], held_out: Sequence[tuple[int, float]] = ()
+) -> None:
+    """Draw a stage's curves against its iterations.
 
-    table: column name -> (I,) floats, with `iteration`, `learning_rate` and any of loss, accuracy, active_share,
-    d_ap, d_an; held_out: (iteration, TAR at FAR 1%) of the weights so far measured.
+    table: column name -> (I,) values, with `iteration`, `learning_rate`, and any of loss, accuracy, active_share,
+    d_ap, d_an; held_out: (iteration, TAR at FAR 1%) for the weights measured so far.
     """
     panels = [("loss", ["loss"]), ("learning rate", ["learning_rate"])]
     panels += [(label, columns) for label, columns in (
@@ -76,7 +79,8 @@ def curves(path, title, table, held_out=()):
     if len(held_out):
         panels.append(("held out", []))
     rows = -(-len(panels) // 2)
-    figure, grid = plt.subplots(rows, 2, figsize=(10, 2.8 * rows), squeeze=False, sharex=True)
+    figure = Figure(figsize=(10, 2.8 * rows))
+    grid = figure.subplots(rows, 2, squeeze=False, sharex=True)
     iterations = np.asarray(table["iteration"])
     for axes, (label, columns) in zip(grid.flat, panels, strict=False):
         for column in columns:
@@ -102,11 +106,8 @@ def curves(path, title, table, held_out=()):
     _save(figure, path)
 
 
-def _save(figure, path):
-    """Write a figure as PNG; it has its name only when it is whole. Raises OSError."""
+def _save(figure: Figure, path: str) -> None:
+    """Write a figure as a PNG file, which gets its name once it is whole. Raises OSError."""
     figure.tight_layout()
-    try:
-        with whole_file(path) as part:
-            figure.savefig(part, format="png", dpi=100)
-    finally:
-        plt.close(figure)
+    with whole_file(path) as part:
+        figure.savefig(part, format="png", dpi=100)

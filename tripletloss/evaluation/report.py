@@ -1,7 +1,9 @@
-"""How good embeddings are: figures, as a dict to report, as text and as files."""
+"""How good embeddings are: the figures as a dict, as text for the terminal, and as files."""
 
 import json
 import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
@@ -11,16 +13,19 @@ from tripletloss.base.files import digest, whole_files
 from tripletloss.base.outputs import check_outputs
 from tripletloss.core import bootstrap, clustering, retrieval, verification
 from tripletloss.core.pairs import Pairs, different_weight, pair_distances, pairs_of
-from tripletloss.data.lists import notes_on_trained
+from tripletloss.data.lists import ImageList, notes_on_trained
+from tripletloss.data.pairs import PairsFile
 from tripletloss.evaluation import plots
+from tripletloss.evaluation.compare import Comparison
+from tripletloss.formats.embeddings import Embeddings
 
 MOST_CLUSTERED = 5000  # images; clustering takes memory by the square of their number
 
 
-def measure_pairs(file, rows):
-    """Figures of the pairs of a PairsFile, from embeddings (N, D): a dict to report.
+def measure_pairs(file: PairsFile, rows: np.ndarray) -> dict[str, Any]:
+    """Figures of the pairs of a PairsFile. rows: (N, D), the embeddings of its images.
 
-    A pair that the file repeats counts once, but in the accuracy, whose protocol is the file's.
+    A pair that the file repeats counts once, except in the accuracy, where the file is the protocol.
     """
     pairs = file.pairs
     distances = pair_distances(rows, pairs.first, pairs.second)
@@ -31,11 +36,11 @@ def measure_pairs(file, rows):
     return {"accuracy": accuracy, **_verification(distances[once], distinct, file.images.labels)}
 
 
-def measure_list(labels, rows):
-    """Figures of all pairs of a list, or of a million drawn ones, of its queries and its clusters: a dict to report.
+def measure_list(labels: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+    """Figures of the pairs of a list (all, or a million drawn at random), of its queries, and of its clusters.
 
-    labels: (N,); rows: (N, D). The clusters' threshold is the one with the best F on the same pairs, so it is chosen on
-    what it is scored on: tripletloss.cluster scores on other identities.
+    labels: (N,); rows: (N, D), the embeddings. The images are clustered at the threshold with the best F on the same
+    pairs, so it is chosen on what it is scored on: tripletloss.cluster scores on other identities.
     """
     pairs = pairs_of(labels)
     distances = pair_distances(rows, pairs.first, pairs.second)
@@ -47,23 +52,24 @@ def measure_list(labels, rows):
         resampled = bootstrap.resampled_means(values, queries.labels)
         found[name] = {"value": float(values.mean()), "interval": bootstrap.interval(resampled), "queries": len(values)}
     few = _few_images(labels)
-    # F depends on how many different pairs there are for each same one, which is less among fewer identities.
+    # F depends on the number of different pairs per same pair, which is lower among fewer identities.
     threshold = clustering.threshold_of_best_f(distances, pairs.same, different_weight(pairs, labels[few]))
     clusters = clustering.cluster(rows[few], threshold)
-    of = clustering.clustering(clusters, labels[few])
+    score = clustering.clustering(clusters, labels[few])
+    names = "precision", "recall", "F"
     found["clustering"] = {
-        "threshold": threshold, "images": len(few), "identities": len(np.unique(labels[few])), "clusters": of.clusters,
-        "NMI": of.nmi, "pairwise": dict(zip(("precision", "recall", "F"), of.pairwise, strict=True)),
-        "B-cubed": dict(zip(("precision", "recall", "F"), of.b_cubed, strict=True)),
+        "threshold": threshold, "images": len(few), "identities": len(np.unique(labels[few])),
+        "clusters": score.clusters, "NMI": score.nmi, "pairwise": dict(zip(names, score.pairwise, strict=True)),
+        "B-cubed": dict(zip(names, score.b_cubed, strict=True)),
     }  # fmt: skip
     return found
 
 
-def _verification(distances, pairs, labels):
-    """The verification figures with their intervals, and the curve's points for the plots."""
+def _verification(distances: np.ndarray, pairs: Pairs, labels: np.ndarray) -> dict[str, Any]:
+    """The figures of verification with their intervals, and the thresholds with the pairs accepted at them."""
     found = verification.verification_of_pairs(distances, pairs.same)
     resampled = verification.resampled_verification(distances, pairs, labels)
-    report = {"same_pairs": found.same, "different_pairs": found.different}
+    report: dict[str, Any] = {"same_pairs": found.same, "different_pairs": found.different}
     for name, value in found.figures.items():
         report[name] = {"value": value, "interval": bootstrap.interval(resampled[name])}
     report["unresolved"] = [f"TAR@FAR={far:g}" for far in verification.FARS if far not in found.tar]
@@ -72,10 +78,10 @@ def _verification(distances, pairs, labels):
     return report
 
 
-def _few_images(labels, seed=0):
-    """Numbers of the images to cluster: all, or those of identities drawn at random up to MOST_CLUSTERED images.
+def _few_images(labels: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The numbers of the images to cluster: all, or those of identities drawn at random, MOST_CLUSTERED at most.
 
-    Of an identity with more than half as many, that half is drawn, so that there are always two identities.
+    An identity with more than half of MOST_CLUSTERED images is cut down to that half, so there are always two.
     """
     if len(labels) <= MOST_CLUSTERED:
         return np.arange(len(labels))
@@ -91,22 +97,15 @@ def _few_images(labels, seed=0):
     return np.sort(np.concatenate([images[ends[one] - sizes[one] :][: capped[one]] for one in taken]))
 
 
-def describe(report):
-    """A report as text for the terminal."""
+def describe(report: Mapping[str, Any]) -> str:
+    """A report_on() embeddings as text for the terminal."""
     lines = [
         f"embeddings {report['weights']}, {report['feature']}{', mirrored average' if report['mirrored'] else ''}",
         f"images     {report['images']} of {report['identities']} identities ({report['list']}), "
         f"{report['same_pairs']} same and {report['different_pairs']} different pairs",
         *(f"note       {note}" for note in report["notes"]),
     ]
-    rows = []
-    if "accuracy" in report:
-        a = report["accuracy"]
-        if a["folds"] > 1:
-            spread = f"+- {a['standard_error']:.4f} (standard error of {a['folds']} folds)"
-            rows.append(["accuracy", f"{a['value']:.4f}", spread, "", "each fold by the best threshold of the others"])
-        else:
-            rows.append(["accuracy", f"{a['value']:.4f}", "", "", "one fold, by its own best threshold: too good"])
+    rows = _accuracy_rows(report)
     for name in ("AUC", "EER"):
         rows.append([name, *_cells(report[name]), "", "all pairs"])
     for far in verification.FARS:
@@ -114,15 +113,7 @@ def describe(report):
     for name in ("rank-1", "mAP", "R-precision"):
         if name in report:
             rows.append([name, *_cells(report[name]), "", f"{report[name]['queries']} queries"])
-    if "clustering" in report:
-        c = report["clustering"]
-        threshold = f"{c['threshold']:.4g}"
-        behind = f"{c['clusters']} clusters of {c['images']} images, {c['identities']} identities"
-        rows.append(["NMI", f"{c['NMI']:.4f}", "", threshold, behind])
-        for name in ("pairwise", "B-cubed"):
-            p = c[name]
-            behind = f"precision {p['precision']:.3f}, recall {p['recall']:.3f}"
-            rows.append([f"{name} F", f"{p['F']:.4f}", "", threshold, behind])
+    rows += _clustering_rows(report)
     headers = ["", "", "95% interval", "threshold", "behind it"]
     table = tabulate(rows, headers, tablefmt="simple", disable_numparse=True)
     below = ["Thresholds are squared distances. Intervals: identities are resampled, not pairs."]
@@ -131,8 +122,33 @@ def describe(report):
     return "\n".join([*lines, "", table, "", *below])
 
 
-def _tar_cells(report, far):
-    """The cells of a FAR's row behind its name."""
+def _accuracy_rows(report: Mapping[str, Any]) -> list[list[str]]:
+    """The table's row about the accuracy, where there is one."""
+    if "accuracy" not in report:
+        return []
+    a = report["accuracy"]
+    if a["folds"] == 1:
+        return [["accuracy", f"{a['value']:.4f}", "", "", "one fold at its own best threshold: too good"]]
+    spread = f"+- {a['standard_error']:.4f} (standard error of {a['folds']} folds)"
+    return [["accuracy", f"{a['value']:.4f}", spread, "", "each fold at the best threshold of the others"]]
+
+
+def _clustering_rows(report: Mapping[str, Any]) -> list[list[str]]:
+    """The table's rows about the clusters, where there are any."""
+    if "clustering" not in report:
+        return []
+    c = report["clustering"]
+    threshold = f"{c['threshold']:.4g}"
+    behind = f"{c['clusters']} clusters of {c['images']} images, {c['identities']} identities"
+    rows = [["NMI", f"{c['NMI']:.4f}", "", threshold, behind]]
+    for name in ("pairwise", "B-cubed"):
+        behind = f"precision {c[name]['precision']:.3f}, recall {c[name]['recall']:.3f}"
+        rows.append([f"{name} F", f"{c[name]['F']:.4f}", "", threshold, behind])
+    return rows
+
+
+def _tar_cells(report: Mapping[str, Any], far: float) -> list[str]:
+    """The cells of a FAR's row, without the first one."""
     if f"TAR@FAR={far:g}" in report:
         threshold, accepted = (report[key][f"FAR={far:g}"] for key in ("thresholds", "accepted_different_pairs"))
         return [*_cells(report[f"TAR@FAR={far:g}"]), f"{threshold:.4g}", f"{accepted} different pairs accepted"]
@@ -142,15 +158,16 @@ def _tar_cells(report, far):
     return ["-", "", "", "not resolved: too many of the nearest different pairs are equally near"]
 
 
-def _cells(figure):
+def _cells(figure: Mapping[str, Any]) -> tuple[str, str]:
+    """A figure and its interval as text."""
     spread = "{:.4f} to {:.4f}".format(*figure["interval"]) if figure["interval"] else "too few identities"
     return f"{figure['value']:.4f}", spread
 
 
-def report_on(found, file, settings):
-    """Measure Embeddings: a dict to report, with what they were made of. Raises InputError.
+def report_on(found: Embeddings, file: PairsFile | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure embeddings: the figures, and what the embeddings were made from.
 
-    file: the PairsFile of the pairs to measure on, or None for all pairs of the images; settings: of the triplet stage.
+    file: the pairs to measure on, or None for all pairs of the images; settings: of the triplet stage.
     """
     figures = measure_pairs(file, found.rows) if file else measure_list(found.images.labels, found.rows)
     return {
@@ -161,26 +178,27 @@ def report_on(found, file, settings):
     }  # fmt: skip
 
 
-def pairs_of_images(images):
-    """Pairs of a list. Raises InputError where there are none of either kind, or images without an identity."""
+def pairs_of_images(images: ImageList) -> Pairs:
+    """Pairs of a list's images. Raises InputError if an image has no identity, or if there are no pairs of one kind."""
     if (images.labels < 0).any():
         nameless = images.names[int(np.argmin(images.labels))]
         raise InputError(
-            f"{images.source}: nothing says whose image {nameless} is: name it `person@file.jpg`, or put it into a "
-            "folder of that person's"
+            f"{images.source}: {nameless} has no identity: name it `person@file.jpg`, or put it into a folder that "
+            "has the person's name"
         )
     try:
         return pairs_of(images.labels)
     except ValueError:
         raise InputError(
-            f"{images.source} needs two identities or more, one of them with two images, to measure"
+            f"{images.source} cannot be measured: it needs two identities or more, one of them with two images"
         ) from None
 
 
-def prepare_folder(folder, compares, with_map, inputs, force):
-    """Make the folder of a report, and refuse to replace what is in it unless force. Raises InputError.
+def prepare_folder(folder: str, compares: bool, with_map: bool, inputs: Iterable[str | None], force: bool) -> None:
+    """Make the folder of a report, and refuse to replace files in it unless force. Raises InputError.
 
-    compares: whether it is for write_comparison; with_map: as for write_measured; inputs: as in outputs.check_outputs.
+    compares: whether write_comparison will write there; with_map: as for write_measured; inputs: as for
+    outputs.check_outputs.
     """
     try:
         os.makedirs(folder, exist_ok=True)
@@ -192,8 +210,13 @@ def prepare_folder(folder, compares, with_map, inputs, force):
     check_outputs([os.path.join(folder, name) for name in names], inputs, force)
 
 
-def write_measured(folder, report, found, pairs, with_map):
-    """Write the report_on() Embeddings with roc.png and distances.png, and, with_map, tsne.png. Raises InputError."""
+def write_measured(
+    folder: str, report: Mapping[str, Any], found: Embeddings, pairs: Pairs, with_map: bool
+) -> None:  # fmt: skip
+    """Write report.json, roc.png and distances.png into a folder, and tsne.png if with_map. Raises InputError.
+
+    report: of report_on(); pairs: those that it is about.
+    """
     distances = pair_distances(found.rows, pairs.first, pairs.second)
     pictures = {
         "roc.png": lambda path: plots.roc(path, {found.feature: (distances, pairs.same)}),
@@ -204,8 +227,11 @@ def write_measured(folder, report, found, pairs, with_map):
     _write(folder, report, pictures)
 
 
-def write_comparison(folder, comparison, pairs, weights, mirrored):
-    """Write a Comparison on Pairs with roc.png. weights: path; mirrored: as for compare(). Raises InputError."""
+def write_comparison(folder: str, comparison: Comparison, pairs: Pairs, weights: str, mirrored: bool) -> None:
+    """Write report.json and roc.png into a folder. pairs, weights, mirrored: as for compare_weights().
+
+    Raises InputError.
+    """
     report = {
         "weights": weights, "weights_sha256": digest(weights), "mirrored": mirrored, **comparison.report()
     }  # fmt: skip
@@ -215,8 +241,8 @@ def write_comparison(folder, comparison, pairs, weights, mirrored):
     _write(folder, report, {"roc.png": lambda path: plots.roc(path, curves)})
 
 
-def _write(folder, report, pictures):
-    """Write report.json and pictures. pictures: the name of each file -> the function that draws it at a path."""
+def _write(folder: str, report: Mapping[str, Any], pictures: Mapping[str, Callable[[str], None]]) -> None:
+    """Write report.json and pictures. pictures: the name of each file, and the function that draws it at a path."""
     try:
         with whole_files(folder) as part:
             with open(os.path.join(part, "report.json"), "w", encoding="utf-8") as file:

@@ -1,7 +1,8 @@
-"""Images that are probably mislabelled: far from their own identity, and close to another."""
+"""Images that are probably mislabelled: far from their own identity and close to another."""
 
 import csv
 import os
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -11,22 +12,26 @@ from tripletloss.base.files import whole_files
 from tripletloss.core.distances import distance_blocks
 from tripletloss.data import montage
 from tripletloss.data.images import read_image
-from tripletloss.data.lists import identity_of
+from tripletloss.data.lists import ImageList, identity_of
 
-NEIGHBOURS = 3  # an image is compared with the nearest so many of an identity, as one may be mislabelled itself
+NEIGHBOURS = 3  # of an identity, with which an image is compared, since one may itself be mislabelled
 
 
 class Suspicion(NamedTuple):
-    """How each image stands to its own identity and to the nearest other one. Distances are squared, each (N,)."""
+    """How far each image is from its own identity and from the nearest other one. All are (N,), distances squared."""
 
-    own: np.ndarray  # median distance to the other images of its identity; inf for an only image
-    other: np.ndarray  # mean distance to the NEIGHBOURS nearest images of the identity that is nearest
-    nearest: np.ndarray  # (N,) int: that identity's label
-    score: np.ndarray  # own / (own + other): 0 at its identity's, 1 at another's; 0 for an only image
+    own: np.ndarray  # median distance to the other images of its identity; inf if there are none
+    other: np.ndarray  # mean distance to the NEIGHBOURS nearest images of the nearest other identity
+    nearest: np.ndarray  # int: the label of that identity
+    score: np.ndarray  # own / (own + other): near 0 at its own identity, near 1 at another; 0 if `own` is inf
 
 
-def suspicion(embeddings, labels):
-    """Suspicion of all images: embeddings (N, D), labels (N,) of two identities or more. Memory: blocks of N rows."""
+def suspicion(embeddings: np.ndarray, labels: np.ndarray) -> Suspicion:
+    """Compare each image with its own identity and with the others.
+
+    embeddings: (N, D); labels: (N,), of two identities or more. The distances are computed in blocks of rows, so memory
+    grows with N, not N^2.
+    """
     names, numbers, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     order = np.argsort(numbers, kind="stable")
     starts = np.cumsum(sizes) - sizes
@@ -41,35 +46,49 @@ def suspicion(embeddings, labels):
             if len(others):
                 own[image] = np.median(others)
             row[start : start + size] = np.inf
-            near = np.argpartition(row, min(NEIGHBOURS * 8, n - 1))[: NEIGHBOURS * 8]
-            near = near[np.argsort(row[near], kind="stable")]
-            # The identity that first gathers NEIGHBOURS among the nearest, or all its images, or else the nearest one.
-            owners = numbers[order[near]]
-            seen = {}
-            for place, owner in enumerate(owners):
-                seen.setdefault(owner, []).append(place)
-                if len(seen[owner]) == min(NEIGHBOURS, sizes[owner]):
-                    break
-            else:
-                owner = owners[0]
-            other[image], nearest[image] = row[near[seen[owner]]].mean(), owner
+            other[image], nearest[image] = _nearest_identity(row, numbers[order], sizes)
     with np.errstate(invalid="ignore"):
         score = np.where(np.isfinite(own), own / np.maximum(own + other, 1e-30), 0)
     return Suspicion(own, other, names[nearest], score)
 
 
-def rank(found):
-    """The images from the most suspicious on: their numbers (N,)."""
+def _nearest_identity(distances: np.ndarray, owners: np.ndarray, sizes: np.ndarray) -> tuple[float, int]:
+    """The mean distance of the NEIGHBOURS nearest images of the nearest identity, and that identity.
+
+    distances: (N,), to all images, inf for those that do not count; owners: (N,), the images' identities, 0..I - 1;
+    sizes: (I,), how many images an identity has.
+    """
+    near = np.argpartition(distances, min(NEIGHBOURS * 8, len(distances) - 1))[: NEIGHBOURS * 8]
+    near = near[np.argsort(distances[near], kind="stable")]
+    # The first identity with NEIGHBOURS images, or all of its own, among the nearest images; else that of the nearest.
+    seen: dict[int, list[int]] = {}
+    for image in near:
+        mine = seen.setdefault(owners[image], [])
+        mine.append(image)
+        if len(mine) == min(NEIGHBOURS, sizes[owners[image]]):
+            break
+    else:
+        mine = seen[owners[near[0]]]
+    return float(distances[mine].mean()), owners[mine[0]]
+
+
+def rank(found: Suspicion) -> np.ndarray:
+    """The images' numbers, (N,), the most suspicious first."""
     return np.argsort(-found.score, kind="stable")
 
 
-def identities_of(images):
-    """Label -> the name of its identity, or '' where the list has none, for all labels of an ImageList."""
+def identities_of(images: ImageList) -> dict[int, str]:
+    """The name of each label's identity, '' if the list does not say."""
     return {label: identity_of(name) for name, label in zip(images.names, images.labels.tolist(), strict=True)}
 
 
-def write(out, images, found, order, top, who):
-    """Write the table of all images and the contact sheet of the first `top`. who: label -> name. Raises InputError."""
+def write(
+    out: str, images: ImageList, found: Suspicion, order: np.ndarray, top: int, who: Mapping[int, str]
+) -> None:  # fmt: skip
+    """Write OUT.csv, a table of all images, and OUT.jpg, a contact sheet of the first `top`. Raises InputError.
+
+    order: of rank(); who: of identities_of().
+    """
     rows = []
     for i in order[:top]:
         mine = [j for j in np.flatnonzero(images.labels == images.labels[i]) if j != i][:4]

@@ -1,15 +1,17 @@
 """Files of embeddings: HDF5, NumPy's .npz and .csv, by the suffix.
 
-HDF5 is what this project reads again. Its library ends the process where it cannot write, so that it only lays out the
-file, in a child; the numbers are then written into the place that it made for them, batch by batch.
 An HDF5 file has the datasets `embeddings` (N x D float32), `labels` (N) and `names` (N, relative to the attribute
-`folder`), and says in its attributes what they were made by: `weights_sha256`, `weights`, `feature`, `mirrored`. An
-.npz has arrays of all these names; a .csv, a row of name, label and D numbers for each image.
+`folder`). Its attributes say what the embeddings were made from: `list`, `weights`, `weights_sha256`, `feature`,
+`mirrored`. A .npz file has arrays of all these names; a .csv file has one row per image: name, label and D numbers.
+
+Only HDF5 files are read again. The HDF5 library ends the process if it cannot write, so it only lays out the file, in a
+child process; the numbers are then written, batch by batch, into the space that it reserved for them.
 """
 
 import csv
 import os
 import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import h5py
@@ -22,35 +24,36 @@ from tripletloss.core.distances import first_not_finite
 from tripletloss.data.lists import ImageList
 
 FRAME = 2**16  # bytes, more than HDF5 needs besides the numbers and names
+About = Mapping[str, str | bool]
 
 
 class Embeddings(NamedTuple):
-    """Rows for the images of a list, and what made them."""
+    """The embeddings of a list's images, and what they were made from."""
 
     rows: np.ndarray  # (N, D) float32
     images: ImageList
     feature: str  # the net's blob
     weights: str  # path of the weights
     weights_sha256: str
-    mirrored: bool  # each row is the mean of an image's and its mirror image's
+    mirrored: bool  # whether each row is the mean of an image's and its mirror image's
 
 
-def check_suffix(path):
-    """Raise InputError for a path whose suffix is of no format that embeddings are written in."""
+def check_suffix(path: str) -> None:
+    """Raise InputError if a path's suffix is not that of a format for embeddings."""
     if os.path.splitext(path)[1] not in WRITERS:
         raise InputError(f"{path} does not say its format: end its name in {', '.join(WRITERS)}")
 
 
-def write(path, images, about, batches):
-    """Write embeddings to a file, which gets its name when it is whole. Returns their shape, (N, D).
+def write(path: str, images: ImageList, about: About, batches: Iterator[np.ndarray]) -> tuple[int, int]:
+    """Write embeddings to a file, which gets its name once it is whole. Returns their shape, (N, D).
 
-    images: ImageList, N images; about: text or bool by name, which HDF5 and .npz keep; batches: yields rows (B, D)
-    float32, in the images' order. Raises InputError where the file cannot be written.
+    about: what HDF5 and .npz files say about them, by name; batches: yields rows, (B, D) float32, in the images' order.
+    Raises InputError if the file cannot be written.
     """
     rows = next(batches)
     shape = len(images.names), rows.shape[1]
 
-    def all_batches():
+    def all_batches() -> Iterator[np.ndarray]:
         yield rows
         yield from batches
 
@@ -62,9 +65,11 @@ def write(path, images, about, batches):
     return shape
 
 
-def _write_h5(path, images, about, shape, batches):
+def _write_h5(
+    path: str, images: ImageList, about: About, shape: tuple[int, int], batches: Iterable[np.ndarray]
+) -> None:  # fmt: skip
     names = sum(len(name.encode()) for name in images.names)
-    with open(path, "xb") as file:  # if there is no room, that comes out now, from the system and not from HDF5
+    with open(path, "xb") as file:  # if there is no room, the system says so here, before HDF5 meets it
         os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1] + names + 40 * shape[0] + FRAME)
     place = try_in_child(lambda: _lay_out_h5(path, images, about, shape), f"{path} cannot be laid out")
     with open(path, "r+b") as file:
@@ -74,8 +79,8 @@ def _write_h5(path, images, about, shape, batches):
             file.write(rows.astype("<f4").tobytes())
 
 
-def _lay_out_h5(path, images, about, shape):
-    """Write an HDF5 file that lacks the numbers of `embeddings`; returns where in the file these go."""
+def _lay_out_h5(path: str, images: ImageList, about: About, shape: tuple[int, int]) -> int:
+    """Write an HDF5 file without the numbers of `embeddings`. Returns the place in the file where they go."""
     with h5py.File(path, "w") as file:
         at_once = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         at_once.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -89,7 +94,9 @@ def _lay_out_h5(path, images, about, shape):
         return rows.get_offset()
 
 
-def _write_npz(path, images, about, shape, batches):
+def _write_npz(
+    path: str, images: ImageList, about: About, shape: tuple[int, int], batches: Iterable[np.ndarray]
+) -> None:  # fmt: skip
     others = {"labels": images.labels, "names": np.array(images.names), **about}
     with zipfile.ZipFile(path, "x") as archive:
         for name, value in others.items():
@@ -102,7 +109,9 @@ def _write_npz(path, images, about, shape, batches):
                 file.write(rows.astype("<f4").tobytes())
 
 
-def _write_csv(path, images, about, shape, batches):
+def _write_csv(
+    path: str, images: ImageList, about: About, shape: tuple[int, int], batches: Iterable[np.ndarray]
+) -> None:  # fmt: skip
     labelled = zip(images.names, images.labels, strict=True)
     with open(path, "x", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
@@ -115,12 +124,12 @@ def _write_csv(path, images, about, shape, batches):
 WRITERS = {".h5": _write_h5, ".npz": _write_npz, ".csv": _write_csv}
 
 
-def is_embeddings(path):
-    """Whether a file is one of save()'s in HDF5, and not weights. Raises InputError for a damaged one."""
+def is_embeddings(path: str) -> bool:
+    """Whether a file is an HDF5 file of embeddings, and not of weights. Raises InputError if it is damaged."""
     if not (os.path.isfile(path) and h5py.is_hdf5(path)):
         return False
 
-    def has_embeddings():
+    def has_embeddings() -> bool:
         try:
             with h5py.File(path, "r") as file:
                 return "embeddings" in file
@@ -130,14 +139,14 @@ def is_embeddings(path):
     return read_hdf5(has_embeddings, path)
 
 
-def load(path):
-    """Embeddings from an HDF5 file of save(). Raises InputError if it is none."""
+def load(path: str) -> Embeddings:
+    """Read an HDF5 file of embeddings. Raises InputError if it is damaged or something else."""
     if os.path.isfile(path):
         read_hdf5(lambda: bool(_load(path)), path)
     return _load(path)
 
 
-def _load(path):
+def _load(path: str) -> Embeddings:
     try:
         with h5py.File(path, "r") as file:
             rows, labels = file["embeddings"][...], file["labels"][...]
@@ -150,6 +159,6 @@ def _load(path):
         raise InputError(f"{path} is damaged: embeddings, labels and names do not fit together; make it again")
     broken = first_not_finite(rows)
     if broken is not None:
-        raise InputError(f"{path}: the embedding of {names[broken]} holds NaN or infinity; make the file again")
+        raise InputError(f"{path} is damaged: the embedding of {names[broken]} holds NaN or infinity; make it again")
     images = ImageList(about.pop("list"), about.pop("folder"), names, labels.astype(np.int64))
     return Embeddings(rows.astype(np.float32, copy=False), images, **about, mirrored=mirrored)
