@@ -157,10 +157,11 @@ def build(weights: str, settings: Mapping[str, Any], pixels: str = "") -> onnx.M
 def _add_layer(graph: Graph, layer: Any, blobs: dict[str, Blob], parameters: list[np.ndarray], where: str) -> None:
     """Add a layer to the graph, and its top to the blobs. Raises InputError if it cannot be exported."""
     graph.start(layer, parameters, where)
+    if not layer.bottom:
+        raise InputError(f"{where} has no bottom")
     missing = [bottom for bottom in layer.bottom if bottom not in blobs]
-    if missing or not layer.bottom:
-        raise InputError(f"{where} has the bottoms {missing}, which no layer above it has as a top" if missing else
-                         f"{where} has no bottom")  # fmt: skip
+    if missing:
+        raise InputError(f"{where} takes the bottom {missing[0]!r}, which no layer above makes")
     try:
         blobs[layer.top[0]] = LAYERS[layer.type](graph, layer, *[blobs[bottom] for bottom in layer.bottom])
     except TypeError:  # of the call: the function of this type takes another number of bottoms

@@ -83,7 +83,7 @@ def passes(
             team.raise_first(error)
             for number, (found, everyones) in enumerate(team.gather((rows, skipped))):
                 if broken is not None:
-                    broken.update(everyones)
+                    broken.update(everyones or {})
                 if found:
                     yield start + number * BATCH_SIZE, found
                     bar.update(len(found[0][0]))
