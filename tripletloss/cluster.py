@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -9,24 +11,24 @@ from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.base.outputs import add_force, check_folder
 from tripletloss.core.clustering import clustering
-from tripletloss.data.lists import notes_on_trained
+from tripletloss.data.lists import ImageList, notes_on_trained
 from tripletloss.evaluation import grouping
 from tripletloss.evaluation.arguments import add_arguments, images_of, inputs_of, settings_of
 from tripletloss.evaluation.embed import embed
 
 
-def main():
-    """python -m tripletloss.cluster. Returns the exit status."""
+def main() -> int:
+    """Run python -m tripletloss.cluster. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tripletloss.cluster",
-        description="Group the images of a list, or of a folder, by identity, and score that where they are labelled.",
+        description="Group the images of a list or a folder by identity, and score that where they have labels.",
     )
     parser.add_argument("weights", help="a .caffemodel of this project's")
     add_arguments(parser)
-    parser.add_argument("--out", required=True, help="folder to write, a new one: lists, or folders, and clusters.jpg")
+    parser.add_argument("--out", required=True, help="new folder for the groups' lists or folders, and clusters.jpg")
     add_force(parser)
     parser.add_argument("--method", choices=("average", "dbscan"), default="average", help="(default: average linkage)")
-    parser.add_argument("--threshold", type=float, help="squared distance (default: the best F's on HELD_OUT_LIST)")
+    parser.add_argument("--threshold", type=float, help="squared distance (default: the best for HELD_OUT_LIST, by F)")
     parser.add_argument("--copy", action="store_true", help="copy images into one folder per cluster, instead of lists")
     arguments = parser.parse_args()
     if arguments.threshold is not None and not 0 < arguments.threshold < float("inf"):
@@ -34,14 +36,14 @@ def main():
     return command.run("tripletloss.cluster", lambda: print(run(arguments)))
 
 
-def run(arguments):
-    """What the arguments ask for; returns what to say. Raises InputError."""
+def run(arguments: argparse.Namespace) -> str:
+    """Group the images that the arguments name. Returns text for the terminal. Raises InputError."""
     settings = settings_of(arguments)
     images = images_of(arguments, settings)
     check_folder(arguments.out, inputs_of(arguments, settings, images), arguments.force)
     if len(images.names) > grouping.MOST_IMAGES:
         raise InputError(
-            f"{len(images.names)} images are more than the {grouping.MOST_IMAGES} that are clustered at once"
+            f"{len(images.names)} images are too many: cluster groups {grouping.MOST_IMAGES} at most, so name fewer"
         )
     if arguments.threshold:
         threshold = grouping.Threshold(arguments.threshold, "given", images.labels >= 0)
@@ -58,13 +60,16 @@ def run(arguments):
     ])  # fmt: skip
 
 
-def _score(arguments, settings, images, clusters, scored):
-    """Lines about how well the clusters fit the labels of some of the images. scored: (N,) bool."""
+def _score(
+    arguments: argparse.Namespace, settings: Mapping[str, Any], images: ImageList, clusters: np.ndarray,
+    scored: np.ndarray,
+) -> list[str]:  # fmt: skip
+    """Lines about how well the clusters fit the labels of some of the images. clusters: (N,) int; scored: (N,) bool."""
     if not scored.any():
         if (images.labels < 0).all():
             return []
         return [
-            "score      none: the threshold was chosen on these identities, and they are too few to divide; give "
+            "score      none: the threshold was chosen on these identities, which are too few to divide; set one with "
             "--threshold"
         ]
     notes = notes_on_trained(images.only(scored), settings["TRAIN_LIST"], settings["IMAGEPATH"])

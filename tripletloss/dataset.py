@@ -1,8 +1,10 @@
-"""List files for a folder that has a folder of images for each identity: python -m tripletloss.dataset FOLDER."""
+"""Lists of images for training: python -m tripletloss.dataset FOLDER. FOLDER has one folder of images per identity."""
 
 import argparse
 import os
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from tripletloss import config
 from tripletloss.base import command
@@ -12,26 +14,26 @@ from tripletloss.base.outputs import add_force, check_outputs
 from tripletloss.data import folders
 
 
-def main():
-    """python -m tripletloss.dataset. Returns the exit status."""
+def main() -> int:
+    """Run python -m tripletloss.dataset. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tripletloss.dataset",
-        description="Write train.txt and held_out.txt for a folder that has a folder of images for each identity.",
+        description="Write train.txt and held_out.txt for a folder that has one folder of images per identity.",
     )
     parser.add_argument("folder", help="FOLDER/identity/image.jpg")
     parser.add_argument("--out", default=".", help="where the two lists go (default: here)")
     add_force(parser)
     parser.add_argument("--held-out", type=float, default=0.2, help="share of identities to measure on (default: 0.2)")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of these identities (default: 0)")
-    parser.add_argument("--config", metavar="FILE", help="also write a config file for these lists, a new one")
+    parser.add_argument("--seed", type=int, default=0, help="for the choice of these identities (default: 0)")
+    parser.add_argument("--config", metavar="FILE", help="also write a config file for these lists")
     arguments = parser.parse_args()
     if not 0 <= arguments.held_out < 1 or arguments.seed < 0:
-        parser.error("--held-out is a share, from 0 to below 1, and --seed a whole number from 0")
+        parser.error("--held-out is a share from 0 to below 1, and --seed a whole number from 0")
     return command.run("tripletloss.dataset", lambda: print(run(arguments)))
 
 
-def run(arguments):
-    """What the arguments ask for; returns what to say. Raises InputError."""
+def run(arguments: argparse.Namespace) -> str:
+    """Write the lists. Returns text for the terminal. Raises InputError."""
     paths = [os.path.normpath(os.path.join(arguments.out, name)) for name in ("train.txt", "held_out.txt")]
     outputs = [*paths[: 2 if arguments.held_out else 1], *filter(None, [arguments.config])]
     check_outputs(outputs, [folders.PROJECT_CONFIG], arguments.force)
@@ -52,7 +54,7 @@ def run(arguments):
     return "\n".join([*_about(found, kept, held_out, arguments.held_out), *_next(arguments.config, settings)])
 
 
-def _about(found, kept, held_out, share):
+def _about(found: folders.Found, kept: list[str], held_out: list[str], share: float) -> list[str]:
     """Lines about what was found and how it was divided."""
     sizes = [len(found.identities[name]) for name in kept]
     lines = [
@@ -66,13 +68,13 @@ def _about(found, kept, held_out, share):
         lines.append(f"held_out.txt: {images} images of {len(held_out)} identities, to measure on")
     elif share:
         lines.append(
-            f"no held_out.txt: it takes {folders.LEAST_HELD_OUT} identities with two images or more to measure on, and "
-            f"{folders.LEAST_KEPT} others to train on"
+            f"no held_out.txt: measuring takes {folders.LEAST_HELD_OUT} identities with two images or more, and "
+            f"training {folders.LEAST_KEPT} others"
         )
     return lines
 
 
-def _next(config_file, settings):
+def _next(config_file: str | None, settings: Mapping[str, Any]) -> list[str]:
     """Lines about what to do with the lists."""
     if config_file:
         return [f"{config_file}: settings for these lists; next, python train.py --config {config_file} --check"]

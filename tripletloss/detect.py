@@ -1,8 +1,4 @@
-"""Faces in photos from a camera: python -m tripletloss.detect PHOTOS --out FACES.
-
-Of each photo in a folder, one face is turned upright and cut out, as the shipped model was trained on them: see
-deploy/photos.py.
-"""
+"""Faces out of a camera's photos: python -m tripletloss.detect PHOTOS --out FACES. See deploy/photos.py."""
 
 import argparse
 import sys
@@ -13,16 +9,16 @@ from tripletloss.deploy.faces import PICKS
 from tripletloss.deploy.photos import cut_faces
 
 
-def main():
-    """python -m tripletloss.detect. Returns the exit status."""
+def main() -> int:
+    """Run python -m tripletloss.detect. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tripletloss.detect",
         description="Cut one face out of each photo in a folder, as the shipped model was trained on them.",
     )
-    parser.add_argument("folder", help="of photos; folders in it are kept")
-    parser.add_argument("--out", required=True, help="folder to write, a new one, beside OUT.csv and OUT.jpg")
+    parser.add_argument("folder", help="folder of photos; folders in it are kept")
+    parser.add_argument("--out", required=True, help="new folder for the faces, beside OUT.csv and OUT.jpg")
     add_force(parser)
-    parser.add_argument("--size", type=int, default=112, help="pixels, a side of a face's square (default: 112)")
+    parser.add_argument("--size", type=int, default=112, help="pixels per side of a face's square (default: 112)")
     parser.add_argument(
         "--pick", choices=PICKS, default="best",
         help="which of several faces: the largest, the most central, or, by both and the detector's score, the best "

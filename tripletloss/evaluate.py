@@ -2,13 +2,16 @@
 
 import argparse
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.base.outputs import add_force
-from tripletloss.base.parallel import join
+from tripletloss.base.parallel import OneProcess, join
 from tripletloss.config import load
-from tripletloss.data.pairs import read_pairs
+from tripletloss.data.lists import ImageList
+from tripletloss.data.pairs import PairsFile, read_pairs
 from tripletloss.evaluation import report
 from tripletloss.evaluation.arguments import add_arguments, images_of, inputs_of, settings_of
 from tripletloss.evaluation.compare import compare_weights
@@ -16,8 +19,8 @@ from tripletloss.evaluation.embed import embed
 from tripletloss.formats import embeddings
 
 
-def main():
-    """python -m tripletloss.evaluate. Returns the exit status."""
+def main() -> int:
+    """Run python -m tripletloss.evaluate. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tripletloss.evaluate",
         description="Measure weights, or embeddings of tripletloss.extract, on HELD_OUT_LIST, on another list, or on "
@@ -26,7 +29,7 @@ def main():
     parser.add_argument("source", metavar="WEIGHTS", help="a .caffemodel of this project's, or an .h5 of embeddings")
     add_arguments(parser)
     parser.add_argument("--pairs", help="a pairs file in LFW's format, instead of a list")
-    parser.add_argument("--compare", action="store_true", help="what the triplet stage added to the softmax feature")
+    parser.add_argument("--compare", action="store_true", help="show what the triplet stage added to the softmax one")
     parser.add_argument("--out", help="folder for report.json, roc.png and, without --compare, distances.png")
     add_force(parser)
     parser.add_argument("--tsne", action="store_true", help="with --out, also tsne.png, a map of the embeddings")
@@ -36,7 +39,7 @@ def main():
     if arguments.tsne and arguments.compare:
         parser.error("--tsne draws one embedding, and --compare takes several: leave one of the two out")
 
-    def evaluate():
+    def evaluate() -> None:
         with join("tripletloss.evaluate") as team:
             said = run(arguments, team)
         if team.rank == 0:
@@ -45,34 +48,33 @@ def main():
     return command.run("tripletloss.evaluate", evaluate)
 
 
-def run(arguments, team):
-    """What the arguments ask for, as text. All processes of a team divide the images. Raises InputError."""
+def run(arguments: argparse.Namespace, team: OneProcess) -> str:
+    """Measure what the arguments name. Returns text for the terminal. Raises InputError.
+
+    team: the processes that share the images.
+    """
     with team.together():
         made = not arguments.compare and embeddings.is_embeddings(arguments.source)
+        if made and arguments.pairs:
+            raise InputError("--pairs needs weights, not embeddings, since the pairs name images: name a .caffemodel")
         settings = settings_of(arguments)
-        file = None
-        if arguments.pairs:
-            file = read_pairs(arguments.pairs, arguments.images or settings["IMAGEPATH"])
-        if made and file:
-            raise InputError("--pairs takes weights, not embeddings: the pairs name images")
-        images = file.images if file else None if made else images_of(arguments, settings)
+        file = read_pairs(arguments.pairs, arguments.images or settings["IMAGEPATH"]) if arguments.pairs else None
+        images = None if made else file.images if file else images_of(arguments, settings)
         if arguments.out:
             inputs = inputs_of(arguments, settings, images)
             report.prepare_folder(arguments.out, arguments.compare, arguments.tsne, inputs, arguments.force)
+    if images is None:
+        return team.first(lambda: _measure(arguments, settings, None, embeddings.load(arguments.source)))
     if arguments.compare:
-        pairs = file.pairs if file else team.first(lambda: report.pairs_of_images(images))
-        with team.together():
-            softmax = load(arguments.config).stage("softmax")["FEATURE"]
-        comparison = compare_weights(arguments.source, settings, softmax, images, pairs, arguments.mirrored, team)
-        return team.first(lambda: _compared(arguments, comparison, pairs))
-    if made:
-        return team.first(lambda: _measured(arguments, settings, file, embeddings.load(arguments.source)))
+        return _compare(arguments, settings, images, file, team)
     found = embed(arguments.source, settings, settings["FEATURE"], images, arguments.mirrored, team)
-    return team.first(lambda: _measured(arguments, settings, file, found))
+    return team.first(lambda: _measure(arguments, settings, file, found))
 
 
-def _measured(arguments, settings, file, found):
-    """Measure Embeddings, write what the arguments ask for, and return the figures as text. Raises InputError."""
+def _measure(
+    arguments: argparse.Namespace, settings: Mapping[str, Any], file: PairsFile | None, found: embeddings.Embeddings
+) -> str:
+    """Measure embeddings, write the report if --out is given, and return it as text. Raises InputError."""
     pairs = file.pairs if file else report.pairs_of_images(found.images)
     figures = report.report_on(found, file, settings)
     if arguments.out:
@@ -80,11 +82,23 @@ def _measured(arguments, settings, file, found):
     return report.describe(figures)
 
 
-def _compared(arguments, comparison, pairs):
-    """A Comparison as text; it is written, too, where the arguments ask for that. Raises InputError."""
-    if arguments.out:
-        report.write_comparison(arguments.out, comparison, pairs, arguments.source, arguments.mirrored)
-    return comparison.describe()
+def _compare(
+    arguments: argparse.Namespace, settings: Mapping[str, Any], images: ImageList, file: PairsFile | None,
+    team: OneProcess,
+) -> str:  # fmt: skip
+    """Compare the stages, write the comparison if --out is given, and return it as text. Raises InputError."""
+    pairs = file.pairs if file else team.first(lambda: report.pairs_of_images(images))
+    with team.together():
+        softmax = load(arguments.config).stage("softmax")["FEATURE"]
+    comparison = compare_weights(arguments.source, settings, softmax, images, pairs, arguments.mirrored, team)
+
+    def say() -> str:
+        assert comparison, "the first process has it"
+        if arguments.out:
+            report.write_comparison(arguments.out, comparison, pairs, arguments.source, arguments.mirrored)
+        return comparison.describe()
+
+    return team.first(say)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""A trained net for where Caffe is not: python -m tripletloss.export WEIGHTS --out model.onnx."""
+"""A trained net as ONNX, to run without Caffe: python -m tripletloss.export WEIGHTS --out model.onnx."""
 
 import argparse
 import sys
+from collections.abc import Mapping
 
 from tripletloss import config
 from tripletloss.base import command
@@ -14,11 +15,11 @@ from tripletloss.deploy.onnx_model import threshold_advice
 from tripletloss.evaluation.arguments import add_net_arguments, inputs_of, settings_of
 
 
-def main():
-    """python -m tripletloss.export. Returns the exit status."""
+def main() -> int:
+    """Run python -m tripletloss.export. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tripletloss.export",
-        description="Write the deploy net with weights in it as ONNX, for onnxruntime and OpenCV. Needs no Caffe.",
+        description="Write the deploy net with its weights as ONNX, for onnxruntime and OpenCV. Needs no Caffe.",
     )
     parser.add_argument("weights", help="a .caffemodel or .caffemodel.h5 of this project's")
     parser.add_argument("--out", required=True, help="the .onnx file to write")
@@ -26,19 +27,19 @@ def main():
     add_net_arguments(parser)
     parser.add_argument(
         "--pixels", choices=("bgr", "rgb"), default="",
-        help="let the file take uint8 pixels, N x S x S x 3, of these channels (default: what Caffe's net takes)",
+        help="make the model take uint8 pixels, N x S x S x 3, with these channels (default: the input of Caffe's net)",
     )  # fmt: skip
     parser.add_argument("--licence", default="not stated", help="of the weights, for the metadata")
     arguments = parser.parse_args()
     return command.run("tripletloss.export", lambda: run(arguments))
 
 
-def run(arguments):
+def run(arguments: argparse.Namespace) -> None:
     """Write the model that the arguments ask for, and print what it is. Raises InputError."""
     settings = settings_of(arguments)
     config.need_files(settings, "DEPLOY", *(["IMAGEPATH", "HELD_OUT_LIST"] if settings["HELD_OUT_LIST"] else []))
     if not arguments.out.endswith(".onnx"):
-        raise InputError(f"{arguments.out} does not say what it is: name a file that ends in .onnx")
+        raise InputError(f"{arguments.out} does not say its format: end its name in .onnx")
     check_outputs([arguments.out], inputs_of(arguments, settings), arguments.force)
     model, about = export(arguments.weights, settings, arguments.pixels, arguments.licence, arguments.out)
     try:
@@ -51,8 +52,8 @@ def run(arguments):
     print(_about_threshold(about))
 
 
-def _about_threshold(about):
-    """What the metadata say about the threshold, as a sentence."""
+def _about_threshold(about: Mapping[str, str]) -> str:
+    """What a model's metadata say about its threshold, as a sentence."""
     if "threshold" not in about:
         return f"no threshold was measured (pairs: {about['threshold_pairs']}): {threshold_advice(about)}"
     return (

@@ -11,8 +11,8 @@ from tripletloss.evaluation.embed import embed_to_file, open_net
 from tripletloss.formats.embeddings import check_suffix
 
 
-def main():
-    """python -m tripletloss.extract. Returns the exit status."""
+def main() -> int:
+    """Run python -m tripletloss.extract. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tripletloss.extract",
         description="Write the embeddings of a list's images, or of all images in a folder, to a file.",
@@ -25,8 +25,8 @@ def main():
     return command.run("tripletloss.extract", lambda: run(arguments))
 
 
-def run(arguments):
-    """Write the embeddings that the arguments ask for. Raises InputError."""
+def run(arguments: argparse.Namespace) -> None:
+    """Write the embeddings that the arguments ask for, and print what they are. Raises InputError."""
     with join("tripletloss.extract") as team:
         with team.together():
             check_suffix(arguments.out)

@@ -1,4 +1,4 @@
-"""Images that are probably mislabelled: python -m tripletloss.suspects WEIGHTS. It suggests, and never deletes."""
+"""Images that are probably mislabelled: python -m tripletloss.suspects WEIGHTS. It suggests and never deletes."""
 
 import argparse
 import sys
@@ -14,17 +14,17 @@ from tripletloss.evaluation.arguments import add_arguments, images_of, inputs_of
 from tripletloss.evaluation.embed import embed
 
 
-def main():
-    """python -m tripletloss.suspects. Returns the exit status."""
+def main() -> int:
+    """Run python -m tripletloss.suspects. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tripletloss.suspects",
-        description="Rank the images of a list by how probably they are mislabelled: far from their identity, close to "
-        "another. It only suggests; look at the images.",
+        description="Rank the images of a list by how probably they are mislabelled: far from their own identity, and "
+        "close to another. It only suggests: look at the images.",
     )
     parser.add_argument("weights", help="a .caffemodel of this project's")
     add_arguments(parser, "TRAIN_LIST")
     parser.add_argument("--top", type=int, default=30, help="how many to show (default: 30)")
-    parser.add_argument("--out", default="suspects", help="writes OUT.csv, all images, and OUT.jpg (default: suspects)")
+    parser.add_argument("--out", default="suspects", help="write OUT.csv, all images, and OUT.jpg (default: suspects)")
     add_force(parser)
     arguments = parser.parse_args()
     if arguments.top < 1:
@@ -32,12 +32,12 @@ def main():
     return command.run("tripletloss.suspects", lambda: run(arguments))
 
 
-def run(arguments):
-    """Rank the images that the arguments name, write that, and print the first. Raises InputError."""
+def run(arguments: argparse.Namespace) -> None:
+    """Rank the images that the arguments name, write the ranking, and print its beginning. Raises InputError."""
     settings = settings_of(arguments)
     images = images_of(arguments, settings)
     if len(np.unique(images.labels)) < 2 or (images.labels < 0).any():
-        raise InputError(f"{images.source} must name two identities or more, and one for every image")
+        raise InputError(f"{images.source} must have two identities or more, and say one for every image")
     outputs = f"{arguments.out}.csv", f"{arguments.out}.jpg"
     check_outputs(outputs, inputs_of(arguments, settings, images), arguments.force)
     rows = embed(arguments.weights, settings, settings["FEATURE"], images, arguments.mirrored).rows

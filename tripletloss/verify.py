@@ -1,7 +1,7 @@
-"""Two photos: the same person or not? python -m tripletloss.verify MODEL.onnx ONE.jpg OTHER.jpg.
+"""The same person in two photos? python -m tripletloss.verify MODEL.onnx ONE.jpg OTHER.jpg.
 
-From a camera's photo to the answer, without Caffe: one face of each is found and cut out, embedded by a
-model of tripletloss.export, and the squared distance compared with the model's threshold.
+One face of each photo is found, cut out, and embedded by a model of tripletloss.export. The squared distance of the
+two embeddings is compared with the model's threshold. This needs no Caffe.
 """
 
 import argparse
@@ -14,8 +14,8 @@ from tripletloss.deploy.verification import distance, threshold_of
 SAME, NOT_SAME, NO_ANSWER = 0, 1, 2  # exit statuses; argparse has 2 for wrong arguments, too
 
 
-def main():
-    """python -m tripletloss.verify. Returns the exit status."""
+def main() -> int:
+    """Run python -m tripletloss.verify. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tripletloss.verify",
         description="Say whether two photos show the same person. Needs no Caffe.",
@@ -23,15 +23,15 @@ def main():
     )
     parser.add_argument("model", help="an .onnx file of tripletloss.export")
     parser.add_argument("photos", nargs=2, metavar="PHOTO")
-    parser.add_argument("--threshold", type=float, help="squared distance of the same person (default: the model's)")
+    parser.add_argument("--threshold", type=float, help="largest squared distance of one person (default: the model's)")
     arguments = parser.parse_args()
     if arguments.threshold is not None and not 0 <= arguments.threshold < float("inf"):
         parser.error("--threshold is a squared distance, 0 or more")
     return command.run("tripletloss.verify", lambda: run(arguments), failure=NO_ANSWER)
 
 
-def run(arguments):
-    """Print the answer for two photos. Returns SAME or NOT_SAME; raises InputError."""
+def run(arguments: argparse.Namespace) -> int:
+    """Print the answer for two photos. Returns SAME or NOT_SAME. Raises InputError."""
     model = Model(arguments.model)
     threshold, known = arguments.threshold, "given"
     if threshold is None:

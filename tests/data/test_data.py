@@ -147,7 +147,7 @@ def test_none_or_two_identities_or_more_with_pairs_are_held_out(tmp_path, sizes,
     if held_out:
         counts = np.unique(read_list(settings["HELD_OUT_LIST"], settings["IMAGEPATH"]).labels, return_counts=True)[1]
         assert len(counts) == held_out and counts.min() >= 2
-    assert ("no held_out.txt: it takes 2 identities" in result.stdout) == (not held_out and not arguments)
+    assert ("no held_out.txt: measuring takes 2 identities" in result.stdout) == (not held_out and not arguments)
 
 
 def test_the_config_of_a_folder_is_whole_commented_and_says_what_the_lines_say(tmp_path):

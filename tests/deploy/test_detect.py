@@ -203,7 +203,7 @@ def test_a_run_with_other_settings_begins_anew(photos, tmp_path):
     (tmp_path / "faces.part").mkdir()
     (tmp_path / "faces.part" / "mine.jpg").write_bytes(b"")
     refused = detect(photos, "--out", tmp_path / "faces")
-    assert refused.returncode == 1 and "faces.part is there, but not of a run that was stopped" in refused.stderr
+    assert refused.returncode == 1 and "faces.part exists, but is not from a run that was stopped" in refused.stderr
     (tmp_path / "faces.part.log").write_text('{"photos": "elsewhere", "size": 64, "pick": "best"}\n["mine.jpg", [0')
     result = detect(photos, "--out", tmp_path / "faces")
     assert result.returncode == 0 and not (tmp_path / "faces" / "mine.jpg").exists(), result.stderr

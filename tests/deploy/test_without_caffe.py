@@ -214,7 +214,7 @@ def test_without_the_detector_one_sentence_says_why(tmp_path, monkeypatch):
     path = tmp_path / "tripletloss" / f"yunet-{faces.WHEEL_SHA256[:8]}.onnx"
     path.parent.mkdir()
     path.write_bytes(b"no model")
-    with pytest.raises(InputError, match="delete it, and it is fetched anew"):
+    with pytest.raises(InputError, match="delete it, and it is fetched again"):
         faces.Detector()
 
 

@@ -570,7 +570,7 @@ def test_names_that_are_not_utf8_are_refused_before_any_work(trained, tmp_path, 
         ("evaluate", ["WEIGHTS", "--images", "loose"], "a.jpg has no identity: name it"),
         ("evaluate", ["WEIGHTS", "--list", "one.txt"], "needs two identities or more"),
         ("cluster", ["WEIGHTS", "--images", "nowhere", "--out", "g"], "the folder nowhere cannot be read (No such file or directory)"),
-        ("suspects", ["WEIGHTS", "--list", "one.txt"], "must name two identities or more"),
+        ("suspects", ["WEIGHTS", "--list", "one.txt"], "must have two identities or more"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_one_sentence(trained, module, arguments, sentence):

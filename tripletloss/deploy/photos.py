@@ -1,10 +1,10 @@
-"""The faces of a folder of photos, FACES, and what goes with them: what tripletloss.detect writes.
+"""The faces of a folder of photos: what `python -m tripletloss.detect PHOTOS --out FACES` writes.
 
-Of each photo in a folder, one face is turned upright and cut out, as the shipped model was trained on them: see
-deploy/faces.py. FACES.csv has a row for each photo: which face was taken, what others there were, or why there is
-none. FACES.jpg shows the photos with several faces, so that a person can look; the most doubtful come first.
+One face of each photo is turned upright and cut out, as the shipped model was trained on them: see faces.py. FACES.csv
+has a row for each photo: which face was taken, which others there are, or why there is none. FACES.jpg shows the photos
+with several faces, the most doubtful first, so that a person can check them.
 
-What is done is kept in FACES.part and FACES.part.log until all is done, so that the same command resumes a run that was
+Until a run is complete, its work is kept in FACES.part and FACES.part.log. The same command resumes a run that was
 stopped.
 """
 
@@ -13,7 +13,8 @@ import csv
 import json
 import os
 import shutil
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -25,34 +26,35 @@ from tripletloss.base.outputs import check_folder, check_outputs, distinct
 from tripletloss.data import montage
 from tripletloss.data.folders import list_folder
 from tripletloss.data.images import read_image
+from tripletloss.data.lists import ImageList
 from tripletloss.deploy.faces import Detector, Face, cut, weigh
 
 NO_FACE = "no face found"
-SHOWN_PHOTOS, SHOWN_FACES = 60, 8  # on the sheet, and of each photo
+SHOWN_PHOTOS, SHOWN_FACES = 60, 8  # on the sheet, and of one photo
 SAID = 10  # photos without a face that are named on the terminal
 COLUMNS = ["photo", "face", "faces", "score", "other_scores", "rival", "x", "y", "width", "height", "left_out"]
 
 
 class Seen(NamedTuple):
-    """What was found in a photo, as it is kept in the log."""
+    """What was found in a photo, as the log keeps it."""
 
     photo: str  # its name in the folder
-    state: list  # its size in bytes and when it was changed, by which a changed photo is noticed
+    state: list[int]  # of state_of(), by which a changed photo is noticed
     face: str  # the name of the file that was cut out of it, or ''
-    faces: list  # [box, points, score] of each Face, the one that was taken first
-    rival: float  # the weight of the second face, in shares of the first one's: near 1 it is doubtful which to take
+    faces: list[list]  # [box, points, score] of each Face; the first one was taken
+    rival: float  # the second face's weight as a share of the first one's: near 1, it is doubtful which to take
     left_out: str  # why there is no face, or ''
 
 
 class Work:
-    """The folder that a run fills, and the log by which another one resumes it."""
+    """The folder that a run fills, and the log from which another run resumes it."""
 
-    def __init__(self, out, about):
-        """Begin, or resume a run whose `about`, a dict, was the same. Raises InputError, and OSError."""
+    def __init__(self, out: str, about: dict[str, Any]) -> None:
+        """Begin a run, or resume one whose `about` was the same. Raises InputError and OSError."""
         self.folder, self.path = f"{out}.part", f"{out}.part.log"
-        self.seen = {}  # photo -> Seen
+        self.seen: dict[str, Seen] = {}  # by photo
         if os.path.lexists(self.folder) and not os.path.exists(self.path):
-            raise InputError(f"{self.folder} is there, but not of a run that was stopped: move it away")
+            raise InputError(f"{self.folder} exists, but is not from a run that was stopped: move it away")
         with contextlib.suppress(OSError, ValueError, TypeError), open(self.path, encoding="utf-8") as log:
             if json.loads(next(log, "")) == about:
                 for line in log:
@@ -60,53 +62,56 @@ class Work:
                     self.seen[seen.photo] = seen
         if not self.seen:
             shutil.rmtree(self.folder, ignore_errors=True)
-        # Written anew, as a line may be cut off; what is lost if this is stopped too is made again.
+        # Written again, since a line may be cut off. If this run is stopped too, it computes again what is lost.
         self.log = open(self.path, "w", encoding="utf-8")
         self._add(about, *map(list, self.seen.values()))
         os.makedirs(self.folder, exist_ok=True)
 
-    def resumed(self, photo, state, face):
-        """What an earlier run found in a photo, or None if that is not so any more."""
+    def resumed(self, photo: str, state: list[int], face: str) -> Seen | None:
+        """What an earlier run found in a photo, or None if the photo has changed or its face is not there."""
         seen = self.seen.get(photo)
         if seen and (seen.state, seen.face or face) == (state, face) and (seen.left_out or self._is_whole(face)):
             return seen
         return None
 
-    def _is_whole(self, face):
+    def _is_whole(self, face: str) -> bool:
         with contextlib.suppress(OSError), open(os.path.join(self.folder, face), "rb") as file:
             return file.read().endswith(b"\xff\xd9")
         return False
 
-    def keep(self, seen, picture):
+    def keep(self, seen: Seen, picture: np.ndarray | None) -> None:
         """Write the face cut out of a photo, if there is one, and then what was found. Raises OSError."""
-        if seen.face:
+        if picture is not None:
             path = os.path.join(self.folder, seen.face)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "wb") as file:
-                file.write(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1])
+                file.write(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
         self.seen[seen.photo] = seen
         self._add(list(seen))
 
-    def _add(self, *values):
+    def _add(self, *values: Any) -> None:
         self.log.writelines(json.dumps(value) + "\n" for value in values)
         self.log.flush()
 
-    def publish(self, out, faces, force):
+    def publish(self, out: str, faces: list[str], force: bool) -> None:
         """Give the folder its name, with these files in it and no others. Raises OSError."""
         for name in files_in(self.folder) - set(faces):
             os.remove(os.path.join(self.folder, name))
         publish_folder(self.folder, out, force)
         self.forget()
 
-    def forget(self):
-        """Remove what a run that has come to its end leaves aside."""
+    def forget(self) -> None:
+        """Remove the log and the folder of a run that is complete."""
         self.log.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         os.remove(self.path)
 
 
-def cut_faces(folder, out, size, pick="best", force=False):
-    """Cut one face out of each photo of a folder, into a new folder; returns what to say. Raises InputError."""
+def cut_faces(folder: str, out: str, size: int, pick: str = "best", force: bool = False) -> str:
+    """Cut one face out of each photo in a folder, and write it, size x size pixels, into a new folder `out`.
+
+    pick: as for weigh(); force: whether `out` may be replaced. Returns text for the terminal. Raises InputError.
+    """
     out = os.path.normpath(out)
     photos = list_folder(folder)
     if os.path.join(os.path.realpath(out), "").startswith(os.path.join(os.path.realpath(folder), "")):
@@ -121,7 +126,6 @@ def cut_faces(folder, out, size, pick="best", force=False):
         if not faces:
             work.forget()
             raise InputError(f"no face was found in any photo of {folder}; of {found[0].photo}: {found[0].left_out}")
-        # Of several faces, the most doubtful come first.
         several = sorted((seen for seen in found if len(seen.faces) > 1), key=lambda seen: -seen.rival)
         beside, name = os.path.split(out)
         with whole_files(beside or ".") as part:
@@ -130,7 +134,7 @@ def cut_faces(folder, out, size, pick="best", force=False):
             work.publish(out, faces, force)
         if not several:
             with contextlib.suppress(FileNotFoundError):
-                os.remove(f"{out}.jpg")  # of the run that this one replaces
+                os.remove(f"{out}.jpg")  # of a run that this one replaces
     except OSError as error:
         raise InputError(
             f"{error.filename or out} cannot be written ({error.strerror}): make room; the same command resumes"
@@ -138,8 +142,8 @@ def cut_faces(folder, out, size, pick="best", force=False):
     return "\n".join(describe(out, photos, found, several))
 
 
-def look_through(photos, detector, work, size, pick):
-    """What is found in each of an ImageList's photos: a list of Seen. Raises OSError."""
+def look_through(photos: ImageList, detector: Detector, work: Work, size: int, pick: str) -> list[Seen]:
+    """Look for faces in all photos, and cut out those that are not there from an earlier run. Raises OSError."""
     found = []
     names = distinct([f"{os.path.splitext(name)[0]}.jpg" for name in photos.names])
     bar = tqdm(total=len(names), desc="faces", unit="photo", mininterval=0.5)
@@ -159,8 +163,8 @@ def look_through(photos, detector, work, size, pick):
     return found
 
 
-def state_of(path):
-    """The size of a file in bytes and when it was changed, in nanoseconds; [] if it has gone."""
+def state_of(path: str) -> list[int]:
+    """A file's size in bytes and the time of its last change in nanoseconds; [] if it has gone."""
     try:
         found = os.stat(path)
     except OSError:
@@ -168,8 +172,10 @@ def state_of(path):
     return [found.st_size, found.st_mtime_ns]
 
 
-def look_at(path, photo, state, face, detector, size, pick):
-    """Seen of one photo, and the face cut out of it, (size, size, 3) uint8, or None."""
+def look_at(
+    path: str, photo: str, state: list[int], face: str, detector: Detector, size: int, pick: str
+) -> tuple[Seen, np.ndarray | None]:
+    """What is found in one photo, and the face cut out of it, (size, size, 3) uint8, or None."""
     try:
         pixels = read_image(path)
     except InputError as error:
@@ -185,7 +191,7 @@ def look_at(path, photo, state, face, detector, size, pick):
     return Seen(photo, state, face, kept, rival, ""), picture
 
 
-def write_table(path, found, several):
+def write_table(path: str, found: list[Seen], several: list[Seen]) -> None:
     """Write a row for each photo: first those with several faces, then those without one. Raises OSError."""
     left_out = [seen for seen in found if seen.left_out]
     with open(path, "w", newline="", encoding="utf-8") as file:
@@ -199,8 +205,8 @@ def write_table(path, found, several):
             table.writerow([seen.photo, seen.face, len(scores), score, others, rival, *box, seen.left_out])
 
 
-def draw_several(path, photos, several):
-    """Draw the faces of photos with several: a row each, first the one that was taken. Raises OSError."""
+def draw_several(path: str, photos: ImageList, several: list[Seen]) -> None:
+    """Draw the faces of each photo with several in a row, which begins with the one that was taken. Raises OSError."""
     rows = []
     for seen in several[:SHOWN_PHOTOS]:
         try:
@@ -214,14 +220,14 @@ def draw_several(path, photos, several):
         montage.draw(path, lambda picture: picture, rows)
 
 
-def describe(out, photos, found, several):
-    """Lines about a run of cut_faces."""
+def describe(out: str, photos: ImageList, found: list[Seen], several: list[Seen]) -> Iterator[str]:
+    """Lines about a run of cut_faces()."""
     left_out = [seen for seen in found if seen.left_out]
     for seen in left_out[:SAID]:
         path = os.path.join(photos.folder, seen.photo)
         yield f"{NO_FACE} in {path}" if seen.left_out == NO_FACE else seen.left_out
     if len(left_out) > SAID:
-        yield f"... and so on: {out}.csv lists all {len(left_out)} photos that are left out"
+        yield f"... {out}.csv lists all {len(left_out)} photos that are left out"
     yield f"{out}: {len(found) - len(left_out)} faces of {len(found)} photos; {out}.csv has a row for each photo"
     if several:
         yield f"{len(several)} photos have several faces: look at {out}.jpg, which begins with the most doubtful"

@@ -1,15 +1,20 @@
 """Two photos: the same person or not?"""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tripletloss.base.errors import InputError
 from tripletloss.data.images import read_image
 from tripletloss.deploy.faces import Detector, cut, weigh
-from tripletloss.deploy.onnx_model import threshold_advice
+from tripletloss.deploy.onnx_model import Model, threshold_advice
 
 
-def threshold_of(model):
-    """The squared distance of one person that a Model says, and what it was measured on. Raises InputError for none."""
+def threshold_of(model: Model) -> tuple[float, str]:
+    """A model's threshold, the largest squared distance of one person, and what it was measured on, in words.
+
+    Raises InputError if the model has none.
+    """
     if "threshold" not in model.about:
         pairs = model.about.get("threshold_pairs", "not known")
         raise InputError(
@@ -19,10 +24,10 @@ def threshold_of(model):
     return float(model.about["threshold"]), known
 
 
-def distance(model, photos):
-    """The squared distance of the faces in two photos, by their paths, and sentences about photos with several faces.
+def distance(model: Model, photos: Sequence[str]) -> tuple[float, list[str]]:
+    """The squared distance between the faces in two photos, and a note about each photo with several faces.
 
-    Raises InputError if one has no face.
+    photos: their paths. Raises InputError if a photo cannot be read or has no face.
     """
     detector, faces, notes = Detector(), [], []
     for path in photos:
