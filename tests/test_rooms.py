@@ -64,11 +64,29 @@ def test_every_room_is_installed():
         assert f'"{".".join(folder.relative_to(ROOT).parts)}"' in listed
 
 
-def test_the_rooms_without_caffe_import_where_there_is_none():
-    modules = [
+def imports_of(rooms):
+    """A line of Python for each module of some rooms, which imports it."""
+    names = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        for path in MODULES if room_of(path) in (*WITHOUT_CAFFE, "config")
+        for path in MODULES if room_of(path) in rooms
     ]
-    assert len(modules) > 15
-    code = "import sys; sys.modules['caffe'] = None\n" + "\n".join(f"import {name}" for name in modules)
+    assert len(names) > 15
+    return "".join(f"import {name}\n" for name in names)
+
+
+def test_the_rooms_without_caffe_import_where_there_is_none():
+    code = "import sys; sys.modules['caffe'] = None\n" + imports_of((*WITHOUT_CAFFE, "config"))
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
+
+
+def test_an_import_changes_no_environment():
+    """Neither its variables, nor how matplotlib draws elsewhere in the process."""
+    code = f"""
+import os, cv2, matplotlib, sklearn.cluster  # which do change it
+def state(): return dict(os.environ), dict(matplotlib.rcParams)
+before = state()
+{imports_of((*WITHOUT_CAFFE, "config"))}
+import tripletloss.evaluation.plots
+assert state() == before
+"""
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)

@@ -389,7 +389,7 @@ def test_too_few_pairs_for_any_far_give_no_threshold(tmp_path):
         (layer("Convolution", "convolution_param { num_output: 4 kernel_size: 3 group: 2 }"), "whose channels cannot be divided into 2 groups"),
         (layer("Convolution", "convolution_param { num_output: 4 kernel_size: 12 }"), "whose kernel is larger than its input"),
         (layer("Eltwise", "eltwise_param { coeff: 1 }", "data data"), "not one coefficient per bottom"),
-        (CONV + layer("Power", "", "data", "conv", "again") + layer("ReLU", "", "conv"), "layer 'again' makes the top 'conv', which"),
+        (CONV + layer("Power", "", "data", "conv", "again") + layer("ReLU", "", "conv"), "layer 'again' has the top 'conv', as a layer above"),
         (layer("ReLU") + 'layer { name: "none" type: "ReLU" bottom: "data" }', "layer 'none' has 0 tops: ReLU has one"),
         ("layers { type: RELU }", "the syntax before 2014"),
     ],
