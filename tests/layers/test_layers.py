@@ -147,7 +147,7 @@ def test_a_mini_batch_that_rank_paired_cannot_divide_is_refused(tmp_path):
     net = make_net(tmp_path, chain("rank-paired", labels=False).replace(f"dim: {ROWS}", f"dim: {ROWS + 1}"))
     with pytest.raises(InputError) as refusal:
         net.forward()
-    assert str(refusal.value) == "TripletSelectLayer: rank-paired needs a mini-batch in three equal parts, not 13 rows"
+    assert str(refusal.value) == "TripletSelectLayer: rank-paired needs a mini-batch of three equal parts, not of 13 rows"
 
 
 def test_rank_paired_chain_learns_from_learning_triplets_only(tmp_path):

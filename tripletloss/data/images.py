@@ -87,7 +87,7 @@ def read_or_next(images: "ImageList", number: int, broken: dict[str, str] | None
     mine = np.flatnonzero(images.labels == images.labels[number])
     for other in np.roll(mine, -int(np.searchsorted(mine, number))):
         try:
-            return read_image(images.path(other))
+            return read_image(images.path(int(other)))
         except InputError as error:
             broken[str(other)] = str(error)
     raise InputError(f"{images.path(number)} and all others of its identity are broken: take the identity off the list")

@@ -6,6 +6,7 @@ bottoms, adds to the graph, and returns the top. It raises InputError for what c
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -224,7 +225,7 @@ def dropout(graph: Graph, layer: Any, bottom: Blob) -> Blob:
     return bottom
 
 
-LAYERS = {
+LAYERS: dict[str, Callable[..., Blob]] = {
     "BatchNorm": batch_norm, "Concat": concat, "Convolution": convolution, "Dropout": dropout, "Eltwise": eltwise,
     "Flatten": flatten, "InnerProduct": inner_product, "LRN": lrn, "PReLU": prelu, "Pooling": pooling, "Power": power,
     "ReLU": relu, "Reduction": reduction, "Scale": scale,
