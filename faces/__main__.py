@@ -7,26 +7,26 @@ from faces.dataset import render_dataset
 from tripletloss.base import command
 
 
-def parse_arguments(arguments=None):
-    """The command line, as a namespace."""
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The parsed command line."""
     parser = argparse.ArgumentParser(
         prog="python -m faces",
         description="Render synthetic face identities to train on, with the list file that training reads. "
-        "The same seed gives the same pictures. Stop it at any time; the same command goes on from there.",
+        "The same seed gives the same pictures. You can stop it at any time; the same command resumes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--identities", type=_positive, default=997, help="number of people")
-    parser.add_argument("--images", type=_positive, default=30, help="pictures of each")
-    parser.add_argument("--size", type=_positive, default=112, help="side of a picture, pixels; at least 32")
-    parser.add_argument("--out", required=True, help="folder to write")
-    parser.add_argument("--seed", type=_natural, default=0, help="of all that is drawn at random")
-    parser.add_argument("--workers", type=_positive, default=2, help="processes")
+    parser.add_argument("--images", type=_positive, default=30, help="pictures per person")
+    parser.add_argument("--size", type=_positive, default=112, help="side of a picture in pixels; at least 32")
+    parser.add_argument("--out", required=True, help="folder to write to")
+    parser.add_argument("--seed", type=_natural, default=0, help="seed of everything that is drawn at random")
+    parser.add_argument("--workers", type=_positive, default=2, help="number of processes")
     parser.add_argument(
-        "--first", type=_natural, default=0, help="number of the first person: others than a run from 0 has"
+        "--first", type=_natural, default=0, help="number of the first person; a run from 0 has the people 0, 1, ..."
     )
     options = parser.parse_args(arguments)
     if options.size < 32:
-        parser.error("argument --size: at least 32 pixels, or nobody can be told")
+        parser.error("argument --size: must be at least 32, as smaller faces cannot be told apart")
     return options
 
 
@@ -44,8 +44,8 @@ def _positive(text):
     return value
 
 
-def main(arguments=None):
-    """Run the command; returns the exit status."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command, and return its exit status."""
     options = parse_arguments(arguments)
 
     def render():
@@ -53,7 +53,7 @@ def main(arguments=None):
         total = options.identities * options.images
         print(f"{options.out}: {total} images of {options.identities} people, {made} of them rendered now")
 
-    return command.run("faces", render, "stopped; what is rendered is kept, and the same command goes on from there")
+    return command.run("faces", render, "stopped; finished images are kept, and the same command resumes")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
 """Glasses and headgear, as surfaces."""
 
+from typing import Any
+
 import numpy as np
 
-from faces.geometry import Surface
-from faces.hair import CENTRE, skull_radius
-from faces.mesh import Part, vertex_normals
+from faces.geometry import Landmarks, Surface
+from faces.hair import CENTRE, Scalp, skull_radius
+from faces.mesh import Head, Part, vertex_normals
 
 LENS_POINTS = 32
 TUBE_SIDES = 5
 
 
 def _surface(vertices, triangles, part):
-    """A Surface of one part from its vertices and triangles, seen from both sides."""
+    """A Surface of one part from its vertices and triangles, which are visible from both sides."""
     vertices, triangles = vertices.astype(np.float32), triangles.astype(np.int32)
     count = len(vertices)
     return Surface(
@@ -21,7 +23,7 @@ def _surface(vertices, triangles, part):
 
 
 def _tube(points, radius, closed):
-    """Vertices and triangles of a tube along points (N, 3); closed joins its ends."""
+    """Vertices and triangles of a tube along points (N, 3); closed: whether its ends are joined."""
     tangent = np.roll(points, -1, 0) - np.roll(points, 1, 0) if closed else np.gradient(points, axis=0)
     tangent /= np.maximum(np.sqrt((tangent**2).sum(1, keepdims=True)), 1e-9)
     helper = np.where(np.abs(tangent[:, 2:]) < 0.8, np.array([[0, 0, 1.0]]), np.array([[1.0, 0, 0]]))
@@ -35,7 +37,7 @@ def _tube(points, radius, closed):
 
 
 def _grid(rows, columns, join_rows, join_columns):
-    """Triangles of a rows x columns grid of vertices; the joins close it around."""
+    """Triangles of a rows x columns grid of vertices; the joins say where it is closed."""
     row = np.arange(rows if join_rows else rows - 1)[:, None]
     column = np.arange(columns if join_columns else columns - 1)[None]
     corner = [
@@ -44,8 +46,10 @@ def _grid(rows, columns, join_rows, join_columns):
     return np.concatenate([np.stack([corner[k] for k in order], 1) for order in ((0, 1, 2), (1, 3, 2))])
 
 
-def wear_glasses(glasses, head, landmarks, vertices):
-    """The Surface of a pair of glasses on the head (V, 3), and its lenses' outlines, (2, LENS_POINTS, 3).
+def wear_glasses(
+    glasses: dict[str, Any], head: Head, landmarks: Landmarks, vertices: np.ndarray
+) -> tuple[Surface, np.ndarray]:
+    """The Surface of a pair of glasses on the head (V, 3), and the outlines of its lenses, (2, LENS_POINTS, 3).
 
     glasses: Nuisance.glasses, not empty.
     """
@@ -85,12 +89,12 @@ def wear_glasses(glasses, head, landmarks, vertices):
     return _surface(np.concatenate([points for points, _ in pieces]), triangles, Part.FRAME), np.stack(lenses)
 
 
-def wear_cover(cover, scalp):
-    """The Surface of a cap, beanie, headband or headscarf. cover: Nuisance.cover, not empty; scalp: hair.Scalp."""
+def wear_cover(cover: dict[str, Any], scalp: Scalp) -> Surface:
+    """The Surface of a cap, beanie, headband or headscarf. cover: Nuisance.cover, not empty."""
     kind, lift = cover["kind"], cover["height"]
     around = np.linspace(-np.pi, np.pi, 48, endpoint=False)
     if kind == "headscarf":
-        # From the opening around the face backwards, by the angle from straight ahead.
+        # From the opening around the face to the back, by the angle from straight ahead.
         above, beside = np.maximum(np.sin(around), 0), np.abs(np.cos(around))
         opening = np.radians(64) - np.radians(28) * above**2 - np.radians(9) * beside**2 - 0.3 * lift
         share = np.linspace(0, 1, 16)[:, None]

@@ -1,4 +1,6 @@
-"""What is behind the person, and what gets between the person and the camera."""
+"""What is behind the person, and what comes between the person and the camera."""
+
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,7 +11,7 @@ from faces.noise import smooth_noise
 COARSE = 56  # backgrounds are out of focus: they are painted at this size and scaled up
 
 
-def paint_backdrop(backdrop, rng, size):
+def paint_backdrop(backdrop: dict[str, Any], rng: np.random.Generator, size: int) -> np.ndarray:
     """A background, (size, size, 3) float32 linear RGB. backdrop: Nuisance.backdrop."""
     base = np.float32(backdrop["colour"])
     shape = (COARSE, COARSE)
@@ -73,8 +75,10 @@ def _stranger(picture, rng):
         cv2.ellipse(picture, centre, axes, 0, 0, 360, tuple(float(v) for v in colour), -1)
 
 
-def put_in_front(picture, occluder, rng, person_skin):
-    """Draw a microphone, a hand or something out of focus over the picture (H, W, 3), linear RGB; returns it anew."""
+def put_in_front(
+    picture: np.ndarray, occluder: dict[str, Any], rng: np.random.Generator, person_skin: tuple[float, ...]
+) -> np.ndarray:
+    """Return the picture (H, W, 3), linear RGB, with a microphone, a hand or something out of focus drawn over it."""
     side = picture.shape[0]
     mask = np.zeros((side, side), np.float32)
     size, sign, level = occluder["size"], occluder["side"], occluder["level"]

@@ -1,27 +1,29 @@
 """From light to a compressed picture: exposure, colour, lens, sensor and JPEG of a press photograph."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 
 LUMINANCE = np.float32([0.2126, 0.7152, 0.0722])  # of linear RGB; near enough for developed RGB too
 GAMMA = 2.2
-# What the camera's meter brings skin to, as linear luminance, and how fully it does.
+# The linear luminance to which the camera's meter adjusts skin, and how fully it does so.
 METERED, METERING = 0.18, 0.65
 
 
-def expose(picture, skin_luminance, camera):
-    """Scale linear RGB (H, W, 3) by the exposure and white balance, and roll off what is too bright."""
+def expose(picture: np.ndarray, skin_luminance: float, camera: dict[str, Any]) -> np.ndarray:
+    """Scale linear RGB (H, W, 3) by the exposure and white balance, and compress what is too bright."""
     gain = (METERED / max(skin_luminance, 1e-3)) ** METERING * camera["exposure"]
     picture = picture * (gain * np.float32(camera["white_balance"]))
-    knee = 0.7  # below it light is kept as it is, above it compressed towards 1
+    knee = 0.7  # luminance below it is unchanged, and above it compressed towards 1
     over = np.maximum(picture - knee, 0)
     return np.minimum(picture, knee) + (1 - knee) * over / (over + 1 - knee)
 
 
-def develop(picture, camera):
-    """Linear RGB (size, size, 3) of the final size to 8-bit BGR, with everything that a camera adds."""
+def develop(picture: np.ndarray, camera: dict[str, Any]) -> np.ndarray:
+    """Convert linear RGB (size, size, 3) to 8-bit BGR of the same size, with everything that a camera adds."""
     size = picture.shape[0]
-    pixel = size / 112  # lengths are given for pictures of 112
+    pixel = size / 112  # lengths are given for pictures of 112 pixels
     rng = np.random.default_rng(camera["noise_seed"])
     picture = np.clip(picture, 0, 1).astype(np.float32) ** np.float32(1 / GAMMA)
     if camera["resolution"] < 1:

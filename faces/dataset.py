@@ -20,24 +20,26 @@ from faces.render import Portrait
 from tripletloss.base.errors import InputError
 
 JPEG_QUALITY = 90
-PART = ".part"  # ends the name of a file that is being written
+PART = ".part"  # the suffix of a file that is being written
 JPEG_END = b"\xff\xd9"
 
 _head = None  # of a worker process
 
 
-def image_name(number, image):
-    """The file name of a person's image; what stands before the @ names the identity."""
+def image_name(number: int, image: int) -> str:
+    """The file name of a person's image; the part before the @ names the identity."""
     return f"face{number:04d}@{image:02d}.jpg"
 
 
-def render_dataset(out, identities, images, size, seed, workers, first=0):
+def render_dataset(
+    out: str | Path, identities: int, images: int, size: int, seed: int, workers: int, first: int = 0
+) -> int:
     """Render identities first..first + identities - 1, `images` each, into the folder `out`.
 
-    Writes out/images/face0000@00.jpg and so on, out/list.txt with labels from 0, and out/manifest.jsonl: a line of
-    the run's settings, then, once all is rendered, a line a person with what was drawn for the person and each image.
-    Images that are there already are kept. size: the pictures' side, pixels. Raises InputError where `out` holds
-    another run's faces. Returns the number of images rendered now.
+    This writes out/images/face0000@00.jpg and so on, out/list.txt with labels from 0, and out/manifest.jsonl: a line
+    with the run's settings and, once all is rendered, a line per person with what was drawn for the person and each
+    image. Existing images are kept. size: of the pictures' sides, in pixels. Raises InputError if `out` contains
+    another run's faces. Returns the number of images that were rendered now.
     """
     out = Path(out)
     head = load_head()
@@ -56,12 +58,12 @@ def render_dataset(out, identities, images, size, seed, workers, first=0):
         return made
     except OSError as error:
         raise InputError(
-            f"{error.filename or out} cannot be written ({error.strerror}): make room or choose another --out"
+            f"{error.filename or out} cannot be written ({error.strerror}): make room, or choose another --out"
         ) from None
 
 
 def _remove_half_written(out):
-    """Remove the files that a run was writing when it was killed, and no others."""
+    """Remove the unfinished files of a run that was killed, and no others."""
     for folder, name in ((out, r"(list\.txt|manifest\.jsonl)"), (out / "images", r"face\d{4,}@\d{2,}\.jpg")):
         for path in folder.iterdir():
             if re.fullmatch(name + re.escape(PART), path.name):
@@ -69,7 +71,7 @@ def _remove_half_written(out):
 
 
 def _check_manifest(path, settings):
-    """Refuse a folder whose manifest is of other settings, or is no manifest."""
+    """Raise InputError if the folder's manifest has other settings or cannot be read."""
     if not path.exists():
         return
     try:
@@ -78,18 +80,18 @@ def _check_manifest(path, settings):
         found = {name: found[name] for name in settings}
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(
-            f"{path} cannot be read as a manifest of faces: choose another --out, or delete that folder"
+            f"{path} is not a manifest of faces: choose another --out, or delete that folder"
         ) from None
     for name, value in settings.items():
         if found[name] != value:
             raise InputError(
-                f"{path.parent} holds faces of {name} {found[name]}, not {value}: "
-                "choose another --out, or delete that folder"
+                f"{path.parent} has faces with {name} {found[name]}, not {value}: choose another --out, or delete that "
+                "folder"
             )
 
 
 def _rounded(value):
-    """The value with all floats at four digits."""
+    """The value, with all floats in it rounded to four digits."""
     if isinstance(value, float):
         return round(value, 4)
     if isinstance(value, dict):
@@ -100,7 +102,7 @@ def _rounded(value):
 
 
 def _is_whole(path):
-    """Whether the file is there and ends as a JPEG does."""
+    """Whether the file exists and ends as a JPEG does."""
     try:
         with open(path, "rb") as file:
             file.seek(-len(JPEG_END), os.SEEK_END)
@@ -110,14 +112,17 @@ def _is_whole(path):
 
 
 def _write(path, data):
-    """Write a file in one go: it has its name only when it is whole."""
+    """Write a file that gets its name only when it is complete.
+
+    files.write_whole would also wait for the disk each time, but images that a crash loses are rendered again.
+    """
     part = path.with_name(path.name + PART)
     part.write_bytes(data)
     os.replace(part, path)
 
 
 def _run(jobs, workers, head):
-    """Do the jobs under a progress bar; returns the number of images made and the manifest's lines, in order."""
+    """Do the jobs under a progress bar; return the number of images made and the manifest's lines, in order."""
     total = sum(images for *_, images in jobs)
     entries, made = [], 0
     with tqdm(total=total, unit="image", smoothing=0.05) as bar:
@@ -133,14 +138,14 @@ def _run(jobs, workers, head):
             _start_worker(head)
             take(map(_render_person, jobs))
         else:
-            # Fresh processes, not forks: the same everywhere, and none inherits a thread of OpenCV.
+            # Spawned rather than forked processes, so that none inherits a thread of OpenCV.
             with multiprocessing.get_context("spawn").Pool(workers, _start_worker) as pool:
                 take(pool.imap(_render_person, jobs))
     return made, entries
 
 
 def _start_worker(head=None):
-    """Load the head once a process. A worker leaves Ctrl-C to the process that started it."""
+    """Load the head, once per process. A worker leaves Ctrl-C to the process that started it."""
     global _head
     if head is None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -149,7 +154,7 @@ def _start_worker(head=None):
 
 
 def _render_person(job):
-    """Render one person's missing images; returns how many, of how many, and the person's line of the manifest."""
+    """Render one person's missing images; return how many, out of how many, and the person's line in the manifest."""
     out, seed, size, number, images = job
     person = draw_identity(seed, number, _head.target_names)
     nuisances = [draw_nuisance(person, image) for image in range(images)]

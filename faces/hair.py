@@ -1,25 +1,25 @@
 """Hair: ribbons of strands that grow from the scalp, are combed, fall, and stay outside the head."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from faces.geometry import Surface
-from faces.identity import step
-from faces.mesh import AXIS_Z, Part
+from faces.identity import Identity, step
+from faces.mesh import AXIS_Z, Head, Part
 from faces.raster import rasterize
 
-# The average hairline: height in decimetres by the angle from straight ahead, degrees.
+# The average hairline: its height in decimetres, by the angle from straight ahead in degrees.
 HAIRLINE_ANGLES = (0, 23, 38, 50, 60, 68, 77, 87, 97, 118, 145, 180)
 HAIRLINE_HEIGHTS = (7.94, 7.95, 7.94, 7.8, 7.52, 7.2, 7.34, 7.5, 7.4, 7.05, 6.85, 6.8)
 CENTRE = np.array([0, 7.35, 0.35], np.float32)  # of the skull on the rest head
-JOINTS, SHORT_JOINTS = 7, 4  # segments of a ribbon of long or curly hair, and of short straight hair
+JOINTS, SHORT_JOINTS = 7, 4  # segments of a ribbon of hair: long or curly, and short and straight
 SKULL_GRID = (64, 128)  # elevations, azimuths
 
 
 class Style(NamedTuple):
-    """How hair is worn: lengths in decimetres, the rest relative weights."""
+    """How hair is worn. Lengths are in decimetres, and the other values are relative weights."""
 
     length: float
     sides: float  # length beside and behind the head, as a share of length
@@ -29,7 +29,7 @@ class Style(NamedTuple):
     aside: float  # away from the parting
     fall: float  # gravity
     volume: float  # thickness of the whole, decimetres
-    loose: float  # how far above that it may stand off
+    loose: float  # how much farther it may stand off
     fringe: float = 8.2  # hair over the face ends at this height
 
 
@@ -45,13 +45,13 @@ STYLES = {
     "shoulder": Style(1.8, 0.9, 0.3, 0.2, 0.0, 1.0, 0.9, 0.13, 0.3),
     "long": Style(2.6, 0.95, 0.2, 0.1, 0.0, 1.0, 1.0, 0.12, 0.3),
 }
-JAW = -0.3  # height in the camera's space, decimetres
+JAW = -0.3  # its height in camera space, in decimetres
 RIBBONS = 1000
 RIBBON_HALF_WIDTH = 0.034
 
 
-def above_hairline(person, rest):
-    """How far places (..., 3) of the rest head lie above the person's hairline, decimetres."""
+def above_hairline(person: Identity, rest: np.ndarray) -> np.ndarray:
+    """How far places (..., 3) of the rest head are above the person's hairline, in decimetres."""
     angle = np.degrees(np.arctan2(np.abs(rest[..., 0]), rest[..., 2] - AXIS_Z))
     line = np.interp(angle, HAIRLINE_ANGLES, HAIRLINE_HEIGHTS) + person.hairline * step(70, 50, angle)
     corners, middle = np.exp(-(((angle - 34) / 20) ** 2)), np.exp(-((angle / 22) ** 2))
@@ -59,14 +59,14 @@ def above_hairline(person, rest):
 
 
 class Scalp(NamedTuple):
-    """What hair needs to know of a person's head."""
+    """What hair needs to know about a person's head."""
 
-    triangles: np.ndarray  # (F, 3): those that hair grows on
-    areas: np.ndarray  # (F,): share of the roots that each gets
-    skull: np.ndarray  # (elevations, azimuths) float32: distance of the head's outside from CENTRE
+    triangles: np.ndarray  # (F, 3): the triangles on which hair grows
+    areas: np.ndarray  # (F,): the share of the roots that each has
+    skull: np.ndarray  # (elevations, azimuths) float32: the distance of the head's surface from CENTRE
 
 
-def find_scalp(head, person, neutral):
+def find_scalp(head: Head, person: Identity, neutral: np.ndarray) -> Scalp:
     """The Scalp of a person's neutral head (V, 3)."""
     skin = head.triangles[head.triangle_part == Part.SKIN]
     above = above_hairline(person, head.rest)
@@ -75,12 +75,12 @@ def find_scalp(head, person, neutral):
     ]
     edges = neutral[scalp[:, 1:]] - neutral[scalp[:, :1]]
     areas = np.sqrt((np.cross(edges[:, 0], edges[:, 1]) ** 2).sum(1))
-    areas *= np.where(head.rest[scalp][:, :, 2].mean(1) > 0, 1, 0.5)  # the back is seldom seen
+    areas *= np.where(head.rest[scalp][:, :, 2].mean(1) > 0, 1, 0.5)  # the back is seldom visible
     return Scalp(scalp, areas / areas.sum(), _skull(head, neutral))
 
 
 def _skull(head, neutral):
-    """The outside of the head without ears as seen from CENTRE, over elevation and azimuth."""
+    """The surface of the head, without ears, as seen from CENTRE, by elevation and azimuth."""
     rows, columns = SKULL_GRID
     offset = neutral - CENTRE
     radius = np.sqrt((offset**2).sum(1))
@@ -90,15 +90,15 @@ def _skull(head, neutral):
     wide = np.ptp(points[skin][:, :, 0], axis=1) > columns / 2
     _, _, depth = rasterize(points, skin[~wide], columns, rows, cull=False)
     empty = ~np.isfinite(depth)
-    # Grow what is known into the gaps: the poles, the seam behind, the ears.
+    # Extend what is known into the gaps: the poles, the seam at the back, the ears.
     depth = np.where(empty, 0, depth).astype(np.float32)
     known = (~empty).astype(np.float32)
     smear = cv2.GaussianBlur(depth, (0, 0), 3) / np.maximum(cv2.GaussianBlur(known, (0, 0), 3), 1e-3)
     return cv2.GaussianBlur(np.where(empty, smear, depth), (0, 0), 1)
 
 
-def skull_radius(skull, places):
-    """Distances (N,) from CENTRE to the head's outside in the direction of places (N, 3)."""
+def skull_radius(skull: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The distances (N,) from CENTRE to the head's outside in the direction of places (N, 3)."""
     rows, columns = skull.shape
     offset = places - CENTRE
     azimuth = np.arctan2(offset[:, 0], offset[:, 2])
@@ -108,10 +108,13 @@ def skull_radius(skull, places):
     return skull[row, column]
 
 
-def grow(scalp, vertices, normals, person, hair, rng):
-    """The Surface of the hair of one photograph, or None where there is none to see.
+def grow(
+    scalp: Scalp, vertices: np.ndarray, normals: np.ndarray, person: Identity, hair: dict[str, Any],
+    rng: np.random.Generator,
+) -> Surface | None:  # fmt: skip
+    """The Surface of the hair of one photograph, or None if none is visible.
 
-    scalp: Scalp; vertices, normals: the head (V, 3); hair: Nuisance.hair.
+    vertices, normals: of the head, (V, 3); hair: Nuisance.hair.
     """
     if hair["style"] not in STYLES:
         return None
@@ -159,10 +162,10 @@ def grow(scalp, vertices, normals, person, hair, rng):
     return _ribbons(points, curl, length, hair, rng)
 
 
-def behind_the_head(scene):
-    """Which triangles of a Surface in the camera's space are hair that the head hides, (F,) bool.
+def behind_the_head(scene: Surface) -> np.ndarray:
+    """Which triangles of a Surface in camera space are hair that the head hides, (F,) bool.
 
-    Hair that hangs below the jaw is seen from inside, beside the neck.
+    Hair that hangs below the jaw is visible from inside, beside the neck.
     """
     corner = scene.triangles[:, 0]
     return (scene.part == Part.HAIR) & (scene.normals[corner, 2] < -0.25) & (scene.vertices[corner, 1] > JAW)
@@ -182,7 +185,7 @@ def _ribbons(points, curl, length, hair, rng):
     tangent = _unit(np.gradient(points, axis=1))
     outward = _unit(points - CENTRE)
     side = _unit(np.cross(tangent, outward))
-    # Waves: the longer and curlier the hair, the wider they swing; not at the roots.
+    # Waves: they swing wider in longer and curlier hair, but not at the roots.
     turns = rng.uniform(1.5, 3, (count, 1)) * np.maximum(length, 0.4)[:, None] * (1 + 2 * curl)
     phase = rng.uniform(0, 2 * np.pi, (count, 1)) + 2 * np.pi * turns * along
     swing = 0.05 * curl * np.minimum(along * 3, 1) * np.minimum(length, 1)[:, None]
@@ -206,7 +209,7 @@ def _ribbons(points, curl, length, hair, rng):
     triangles = np.concatenate(
         [np.stack([first, first + 1, first + 2], 1), np.stack([first + 1, first + 3, first + 2], 1)]
     )
-    # Deep in the hair it is dark.
+    # It is dark deep inside the hair.
     depth = np.broadcast_to(0.35 + 0.65 * np.minimum(along * 2.2, 1), strand.shape)
     return Surface(
         vertices.astype(np.float32),

@@ -1,25 +1,27 @@
-"""What makes a person: every draw that all photographs of one identity share."""
+"""What makes a person: everything drawn at random that all photographs of one identity share."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from faces.mesh import SHAPE_AXES
 
-# The ends of a target axis, as MakeHuman's files name them: low, high.
+# The ends of a target axis, low and high, as MakeHuman's files name them.
 AXIS_ENDS = (
     ("decr", "incr"), ("down", "up"), ("in", "out"), ("backward", "forward"), ("concave", "convex"),
     ("compress", "uncompress"),
 )  # fmt: skip
-# Standard deviation of an axis' coefficient, by folder; 1 is as far as MakeHuman's own sliders go.
+# The standard deviation of an axis' coefficient, by folder; MakeHuman's own sliders go up to 1.
 SPREAD = {
     "head": 0.18, "nose": 0.25, "mouth": 0.26, "eyes": 0.29, "ears": 0.22, "cheek": 0.28, "chin": 0.28,
     "forehead": 0.28, "eyebrows": 0.24, "neck": 0.2,
 }  # fmt: skip
-# Axes that move a whole feature, or that look ill at full strength, get this share of their folder's spread.
+# Axes that move a whole feature, or that look unnatural at full strength, have this share of their folder's spread.
 TAMED = {"trans": 0.6, "push": 0.4, "double": 0.5, "laugh-lines": 0.5, "eyefold": 0.7, "flaring": 0.7, "septum": 0.6}
-# Axes whose mean is not 0, by their high end: MakeHuman's mouth is smaller, its eyes are smaller and closer, and its
-# ears larger than in photographs.
+# Axes whose mean is not 0, by their high end: compared with photographs, MakeHuman's mouth is smaller, its eyes are
+# smaller and closer together, and its ears are larger.
 MEANS = {
     "mouth/mouth-scale-horiz-incr": 0.4, "eyes/l-eye-scale-incr": 0.25, "eyes/l-eye-height1-incr": 0.15,
     "eyes/l-eye-height2-incr": 0.3, "eyes/l-eye-height3-incr": 0.2, "eyes/l-eye-trans-out": 0.3,
@@ -29,7 +31,7 @@ LEFT_OUT = ("head/head-age", "head/head-trans", "head/head-angle", "neck/neck-tr
 LIMIT = 0.95
 HEAD_SHAPES = ("oval", "round", "square", "rectangular", "triangular", "invertedtriangular", "diamond")
 
-# Natural colours in sRGB, 0..255. Skin runs from the lightest to the darkest.
+# Natural colours in sRGB, from 0 to 255. Skin tones are ordered from lightest to darkest.
 SKIN_TONES = (
     (238, 205, 186),
     (229, 187, 160),
@@ -59,14 +61,14 @@ WOMEN_STYLES = {
 
 @dataclass(frozen=True)
 class Identity:
-    """A person. Lengths are in the mesh's decimetres on the rest head, colours linear RGB, shares in 0..1."""
+    """A person. Lengths are in decimetres on the rest head, colours are linear RGB, and shares are from 0 to 1."""
 
     seed: int  # of the run
     number: int
     masculinity: float
     age: float  # years
     coefficients: dict  # target name: weight
-    bumps: tuple  # of (x, y, z, dx, dy, dz, radius): smooth displacements that no target has
+    bumps: tuple  # of (x, y, z, dx, dy, dz, radius): smooth displacements besides the targets
     skin: tuple  # linear RGB
     melanin: float  # 0 lightest to 1 darkest
     ruddiness: float
@@ -84,8 +86,8 @@ class Identity:
     hair_colour: tuple
     grey: float
     curl: float  # 0 straight, 1 coily
-    thickness: float  # of the hair, 1 ordinary
-    hairline: float  # how far up it is, decimetres
+    thickness: float  # of the hair; 1 is average
+    hairline: float  # its height above the average, in decimetres
     recession: float  # at the temples, decimetres
     styles: tuple  # the hair styles the person wears
     brows: dict
@@ -94,34 +96,34 @@ class Identity:
     beard_growth: float
     makeup: float
     glasses_habit: float  # the chance that a photograph shows glasses
-    glasses: tuple  # of the frames the person owns, see draw_frame
+    glasses: tuple  # the frames that the person owns; see draw_frame
 
 
-def linear(colour):
-    """Linear RGB of an sRGB colour of 0..255, as an array of 3."""
+def linear(colour: Any) -> np.ndarray:
+    """The linear RGB of sRGB colours (..., 3) from 0 to 255."""
     return (np.asarray(colour, np.float64) / 255) ** 2.2
 
 
-def plain(values):
-    """A tuple of Python floats, fit for JSON."""
+def plain(values: Iterable[float]) -> tuple[float, ...]:
+    """A tuple of Python floats, which JSON can hold."""
     return tuple(float(value) for value in values)
 
 
-def step(low, high, x):
-    """Rise smoothly from 0 at low to 1 at high (or fall, where low > high)."""
+def step(low: Any, high: Any, x: Any) -> Any:
+    """Rise smoothly from 0 at low to 1 at high, or fall if low > high. low, high, x: numbers or arrays."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
-def choose(rng, weights):
-    """One key of {key: weight}."""
+def choose(rng: np.random.Generator, weights: dict[str, float]) -> str:
+    """Draw one key of {key: weight}."""
     keys = list(weights)
     shares = np.array([weights[key] for key in keys], np.float64)
     return keys[rng.choice(len(keys), p=shares / shares.sum())]
 
 
-def draw_identity(seed, number, target_names):
-    """Draw person `number` of run `seed`: always the same one. target_names: Head.target_names."""
+def draw_identity(seed: int, number: int, target_names: np.ndarray) -> Identity:
+    """Draw person `number` of run `seed`, which is always the same. target_names: Head.target_names."""
     rng = np.random.default_rng([seed, number])
     axes = rng.dirichlet([0.7, 0.45, 0.45])
     man = rng.random() < 0.6
@@ -190,8 +192,8 @@ def draw_identity(seed, number, target_names):
     )
 
 
-def draw_frame(rng):
-    """A pair of glasses: half widths of a lens, exponent of its outline (2 an ellipse), wire and colour."""
+def draw_frame(rng: np.random.Generator) -> dict[str, Any]:
+    """A pair of glasses: half widths of a lens, exponent of its outline (2 for an ellipse), wire and colour."""
     metal = rng.random() < 0.55
     colour = (
         rng.choice([0.1, 0.35, 0.55]) * np.array([1, rng.uniform(0.75, 1), rng.uniform(0.5, 1)])
@@ -209,7 +211,7 @@ def draw_frame(rng):
 
 
 def _macro_shape(rng, axes, masculinity, age):
-    """Weights of MakeHuman's whole-head targets: shape axes, sex, age, muscle and weight, multiplied out."""
+    """Weights of MakeHuman's whole-head targets, which combine shape axes, sex, age, muscle and weight."""
     muscle, weight = rng.uniform(0.25, 0.85), np.clip(rng.normal(0.46, 0.17), 0.12, 0.88)
     # MakeHuman's targets stand for 12, 25 and 90 years.
     ages = {"child": np.clip((25 - age) / 13, 0, 1) * 0.5, "old": np.clip((age - 25) / 65, 0, 1)}
@@ -232,14 +234,14 @@ def _macro_shape(rng, axes, masculinity, age):
                 for mass, of_mass in thirds(weight, "weight").items():
                     name = f"shape/universal-{sex}-{years}-{strength}-{mass}"
                     weights[name] = of_sex * of_age * of_strength * of_mass
-    # The mesh itself has average muscle and weight: there is nothing to add for those.
+    # The base mesh has average muscle and weight, so there is nothing to add for those.
     return {
         name: float(v) for name, v in weights.items() if v > 1e-4 and not name.endswith("-averagemuscle-averageweight")
     }
 
 
 def _details(rng, target_names):
-    """Weights of the targets of single features, both sides of the face nearly alike."""
+    """Weights of the targets for single features; both sides of the face are nearly alike."""
     names = set(target_names.tolist())
     weights = {}
     for name in sorted(names):
@@ -265,7 +267,7 @@ def _details(rng, target_names):
 
 
 def _bumps(rng):
-    """Smooth displacements of face regions; those beside the midline come in pairs."""
+    """Smooth displacements of regions of the face, in pairs left and right."""
     bumps = []
     for _ in range(9):
         x, y, radius = rng.uniform(0, 0.6), rng.uniform(6.25, 7.95), rng.uniform(0.16, 0.4)
@@ -277,7 +279,7 @@ def _bumps(rng):
 
 
 def _hair_colour(rng, axes):
-    """A natural hair colour without grey, linear RGB."""
+    """A natural hair colour without grey, in linear RGB."""
     if rng.random() < axes[0]:
         shares = {"black": 0.12, "dark brown": 0.3, "brown": 0.3, "light brown": 0.14, "blond": 0.1, "red": 0.04}
     else:
@@ -286,7 +288,7 @@ def _hair_colour(rng, axes):
 
 
 def _brows(rng, masculinity):
-    """Where the brows run and how thick they are; see texture.brow_mask."""
+    """Where the brows are, and how thick; texture._brows reads it."""
     man = masculinity > 0.5
     return {
         "thickness": float(np.clip(rng.normal(0.068 if man else 0.05, 0.014), 0.028, 0.105)),

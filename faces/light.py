@@ -1,30 +1,32 @@
-"""Light: what reaches each pixel from the lamps and the sky, what is in shadow, what shines. Colours are linear RGB."""
+"""The light at each pixel: from lamps and sky, with shadows and highlights. Colours are linear RGB."""
+
+from typing import Any
 
 import cv2
 import numpy as np
 
-from faces.geometry import rotate
+from faces.geometry import Surface, View, rotate
 from faces.identity import step
-from faces.materials import rgb, sample, unit
+from faces.materials import Pixels, rgb, sample, unit
 from faces.mesh import Part
 from faces.raster import rasterize
 
-SHADOW_SIZE, SHADOW_SCALE = 128, 42.0  # pixels of the shadow map, and of it a decimetre
-SHADOW_BIAS = (0.03, 0.07)  # decimetres between no shadow and full shadow
-# Light creeps around the edge of a shadow under the skin, red the furthest: how far below the horizon it reaches.
+SHADOW_SIZE, SHADOW_SCALE = 128, 42.0  # the shadow map's side in pixels, and its pixels per decimetre
+SHADOW_BIAS = (0.03, 0.07)  # depths, in decimetres, at which shadow begins and is full
+# How far light reaches below the horizon. Under the skin it spreads into shadows, red the furthest.
 SKIN_WRAP, PLAIN_WRAP = np.float32([0.32, 0.18, 0.13]), 0.05
 
 
-def direction_of(azimuth, elevation):
-    """Unit vector (3,) float32 towards a light, from angles in degrees: to the picture's right, and up."""
+def direction_of(azimuth: float, elevation: float) -> np.ndarray:
+    """The unit vector (3,) float32 towards a light, from angles in degrees to the picture's right, and up."""
     azimuth, elevation = np.radians([azimuth, elevation])
     return np.float32([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
 
 
-def cast_shadows(pixels, scene, light, blur):
-    """How much of the key light reaches each row, 0..1, (N,) float32.
+def cast_shadows(pixels: Pixels, scene: Surface, light: dict[str, Any], blur: float) -> np.ndarray:
+    """How much of the key light reaches each row of pixels, from 0 to 1, (N,) float32.
 
-    scene: Surface in the camera's space; blur: sigma in pixels.
+    scene: in camera space; light: Nuisance.light; blur: sigma in pixels.
     """
     towards = direction_of(light["azimuth"], light["elevation"])
     right = np.cross([0, 1, 0.01], towards)
@@ -36,7 +38,7 @@ def cast_shadows(pixels, scene, light, blur):
     def onto(places):
         return rotate(places, frame) * zoom + middle
 
-    # Eyes cast none; of the ribbons of hair, which have no holes here, every third is dense enough.
+    # Eyes cast no shadow. Ribbons of hair have no holes here, so every third is dense enough.
     number = np.arange(len(scene.part))
     casts = (
         (scene.part != Part.LEFT_EYE) & (scene.part != Part.RIGHT_EYE) & ((scene.part != Part.HAIR) | (number % 3 == 0))
@@ -54,8 +56,8 @@ def cast_shadows(pixels, scene, light, blur):
     return pixels.gather(total / np.maximum(known, 1e-3))
 
 
-def illuminate(pixels, light, lit, view):
-    """Colours (3, N) float32 of all pixels under the light; lit: cast_shadows'."""
+def illuminate(pixels: Pixels, light: dict[str, Any], lit: np.ndarray, view: View) -> np.ndarray:
+    """The colours (3, N) float32 of all pixels under Nuisance.light; lit: as cast_shadows returns it."""
     key_tint, sky_tint, ground_tint = (rgb(light[f"{name}_tint"]) for name in ("key", "sky", "ground"))
     key = direction_of(light["azimuth"], light["elevation"])
     fill = direction_of(light["fill_azimuth"], 15)
@@ -95,11 +97,11 @@ def illuminate(pixels, light, lit, view):
 
 
 def _along(vectors, direction):
-    """How far vectors (3, N) reach along a direction (3,), (N,)."""
+    """The components (N,) of vectors (3, N) along a direction (3,)."""
     return vectors[0] * direction[0] + vectors[1] * direction[1] + vectors[2] * direction[2]
 
 
 def _halfway(source):
-    """The direction (3,) halfway between a light's and the camera's."""
+    """The direction (3,) halfway between those of a light and the camera."""
     half = source + np.float32([0, 0, 1])
     return half / np.sqrt((half**2).sum())

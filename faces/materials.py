@@ -1,12 +1,15 @@
 """What each pixel is made of: skin, eyes, teeth, hair, cloth. All colours are linear RGB."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 
-from faces.geometry import rotate
-from faces.identity import linear, step
+from faces.geometry import Surface, View, rotate
+from faces.identity import Identity, linear, step
 from faces.mesh import Part
 from faces.noise import clouds, look_up, strands
+from faces.nuisance import Nuisance
 from faces.raster import interpolate
 from faces.texture import LAYERS, beard_cover
 
@@ -14,15 +17,15 @@ TEETH, TONGUE, MOUTH = linear((228, 219, 202)), linear((170, 92, 88)), linear((9
 SCLERA = linear((190, 178, 172))
 CONVERGENCE = 0.06  # radians by which each eye turns towards the other
 PUPIL_RADIUS = 0.19  # radians, from the eyeball's centre
-# Skin is bright and lights its own hollows: the share of the sky that it sees counts to this power.
+# Skin is bright and lights its own hollows, so its share of the visible sky is raised to this power.
 HOLLOWS = 0.6
 
 
 class Pixels:
-    """What the pixels that see something see: everything a light needs, one row a pixel (colours: one column)."""
+    """What the pixels show, with everything that light needs: one row per pixel, or one column for colours."""
 
-    def __init__(self, scene, triangle, weights):
-        """scene: Surface in the camera's space; triangle (H, W), weights (H, W, 3): as rasterize returns them."""
+    def __init__(self, scene: Surface, triangle: np.ndarray, weights: np.ndarray) -> None:
+        """scene: in camera space; triangle (H, W), weights (H, W, 3): as rasterize returns them."""
         self.shape = triangle.shape
         self.index = np.flatnonzero(triangle >= 0)
         triangle, weights = triangle.ravel()[self.index], weights.reshape(-1, 3)[self.index]
@@ -36,37 +39,39 @@ class Pixels:
         self.gloss = np.zeros(len(triangle), np.float32)  # strength of highlights
         self.sharpness = np.full(len(triangle), 20, np.float32)  # exponent of highlights
 
-    def of(self, *parts):
-        """Rows of the pixels that see one of the parts."""
+    def of(self, *parts: Part) -> np.ndarray:
+        """The rows of the pixels that show one of the parts."""
         wanted = np.zeros(len(Part), bool)
         wanted[list(parts)] = True
         return np.flatnonzero(wanted[self.part])
 
-    def spread(self, values, empty=0.0):
+    def spread(self, values: np.ndarray, empty: float = 0.0) -> np.ndarray:
         """The values (N,) or (N, C) of all rows as a picture (H, W) or (H, W, C)."""
         picture = np.full((self.shape[0] * self.shape[1],) + values.shape[1:], empty, np.float32)
         picture[self.index] = values
         return picture.reshape(self.shape + values.shape[1:])
 
-    def gather(self, picture):
-        """The picture's values at all rows."""
+    def gather(self, picture: np.ndarray) -> np.ndarray:
+        """The values of a picture (H, W) or (H, W, C) at all rows, (N,) or (N, C)."""
         return picture.reshape((-1,) + picture.shape[2:])[self.index]
 
 
-def unit(vectors):
+def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors (N, 3) scaled to length one."""
     return vectors / np.maximum(np.sqrt(np.einsum("nk,nk->n", vectors, vectors)), 1e-6)[:, None]
 
 
-def rgb(values):
-    """Colours as columns, (3, N) float32: of one colour (3,), or of columns already."""
+def rgb(values: Any) -> np.ndarray:
+    """Colours as columns, (3, N) float32, from one colour (3,) or from columns (3, N)."""
     return np.asarray(values, np.float32).reshape(3, -1)
 
 
-def dress_skin(pixels, skin, person, nuisance, pixels_per_unit):
+def dress_skin(
+    pixels: Pixels, skin: list[np.ndarray], person: Identity, nuisance: Nuisance, pixels_per_unit: float
+) -> None:
     """Give the skin its colour, relief, beard, brows and make-up, and the clothes theirs.
 
-    skin: texture.paint_skin's layers, four by four; pixels_per_unit: pixels of the picture a decimetre.
+    skin: the layers from texture.paint_skin, in fours; pixels_per_unit: pixels of the picture per decimetre.
     """
     rows = pixels.of(Part.SKIN)
     column, row = (pixels.uv[rows, k] - np.float32(0.5) for k in (0, 1))
@@ -104,9 +109,11 @@ def dress_skin(pixels, skin, person, nuisance, pixels_per_unit):
     _dress_clothes(pixels, rows, rest, nuisance.clothes)
 
 
-def sample(picture, column, row, interpolation, outside=None):
-    """The picture's values at columns and rows (N,), (N, channels); beyond it its border, or the value `outside`."""
-    width, count = 1024, len(column)  # OpenCV takes at most 32767 rows
+def sample(
+    picture: np.ndarray, column: np.ndarray, row: np.ndarray, interpolation: int, outside: float | None = None
+) -> np.ndarray:
+    """The picture's values (N, channels) at columns and rows (N,); beyond it, those of its border, or `outside`."""
+    width, count = 1024, len(column)  # OpenCV allows at most 32767 rows
     places = np.zeros((2, -(-count // width) * width), np.float32)
     places[0, :count], places[1, :count] = column, row
     x, y = places.reshape(2, -1, width)
@@ -115,13 +122,13 @@ def sample(picture, column, row, interpolation, outside=None):
 
 
 def _emboss(pixels, rows, relief, pixels_per_unit):
-    """Tilt the normals of some rows by the slope of their relief (decimetres) over the picture."""
+    """Tilt the normals of some rows by the slope of their relief (in decimetres) in the picture."""
     full = np.zeros(len(pixels.index), np.float32)
     full[rows] = relief
     known = np.zeros(len(pixels.index), np.float32)
     known[rows] = 1
     height, inside = pixels.spread(full), pixels.spread(known)
-    for axis, sign in ((1, 1), (0, -1)):  # x runs with the columns, y against the rows
+    for axis, sign in ((1, 1), (0, -1)):  # x increases with the columns, y decreases with the rows
         slope = np.zeros_like(height)
         ahead, behind = [slice(None)] * 2, [slice(None)] * 2
         ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
@@ -150,8 +157,8 @@ def _dress_clothes(pixels, rows, rest, clothes):
     pixels.part[rows] = Part.CLOTH
 
 
-def dress_mouth(pixels):
-    """Teeth, tongue and the inside of the mouth, darker the deeper they lie."""
+def dress_mouth(pixels: Pixels) -> None:
+    """Colour teeth, tongue and the inside of the mouth, which get darker with depth."""
     teeth = pixels.of(Part.UPPER_TEETH, Part.LOWER_TEETH)
     pixels.albedo[:, teeth] = rgb(TEETH)
     pixels.gloss[teeth], pixels.sharpness[teeth] = 0.8, 60
@@ -159,27 +166,29 @@ def dress_mouth(pixels):
     pixels.albedo[:, teeth] *= step(0.36, 0.12, side) * 0.6 + 0.4
     pixels.albedo[:, pixels.of(Part.TONGUE)] = rgb(TONGUE)
     pixels.albedo[:, pixels.of(Part.INNER_MOUTH)] = rgb(MOUTH)
-    # The lips' shadow: the further a pixel is from skin, the more light it gets, up to a few pixels; the back none.
+    # The lips' shadow: within a few pixels, light increases with the distance from skin. The back gets none.
     rows = pixels.of(Part.UPPER_TEETH, Part.LOWER_TEETH, Part.TONGUE, Part.INNER_MOUTH)
     depth = step(0.9, 1.35, pixels.rest[rows, 2])
     pixels.occlusion[rows] = (0.05 + 0.95 * depth**2) * _openness(pixels, rows, 0.018, 0.5)
-    pixels.albedo[:, rows] *= 0.4 + 0.6 * pixels.occlusion[rows]  # the key light does not get there either
+    pixels.albedo[:, rows] *= 0.4 + 0.6 * pixels.occlusion[rows]  # the key light does not reach there, either
 
 
 def _openness(pixels, rows, reach, floor):
-    """From floor, beside or below skin, to 1: how far rows are from their upper edge; reach in shares of the side."""
+    """How open rows are, from `floor` next to or below skin to 1; reach: as a share of the picture's side."""
     mask = np.zeros(len(pixels.index), np.float32)
     mask[rows] = 1
     sigma = reach * pixels.shape[0]
     lit = cv2.GaussianBlur(pixels.spread(mask), (0, 0), sigma)
-    lit = np.roll(lit, round(0.8 * sigma), axis=0)  # lids and lips cast their shadow downwards
+    lit = np.roll(lit, round(0.8 * sigma), axis=0)  # lids and lips cast their shadows downwards
     return floor + (1 - floor) * np.clip(pixels.gather(lit)[rows] * 1.6 - 0.45, 0, 1)
 
 
-def dress_eyes(pixels, person, nuisance, centres, view):
-    """Sclera, iris and pupil on both eyeballs, the shadow of the lids, the wet shine.
+def dress_eyes(
+    pixels: Pixels, person: Identity, nuisance: Nuisance, centres: dict[Part, np.ndarray], view: View
+) -> None:
+    """Give both eyeballs sclera, iris and pupil, the shadow of the lids, and a wet shine.
 
-    centres: {part: (3,)} the eyeballs' centres in the head's space.
+    centres: {part: (3,)}, the centres of the eyeballs in head space.
     """
     for part, centre in centres.items():
         inwards = CONVERGENCE if part == Part.RIGHT_EYE else -CONVERGENCE
@@ -201,30 +210,30 @@ def dress_eyes(pixels, person, nuisance, centres, view):
         white = rgb(SCLERA) * (1 - corners - veins * rgb([0.2, 1, 1]))
         inside = step(1.06, 0.95, share)
         pixels.albedo[:, rows] = white + inside * (iris - white)
-        # The cornea stands out: across the iris the surface turns faster than the eyeball's.
+        # The cornea bulges: across the iris, the surface curves more than the eyeball does.
         bulge = direction + 0.7 * inside[:, None] * (direction - np.float32(gaze))
         pixels.normals[rows] = view.turned(unit(bulge))
         pixels.occlusion[rows] = 0.75 * _openness(pixels, rows, 0.012, 0.15)
         pixels.gloss[rows], pixels.sharpness[rows] = 6 * pixels.occlusion[rows], 150
 
 
-def dress_hair(pixels, colour):
-    """Strands: darker roots, lighter and darker ones, grey among them."""
+def dress_hair(pixels: Pixels, colour: tuple[float, ...]) -> None:
+    """Colour the strands of hair, some lighter and some darker."""
     rows = pixels.of(Part.HAIR)
     across, along, strand = pixels.uv[rows].T
     lock = look_up(strands(), across * 14 + strand * 500, along * 120 + strand * 300)
     pixels.albedo[:, rows] = rgb(colour) * np.clip((1 + 0.3 * lock) * (0.75 + 0.5 * strand), 0.2, 2.2)
 
 
-def hair_holes(uv):
-    """Which places (N, 3) (across, along, strand) of ribbons are hair: ribbons fray at their sides and tips."""
+def hair_holes(uv: np.ndarray) -> np.ndarray:
+    """Which places (N, 3) (across, along, strand) of ribbons are hair, (N,) bool: ribbons fray at sides and tips."""
     across, along, strand = uv.T
     lock = look_up(strands(), across * 14 + strand * 500, along * 120 + strand * 300)
     return lock > -1.3 + 1.5 * np.abs(across) ** 2 + 1.8 * np.clip(along - 0.55, 0, 1) - 0.3 * (along < 0.1)
 
 
-def dress_plain(pixels, part, colour, gloss, sharpness):
-    """One colour for everything of a part."""
+def dress_plain(pixels: Pixels, part: Part, colour: tuple[float, ...], gloss: float, sharpness: float) -> None:
+    """Give everything of a part the same colour and highlights."""
     rows = pixels.of(part)
     pixels.albedo[:, rows] = rgb(colour)
     pixels.gloss[rows], pixels.sharpness[rows] = gloss, sharpness

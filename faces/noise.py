@@ -1,15 +1,15 @@
-"""Noise to paint with: smooth, and drawn out into strands. Tables are made once and looked up."""
+"""Noise to paint with, smooth or drawn out into strands. Tables are made once."""
 
 from functools import cache
 
 import cv2
 import numpy as np
 
-SIDE = 512  # of a table, a power of two, so that coordinates wrap around by masking
-OCTAVES = ((8, 0.5), (16, 0.5), (32, 0.45), (64, 0.35), (128, 0.25))  # cells a side and weight
+SIDE = 512  # of a table; a power of two, so that masking wraps coordinates around
+OCTAVES = ((8, 0.5), (16, 0.5), (32, 0.45), (64, 0.35), (128, 0.25))  # cells per side, and weight
 
 
-def smooth_noise(rng, shape, cell):
+def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], cell: float) -> np.ndarray:
     """Noise of unit variance, (rows, columns) float32, whose lumps are about `cell` pixels wide."""
     rows, columns = (int(side / cell) + 3 for side in shape)
     grid = rng.standard_normal((rows, columns)).astype(np.float32)
@@ -19,8 +19,8 @@ def smooth_noise(rng, shape, cell):
 
 
 @cache
-def clouds():
-    """A tileable table of smooth noise, lumps of all sizes, (SIDE, SIDE) float32 of unit variance."""
+def clouds() -> np.ndarray:
+    """A tileable table of smooth noise with lumps of all sizes, (SIDE, SIDE) float32 of unit variance."""
     rng = np.random.default_rng(7)
     table = np.zeros((SIDE, SIDE), np.float32)
     for cells, weight in OCTAVES:
@@ -32,8 +32,8 @@ def clouds():
 
 
 @cache
-def strands():
-    """A tileable table of strands that run down its columns, fine ones within locks, (SIDE, SIDE) float32."""
+def strands() -> np.ndarray:
+    """A tileable table of strands down its columns, with fine ones within locks, (SIDE, SIDE) float32."""
     rng = np.random.default_rng(8)
     table = np.zeros((SIDE, SIDE), np.float32)
     for across, along, weight in ((0.9, 22, 1.0), (4, 50, 0.9)):
@@ -45,6 +45,6 @@ def strands():
     return table / table.std()
 
 
-def look_up(table, column, row):
-    """Values of a table at (column, row), arrays of one shape that wrap around; the nearest entry."""
+def look_up(table: np.ndarray, column: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """The nearest entries of a table at (column, row), arrays of the same shape, which wrap around."""
     return table[row.astype(np.int64) & (SIDE - 1), column.astype(np.int64) & (SIDE - 1)]

