@@ -558,7 +558,7 @@ def test_names_that_are_not_utf8_are_refused_before_any_work(trained, tmp_path, 
     ("module", "arguments", "sentence"),
     [
         ("extract", ["none.caffemodel", "--out", "x.h5"], "the weights none.caffemodel do not exist"),
-        ("extract", ["WEIGHTS", "--out", "x.h5", "--config", "moved/my.py"], "IMAGEPATH is FOLDER/moved/images, which does not exist: correct it in the config file; paths there"),
+        ("extract", ["WEIGHTS", "--out", "x.h5", "--config", "moved/my.py"], "IMAGEPATH is FOLDER/moved/images, which does not exist: correct it in the config file. Paths in it"),
         ("extract", ["WEIGHTS", "--out", "x.h5", "--config", "moved/deploys.py"], "HELD_OUT_LIST is FOLDER/moved/held_out.txt, which does not exist"),
         ("export", ["WEIGHTS", "--out", "x.onnx", "--config", "moved/my.py"], "DEPLOY is FOLDER/moved/deploy.prototxt, which does not exist"),
         ("extract", ["WEIGHTS", "--out", "no/where.h5"], "no/where.h5 cannot be written"),
