@@ -16,7 +16,7 @@ DIMENSION, MARGIN, REPEATS = 256, 0.2, 3
 
 
 def timed(function):
-    """Milliseconds, the median of REPEATS after one that does not count."""
+    """The median of REPEATS calls in milliseconds, after one that does not count."""
     function()
     seconds = []
     for _ in range(REPEATS):
@@ -34,7 +34,7 @@ def clouds(identities, images, rng):
 
 
 def by_batch():
-    """Selection, loss and gradient, 30 to 7,200 embeddings."""
+    """Measure selection, loss and gradient of 30 to 7,200 embeddings."""
     rows = []
     for identities, images in ((5, 6), (16, 6), (40, 6), (45, 40), (90, 40), (180, 40)):
         x, labels = clouds(identities, images, np.random.default_rng(0))
@@ -51,7 +51,7 @@ def by_batch():
 
 
 def by_list():
-    """Deciding which images make a mini-batch of 45 x 40, and measuring embeddings, 1,000 to 100,000 images."""
+    """Measure how mini-batches of 40 x 20 are chosen, and verification, for 1,000 to 100,000 images."""
     rows = []
     for images in (1000, 10_000, 100_000):
         x, labels = clouds(images // 20, 20, np.random.default_rng(0))

@@ -50,7 +50,7 @@ def measure(stage, first_learning):
         low, median, high = 1e3 * np.percentile([spent[name] for spent in seconds], (0, 50, 100))
         rows.append([name, f"{median:.2f}", f"{low:.2f} to {high:.2f}", f"{median / 1e3 / np.median(total):.2%}"])
     images, ms = settings["BATCH_SIZE"], 1e3 * np.median(total)
-    print(f"{stage}: {images} images, {ms:.0f} ms an iteration, {1e3 * images / ms:.0f} images/s\n")
+    print(f"{stage}: {images} images, {ms:.0f} ms per iteration, {1e3 * images / ms:.0f} images/s\n")
     print(tabulate(rows, ["layers", "median ms", "all", "share"], disable_numparse=True), "\n")
 
 

@@ -29,12 +29,12 @@ CASES = [  # processes, threads each, images of a mini-batch
     (2, 1, 64),  # strong scaling: the same mini-batch
     (2, 1, 128),  # weak scaling: the same share
 ]
-# Of the estimate: a ring sends each process's message twice, but for a part of it, in 2 (ranks - 1) steps.
+# For the estimate: a ring sends each process's message almost twice, in 2 (ranks - 1) steps.
 RANKS, GIGABITS, STEP_S = (8, 64, 256), (25, 100), 20e-6
 
 
 def write_config(folder, **changes):
-    """A config of the sample for a net of this project; returns its path."""
+    """Write a config for the sample and a net of this project, and return its path."""
     settings = {
         "NET": os.path.join(ROOT, "train.prototxt"), "SOLVER": os.path.join(ROOT, "solver.prototxt"),
         "IMAGEPATH": os.path.join(ROOT, "data", "images"), "TRAIN_LIST": os.path.join(ROOT, "data", "train.txt"),
@@ -48,7 +48,7 @@ def write_config(folder, **changes):
 
 
 def speed(processes, threads, batch):
-    """Images a second, and the share of time in communication, over the last 20 iterations of a run."""
+    """Images per second, and the share of time in communication, over the last 20 iterations of a run."""
     with tempfile.TemporaryDirectory() as folder:
         program = [sys.executable, os.path.join(ROOT, "train.py"), "--config", write_config(folder, BATCH_SIZE=batch)]
         mpirun = [os.path.join(os.path.dirname(sys.executable), "mpirun"), "--bind-to", "none", "-np", str(processes)]
@@ -66,7 +66,7 @@ def speed(processes, threads, batch):
 
 
 def scaling():
-    """Print images a second by processes, all cases in turns."""
+    """Print images per second by number of processes; all cases take turns."""
     found = [[speed(*case) for case in CASES] for _ in range(ROUNDS)]
     images, comm = np.array(found).transpose(2, 1, 0)  # (cases, rounds) each
     rows = [
@@ -96,7 +96,7 @@ def message(net, folder, **changes):
 
 
 def estimate(name, size, image_s, share):
-    """Print an estimate of a net's messages: how long, and what share is left for learning at the speed of here."""
+    """Print an estimate of how long a net's messages take, and of the share of time left for learning at this speed."""
     rows = []
     for gigabits in GIGABITS:
         for ranks in RANKS:
@@ -111,7 +111,7 @@ def estimate(name, size, image_s, share):
 def main():
     """Print all tables."""
     scaling()
-    print("\nESTIMATE, not run: a ring, all of the bandwidth, 20 microseconds a step, no overlap with learning")
+    print("\nESTIMATE, not run: a ring, all of the bandwidth, 20 microseconds per step, no overlap with learning")
     with tempfile.TemporaryDirectory() as folder:
         small = message("train.prototxt", os.path.join(folder, "small"), BATCH_SIZE=64)
         large = message("models/vgg_face/train.prototxt", os.path.join(folder, "large"), BATCH_SIZE=4, IMAGE_SIZE=224)

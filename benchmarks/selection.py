@@ -29,7 +29,7 @@ def batch():
 
 
 def ours(strategy):
-    """A function that does it with tripletloss, and returns the loss."""
+    """A function that selects and computes loss and gradient with tripletloss, and returns the loss."""
     from tripletloss.core import losses, selection
     from tripletloss.core.distances import squared_distances
 
@@ -66,7 +66,7 @@ def theirs(strategy):
 
 
 def one(side, strategy):
-    """Run one side in this process. Prints the seconds of each run and the megabytes allocated."""
+    """Run one side in this process; print the seconds of each run and the megabytes allocated."""
     run = {"ours": ours, "theirs": theirs}[side](strategy)
     before, seconds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
     run()
@@ -79,7 +79,7 @@ def one(side, strategy):
 
 
 def main():
-    """Both sides in turns; prints a table."""
+    """Run both sides in turns; print a table."""
     rows = []
     for strategy in ("semi-hard", "batch-hard"):
         found = {"ours": [], "theirs": []}
@@ -94,7 +94,7 @@ def main():
             rows.append([strategy, side, f"{median:.1f}", f"{low:.1f} to {high:.1f}", f"{memory[side]:.0f}"])
         faster = np.median(found["theirs"]) / np.median(found["ours"])
         rows.append([strategy, "ratio", f"{faster:.1f}", "", f"{memory['theirs'] / memory['ours']:.1f}"])
-    print(f"{IDENTITIES} x {IMAGES} embeddings of {DIMENSION}, float32; {ROUNDS} processes x {REPEATS} runs a side\n")
+    print(f"{IDENTITIES} x {IMAGES} embeddings of {DIMENSION}, float32; {ROUNDS} processes x {REPEATS} runs per side\n")
     print(tabulate(rows, ["selection", "", "median ms", "all", "MB allocated"], disable_numparse=True))
 
 

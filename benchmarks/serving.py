@@ -67,7 +67,7 @@ def main():
         ratios = np.array(seconds["Caffe", size]) / spent
         low, median, high = 1e3 * np.percentile(spent, (0, 50, 100))
         rows.append([size, name, f"{median:.2f}", f"{low:.2f} to {high:.2f}", f"{np.median(ratios):.2f}"])
-    heads = ["images at a time", "", "ms an image", "all turns", "faster than Caffe"]
+    heads = ["images at a time", "", "ms per image", "all turns", "faster than Caffe"]
     print(tabulate(rows, heads, disable_numparse=True))
 
     detector, photo = Detector(), cv2.resize(pictures[0], (640, 480))

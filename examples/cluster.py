@@ -1,6 +1,6 @@
 """Who is who in a folder of faces? cluster.py MODEL.onnx FOLDER [THRESHOLD].
 
-This needs only onnxruntime, OpenCV and NumPy. It takes the same model and images as verify.py beside this file.
+This needs only onnxruntime, OpenCV and NumPy. It takes the same model and images as verify.py in this folder.
 """
 
 import sys
@@ -10,8 +10,8 @@ import numpy as np
 from verify import load, read_face
 
 
-def group(rows, threshold):
-    """Group rows (N, D) by average linkage, up to a squared distance. Returns lists of row numbers, largest first."""
+def group(rows: np.ndarray, threshold: float) -> list[list[int]]:
+    """Group rows (N, D) by average linkage up to a squared distance. Returns lists of row numbers, largest first."""
     groups = [[number] for number in range(len(rows))]
     squares = (rows**2).sum(1)
     distances = squares[:, None] + squares - 2 * rows @ rows.T  # (N, N); between groups, the mean over their pairs
@@ -30,7 +30,7 @@ def group(rows, threshold):
     return sorted(filter(None, groups), key=len, reverse=True)
 
 
-def main():
+def main() -> None:
     """Print one line per person: how many images, and which."""
     if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)

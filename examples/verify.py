@@ -5,18 +5,19 @@ faces must be cropped as in data/images; for ordinary photos, see tripletloss.ve
 """
 
 import sys
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import onnxruntime
 
 
-def load(path, given=()):
-    """Return the model, its metadata, the threshold (the given one, or the model's) and where that comes from."""
+def load(path: str, given: Sequence[str] = ()) -> tuple[onnxruntime.InferenceSession, dict[str, str], float, str]:
+    """Return the model, its metadata, the threshold (the given one, or the model's), and where that comes from."""
     try:
         session = onnxruntime.InferenceSession(path)
         about = session.get_modelmeta().custom_metadata_map
-    except Exception as error:  # onnxruntime has many classes of them
+    except Exception as error:  # onnxruntime has many classes of exceptions
         sys.exit(f"{path} cannot be used: {error}")
     if about.get("channels") != "bgr" or session.get_inputs()[0].name != "pixels":
         sys.exit(f"{path} does not take images as OpenCV reads them: export it with --pixels bgr")
@@ -27,11 +28,11 @@ def load(path, given=()):
     try:
         return session, about, float(given[0] if given else about["threshold"]), origin
     except ValueError:
-        sys.exit(f"the threshold {given[0]} is not a number")
+        sys.exit(f"the threshold {given[0]} is not a number: give one such as 1.2")
 
 
-def read_face(path, crop, size):
-    """Return an image file as the model takes it: (size, size, 3) uint8, B, G, R, from its central square."""
+def read_face(path: str, crop: int, size: int) -> np.ndarray:
+    """Return an image file as the model takes it, (size, size, 3) uint8, B, G, R: its central square, resized."""
     image = cv2.imread(path)
     if image is None:
         sys.exit(f"{path} does not exist or is not an image")
@@ -43,7 +44,7 @@ def read_face(path, crop, size):
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def main():
+def main() -> None:
     """Compare the squared distance of two embeddings with the threshold."""
     if len(sys.argv) not in (4, 5):
         sys.exit(__doc__)

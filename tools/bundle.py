@@ -1,8 +1,8 @@
-"""Pack this project with its Caffe for a machine that has another Python, other libraries and no network: make bundle.
+"""Pack this project with its Caffe for machines with another Python, other libraries and no network: make bundle.
 
-.build/tripletloss-bundle.tar.xz unpacks anywhere on Linux of the same processor. `tripletloss-bundle/python` in it is
-.venv's interpreter, started by the C library's own loader that comes along, so that nothing of that system is used
-but, by a GPU build, its NVIDIA driver and CUDA's libraries: those are large, and where a GPU is they are there.
+.build/tripletloss-bundle.tar.xz can be unpacked on any Linux for the same processor. tripletloss-bundle/python in it
+starts .venv's interpreter with a loader and a C library that are in the bundle, too. So it uses nothing of that system,
+except that a GPU build uses its NVIDIA driver and CUDA libraries, which are large, and present wherever a GPU is.
 """
 
 import importlib.metadata
@@ -20,13 +20,13 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = ROOT / ".build" / "tripletloss-bundle"
 ARCHIVE = BUNDLE.with_suffix(".tar.xz")
-PACKAGES = ["tripletloss", "pytest", "hypothesis"]  # with what they need: to train, and to run the tests
-LEFT_OUT = re.compile(  # what is CUDA's and the driver's
+PACKAGES = ["tripletloss", "pytest", "hypothesis"]  # with their dependencies, to train and to run the tests
+LEFT_OUT = re.compile(  # the libraries of CUDA and its driver
     r"lib(cudart|cublas|cublasLt|curand|nccl|cuda)\.so")
 UNUSED = shutil.ignore_patterns("__pycache__", "site-packages", "dist-packages", "test", "idlelib", "tkinter",
                                 "turtledemo", "ensurepip", "lib2to3", "config-3*")  # fmt: skip
 
-# CUDA's libraries are looked for in the folders of CUDA_LIBRARIES, then where its toolkit and the driver usually are.
+# CUDA's libraries are searched for in the folders of CUDA_LIBRARIES, then where its toolkit and driver usually are.
 STARTER = """#!/bin/sh
 here=$(cd "$(dirname "$0")" && pwd)
 export PYTHONNOUSERSITE=1
@@ -37,7 +37,7 @@ exec "$here/lib/shared/{loader}" --argv0 "$here/python" --library-path \\
 
 
 def needed_distributions():
-    """Return the installed distributions of PACKAGES and of all that they require."""
+    """Return the installed distributions of PACKAGES and of everything that they require."""
     found, names = {}, list(PACKAGES)
     while names:
         name = re.sub(r"[-_.]+", "-", names.pop()).lower()
@@ -50,7 +50,7 @@ def needed_distributions():
 
 
 def copy_packages(site, target):
-    """Copy the distributions' files and Caffe."""
+    """Copy the files of the distributions, and Caffe."""
     target.mkdir(parents=True)
     for distribution in needed_distributions():
         for file in distribution.files:
@@ -62,7 +62,7 @@ def copy_packages(site, target):
 
 
 def copy_project(target):
-    """Copy what git has of this project, as it is in the folder."""
+    """Copy the files that git tracks, as they are in the working tree."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -70,10 +70,10 @@ def copy_project(target):
 
 
 def copy_shared_libraries(interpreter, target):
-    """Copy every library that the interpreter and the modules need and that lies outside; returns the loader's name."""
+    """Copy all outside libraries that the interpreter and the modules need; return the loader's name."""
     target.mkdir()
     modules = [path for path in (BUNDLE / "lib").rglob("*.so*") if path.is_file()]
-    # Where a module lies in .venv, its library path leads to all that it needs.
+    # In .venv, a module's library path leads to everything that it needs.
     site = Path(sysconfig.get_path("platlib"))
     packages = BUNDLE / "lib" / "python3" / "dist-packages"
     originals = [site / path.relative_to(packages) if path.is_relative_to(packages) else path for path in modules]
@@ -91,7 +91,7 @@ def copy_shared_libraries(interpreter, target):
 
 
 def main():
-    """Make the bundle and its archive, and say how large they are."""
+    """Make the bundle and its archive, and print their sizes."""
     if ARCHIVE.exists():
         ARCHIVE.unlink()
     shutil.rmtree(BUNDLE, ignore_errors=True)
@@ -111,7 +111,7 @@ def main():
     part = ARCHIVE.with_suffix(".part")
     subprocess.run(["tar", "-C", BUNDLE.parent, "-cf", part, "-I", "xz -T0 -3", BUNDLE.name], check=True)
     os.replace(part, ARCHIVE)
-    print(f"{ARCHIVE.relative_to(ROOT)} has {ARCHIVE.stat().st_size / 1e6:.0f} MB: unpack it, then run "
+    print(f"{ARCHIVE.relative_to(ROOT)} has {ARCHIVE.stat().st_size / 1e6:.0f} MB. Unpack it, then run "
           f"{BUNDLE.name}/python {BUNDLE.name}/project/train.py")
 
 

@@ -1,9 +1,9 @@
-"""Does memory stay flat, and do large lists load? Long runs of a tiny net, and a list of a million images.
+"""Does memory stay constant in long runs, and do large lists load?
 
     .venv/bin/python tools/endurance.py list          # 1,000,000 images of 100,000 identities
-    .venv/bin/python tools/endurance.py run [HOURS]   # iterations of that many hours at 2 a second (default: 24)
+    .venv/bin/python tools/endurance.py run [HOURS]   # the iterations of that many hours at 2 per second (default: 24)
 
-The run is `train.py` itself, on a net that takes a millisecond, with a snapshot for every 1,000 iterations. Its memory
+The run is `train.py` itself, on a tiny net that takes a millisecond, with a snapshot every 1,000 iterations. Its memory
 and open files are read from /proc while it trains.
 """
 
@@ -30,7 +30,7 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc9" bottom: "labels" top:
 
 
 def measure_list():
-    """Write and read a list of a million images; prints seconds and memory."""
+    """Write and read a list of a million images; print seconds and memory."""
     from tripletloss.core.sampling import make_batches
     from tripletloss.data.lists import read_list
 
@@ -43,7 +43,7 @@ def measure_list():
         read = time.perf_counter() - start
         memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         people = images.labels.max() + 1
-        print(f"{len(images.names):,} images of {people:,} identities: {read:.1f} s, {memory:.0f} MB more")
+        print(f"{len(images.names):,} images of {people:,} identities: {read:.1f} s, {memory:.0f} MB")
         for kind in ("shuffled", "identities"):
             start = time.perf_counter()
             batches = make_batches(kind, images.labels, 120, 6, 0)
@@ -56,7 +56,7 @@ def measure_list():
 
 
 def write_project(folder, iterations):
-    """Eight images of two identities, the net, and a config."""
+    """Write eight images of two identities, the net, and a config."""
     os.mkdir(os.path.join(folder, "images"))
     rng = np.random.default_rng(0)
     with open(os.path.join(folder, "list.txt"), "w") as file:
@@ -76,7 +76,7 @@ def write_project(folder, iterations):
 
 
 def of_process(number):
-    """Megabytes and open files of a process, its children's included."""
+    """The megabytes and open files of a process and its children."""
     children = subprocess.run(["pgrep", "-P", str(number)], capture_output=True, text=True).stdout.split()
     megabytes = files = 0
     for one in [str(number), *children]:
@@ -90,7 +90,7 @@ def of_process(number):
 
 
 def measure_run(hours):
-    """Train, look at the process eleven times, print."""
+    """Train, and print memory and open files ten times on the way."""
     iterations = int(hours * 3600 * 2)
     with tempfile.TemporaryDirectory() as folder:
         write_project(folder, iterations)

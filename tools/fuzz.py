@@ -1,11 +1,11 @@
-"""Feed damaged files of one kind to what reads them: nothing but InputError may come of it.
+"""Feed damaged files of one kind to the code that reads them, which must raise nothing but InputError.
 
     .venv/bin/pip install -e .[fuzz]
     .venv/bin/python tools/fuzz.py KIND [-runs=10000]
 
 KIND: list, param_str, config, prototxt, caffemodel, solverstate, weights_h5, embeddings_h5, image. Inputs are mutated
-good files, guided by which lines of this package they reach (atheris, libFuzzer). The first input that does something
-else ends the run and is kept as crash-*.
+good files, guided by the lines of this package that they reach (atheris, libFuzzer). The first input with any other
+result ends the run, and is kept as crash-*.
 """
 
 import os
@@ -50,10 +50,10 @@ LIST = "ann@1.jpg 0\nann@2.jpg 0\nbob/3.jpg 1\n\n"
 
 
 class Kinds:
-    """For each kind, a good file and what reads it; all in one folder."""
+    """For each kind, a good file and the code that reads it, all in one folder."""
 
     def __init__(self, folder):
-        """folder: for files; a solver of a small net is made in it."""
+        """Make a solver of a small net in the folder, for its snapshot."""
         self.folder, self.path = folder, os.path.join(folder, "input")
         net = os.path.join(folder, "net.prototxt")
         with open(net, "w") as file:
@@ -69,7 +69,7 @@ class Kinds:
             self.snapshot = snapshots.write(self.solver, prefix, "")
 
     def seed(self, kind):
-        """The content of a good file."""
+        """The content of a good file of a kind."""
         if kind == "list":
             return LIST.encode()
         if kind == "param_str":
@@ -97,7 +97,7 @@ class Kinds:
         return cv2.imencode(".jpg", rng.integers(0, 255, (12, 12, 3), np.uint8))[1].tobytes()
 
     def read(self, kind, content):
-        """Read a file with this content. Raises InputError."""
+        """Read a file of a kind with this content. Raises InputError."""
         if kind == "param_str":
             parse_param_str(content.decode("latin-1"), layers.DataLayer.keys, "fuzz")
             return
@@ -135,7 +135,7 @@ def main():
     """Fuzz the kind that the command line names."""
     kind, arguments = sys.argv[1], sys.argv[2:] or ["-runs=10000"]
     warnings.simplefilter("ignore")
-    process.LEAST_SECONDS = 1  # on many damaged HDF5 files, HDF5 never comes to an end
+    process.LEAST_SECONDS = 1  # HDF5 never finishes reading many damaged files
     with tempfile.TemporaryDirectory() as folder:
         kinds = Kinds(folder)
         corpus = os.path.join(folder, "corpus")
@@ -152,7 +152,7 @@ def main():
             except InputError:
                 counts["refused"] += 1
 
-        # libFuzzer ends the process itself, so what was counted is said on the way.
+        # libFuzzer ends the process itself, so the counts are printed on the way.
         def counted(content):
             one(content)
             total = sum(counts.values())

@@ -1,10 +1,10 @@
-"""Divide faces laid out like LFW's into people to finetune on and people to measure on.
+"""Divide faces in the layout of LFW into people to finetune on and people to measure on.
 
     python tools/lfw_halves.py IMAGES PAIRS OUT [FOLDS]
 
-IMAGES holds name/name_0001.jpg; PAIRS is a pairs file of folds whose people differ. The last FOLDS folds (default: more
-than half of them) become OUT/pairs.txt, to measure on. OUT/train.txt lists the images of the others: of all that are in
-none of those pairs and have two images or more.
+IMAGES contains name/name_0001.jpg and so on. PAIRS is a pairs file whose folds have no people in common. The last FOLDS
+folds (default: more than half of them) become OUT/pairs.txt, to measure on. OUT/train.txt lists the images of all
+people who are not in those pairs and have two images or more.
 """
 
 import os
@@ -17,7 +17,7 @@ from tripletloss.data.pairs import read_pairs
 
 
 def main():
-    """Write the two files; returns the exit status."""
+    """Write the two files, and return the exit status."""
     if len(sys.argv) not in (4, 5):
         sys.exit(__doc__.split("\n\n")[1].strip())
     folder, source, out = sys.argv[1:4]

@@ -1,4 +1,4 @@
-"""Keep of a snapshot what a deploy net needs, and no path of where it was made: ship_weights.py WEIGHTS DEPLOY OUT."""
+"""Keep only what a deploy net needs of a snapshot, and no paths: ship_weights.py WEIGHTS DEPLOY OUT."""
 
 import sys
 
@@ -8,7 +8,7 @@ from tripletloss.net.definition import read_net
 
 
 def main():
-    """Write layers' names, types and parameters; settings and solver's paths stay behind."""
+    """Write the names, types and parameters of the layers, without settings and without the solver's paths."""
     weights, deploy, out = sys.argv[1:]
     with open(weights, "rb") as file:
         found = {layer.name: layer for layer in caffe_pb2.NetParameter.FromString(file.read()).layer if layer.blobs}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import ROOT, run_train, write_config
+from tripletloss import config
 
 
 def in_child(code):
@@ -43,7 +44,7 @@ def test_auto_falls_back_to_the_cpu_in_one_line(project):
     write_config(project, DEVICE="auto")
     result = run_train(project, "--stage", "softmax")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("device     CPU (no GPU: Caffe stopped: ")
+    assert "\ndevice     CPU (no GPU: Caffe stopped: " in result.stdout
     assert "ublas" not in result.stdout + result.stderr  # which Caffe looks for, in vain
     assert "InitGoogleLogging" not in result.stderr
 
@@ -70,3 +71,13 @@ def test_ids_of_nccl_are_whole(gpu_build):
     if not lengths:
         pytest.skip("this Caffe is built without NCCL: USE_NCCL := 1 in Makefile.config")
     assert set(lengths) == {"128"}
+
+
+@pytest.mark.parametrize("net", [ROOT, ROOT / "models" / "vgg_face"])
+def test_the_config_that_gpu_check_measures_with_can_be_loaded(tmp_path, monkeypatch, net):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import gpu_measure
+
+    settings = config.load(str(gpu_measure.write_config(tmp_path, net, MAX_ITERS=7, STAGES=["softmax"])))
+    assert settings.stage("softmax")["MAX_ITERS"] == 7 and settings["STAGES"] == ["softmax"]
+    assert settings["NET"] == str(net / "train.prototxt") and settings["RUN_FOLDER"] == str(tmp_path / "run")
