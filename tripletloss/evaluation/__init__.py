@@ -1,1 +1,1 @@
-"""What embeddings are good for: comparison, plots, pictures."""
+"""Embeddings by Caffe, and what they are good for: figures, comparison, groups, suspects, plots."""
