@@ -120,7 +120,7 @@ def test_distance_weighted_selection_draws_anew_each_iteration_and_the_same_in_e
         runs.append([run(net, x, LABELS)[1] for _ in range(3)])
     np.testing.assert_array_equal(runs[0], runs[1])
     assert not np.array_equal(runs[0][0], runs[0][1]) and np.abs(runs[0][0]).max() > 0
-    with pytest.raises(InputError, match=r"embeddings of length one, but one has 2: let Norm2Layer come last.*norm2$"):
+    with pytest.raises(InputError, match=r"embeddings of length one, but one has 2: put Norm2Layer last.*norm2$"):
         run(net, 2 * x, LABELS)
 
 
@@ -359,15 +359,15 @@ def test_data_layer_makes_anchor_batches_whose_copies_are_equal(project):
         (python("l", "TripletLossLayer", ["x", "x", "x"], ["l"], "!!python/object/apply:os.getcwd []"), "not a YAML"),
         (python("l", "TripletLossLayer", ["x", "x"], ["l"]), "takes anchors, positives and negatives"),
         (python("l", "TripletLossLayer", ["x", "x", "labels"], ["l"]), "differ in shape"),
-        (python("l", "TripletSelectLayer", ["x"], ["a", "p", "n"], "{selection: semi-hard}"), "needs the labels"),
+        (python("l", "TripletSelectLayer", ["x"], ["a", "p", "n"], "{selection: semi-hard}"), "needs labels"),
         (python("l", "TripletSelectLayer", ["x", "labels"], ["a"]), "takes embeddings and labels"),
         (python("l", "TripletSelectLayer", ["labels", "x"], ["a", "p", "n"]), r"TripletSelectLayer: bottom 0 must be the embeddings, .* shape \(12,\): the order is `bottom: \"embeddings\" bottom: \"labels\"`"),
-        (python("l", "TripletSelectLayer", ["x", "x"], ["a", "p", "n"]), r"bottom 1 must be one label for each of the 12 embeddings, but it has the shape \(12, 4\)"),
+        (python("l", "TripletSelectLayer", ["x", "x"], ["a", "p", "n"]), r"bottom 1 must be one label for each of the 12 embeddings, but has the shape \(12, 4\)"),
         (python("l", "TripletSelectLayer", ["labels"], ["a", "p", "n"]), "bottom 0 must be the embeddings"),
         (python("l", "BatchTripletLossLayer", ["labels", "x"], ["l"]), "BatchTripletLossLayer: bottom 0 must be the embeddings"),
         (python("l", "CosineLayer", ["labels", "x"], ["l"], "{identities: 3}"), "CosineLayer: bottom 0 must be the features"),
         (python("l", "Norm2Layer", ["x", "x"], ["y"]), "takes one bottom and one top"),
-        (python("l", "DataLayer", [], ["data", "l2"]), "param_str lacks train_list"),
+        (python("l", "DataLayer", [], ["data", "l2"]), "param_str has no train_list"),
         (python("l", "DataLayer", [], ["data"]), "takes no bottom and two tops"),
     ],
 )

@@ -72,8 +72,8 @@ def test_training_waits_for_mined_negatives_that_another_machine_sees_late(proje
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (None, r"mined\.npz cannot be read \(No such file or directory\): go on with --resume"),
-        (mined_file(20), r"mined\.npz was not mined in iteration 0: go on with --resume"),
+        (None, r"mined\.npz cannot be read \(No such file or directory\): resume with --resume"),
+        (mined_file(20), r"mined\.npz was not mined in iteration 0: resume with --resume"),
     ],
 )
 def test_mined_negatives_that_never_come_end_in_a_sentence(project, monkeypatch, content, sentence):

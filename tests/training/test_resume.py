@@ -1,4 +1,4 @@
-"""A run is never lost: it goes on after any kill to the same bits, snapshots are whole, and folders have one run."""
+"""A run is never lost: after any kill it resumes to the same bits, snapshots are whole, and a folder has one run."""
 
 import csv
 import json
@@ -206,7 +206,7 @@ def test_a_damaged_snapshot_is_passed_over_for_the_one_before(project, finished,
     harm(run)
     result = run_train(project, "--resume")
     assert result.returncode == 0, result.stderr
-    assert "snapshot   that of iteration 20 is passed over: softmax_iter_20." in result.stdout
+    assert "snapshot   iteration 20 is skipped: softmax_iter_20." in result.stdout
     assert "resumes    from iteration 15" in result.stdout
     assert (run / "softmax_iter_20.caffemodel").read_bytes() == before
 
@@ -243,7 +243,7 @@ def test_training_longer_goes_on_from_the_end(project, finished):
     assert [int(row["iteration"]) for row in rows] == list(range(1, 31))
     write_config(project, RUN_FOLDER="once", STAGES=["softmax"], MAX_ITERS=30, SNAPSHOT_ITERS=5)
     result = run_train(project)
-    assert re.search(r"^time       about \d+ s for the 10 iterations that are left$", result.stdout, re.M)
+    assert re.search(r"^time       about \d+ s for the remaining 10 iterations$", result.stdout, re.M)
     once, twice = ((project / folder / "softmax_iter_30.caffemodel").read_bytes() for folder in ("once", "run"))
     assert once == twice
 
@@ -397,7 +397,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_leaves_earlier_snapshots(p
     result = in_small_disk(project, 240)
     assert result.returncode == 1, result.stderr
     sentence = result.stderr.splitlines()[-1]
-    assert "(No space left on device): make room, then go on with --resume" in sentence
+    assert "(No space left on device): make room, then resume with --resume" in sentence
     kept = project / "kept"
     assert not list(kept.glob("*.part"))
     last = snapshots.last_whole(str(kept / "softmax"))
@@ -443,7 +443,7 @@ def test_a_state_that_is_not_of_the_net_is_refused_before_caffe_ends_the_process
     else:
         state.history[0].shape.dim[0] += 1
     open(snapshot.state, "wb").write(state.SerializeToString())
-    with pytest.raises(InputError, match="is not of this stage's net"):
+    with pytest.raises(InputError, match="belongs to another net"):
         snapshots.restore(caffe.get_solver(str(run / "softmax_solver.prototxt")), snapshot)
 
 
@@ -451,7 +451,7 @@ def test_an_explosion_is_told_with_iteration_layer_and_images_before_it_is_kept(
     write_config(project, STAGES=["softmax"], MAX_ITERS=50, SNAPSHOT_ITERS=50, LEARNING_RATE=1e30)
     result = run_train(project)
     sentence = result.stderr.splitlines()[-1]
-    assert result.returncode == 1 and "lower LEARNING_RATE" in sentence and "stops at iteration" in sentence
+    assert result.returncode == 1 and "lower LEARNING_RATE" in sentence and "stopped at iteration" in sentence
     assert "person" in sentence and not list((project / "run").glob("softmax_iter_*"))
     assert "snapshot" not in sentence and "WEIGHTS" not in sentence
     names = [line.split()[0] for line in (project / "run" / "softmax_stopped_batch.txt").read_text().splitlines()]
@@ -463,7 +463,7 @@ def test_an_explosion_after_a_snapshot_names_the_snapshot(project):
     write_config(project, STAGES=["softmax"], MAX_ITERS=50, SNAPSHOT_ITERS=2)
     result = run_train(project)
     sentence, last = result.stderr.splitlines()[-1], project / "run" / "softmax_iter_2.caffemodel"
-    assert result.returncode == 1 and f"start another run, with WEIGHTS = '{last}', the last snapshot" in sentence
+    assert result.returncode == 1 and f"start another run, with WEIGHTS = '{last}' to continue from the last snapshot" in sentence
     assert snapshots.last_whole(str(project / "run" / "softmax")).weights == str(last)
 
 
@@ -506,7 +506,7 @@ def test_an_explosion_of_the_triplet_stage_names_iteration_and_images(whole):
                            "LEARNING_RATE": 1e38, "SELECTION": "batch-hard", "MARGIN": 2.0, "MINE_ITERS": 0})  # fmt: skip
     result = run_train(whole)
     sentence = result.stderr.splitlines()[-1]
-    assert result.returncode == 1 and "the triplet stage stops at iteration" in sentence, result.stderr
+    assert result.returncode == 1 and "the triplet stage stopped at iteration" in sentence, result.stderr
     assert "person" in sentence and "lower LEARNING_RATE" in sentence
     assert (whole / "run" / "triplet_stopped_batch.txt").exists() and not list((whole / "run").glob("triplet_iter_*"))
 

@@ -188,9 +188,13 @@ STRATEGIES = {
 
 
 def select(
-    name: str, distances: np.ndarray, labels: np.ndarray, margin: float, dimension: int, rng: np.random.Generator
-) -> Selection:
-    """The Selection of a strategy in STRATEGIES. dimension: of the embeddings; rng: for a strategy that draws."""
+    name: str, distances: np.ndarray, labels: np.ndarray | None, margin: float, dimension: int,
+    rng: np.random.Generator,
+) -> Selection:  # fmt: skip
+    """The Selection of a strategy in STRATEGIES.
+
+    labels: None for a strategy that needs none; dimension: of the embeddings; rng: for a strategy that draws.
+    """
     strategy = STRATEGIES[name]
     if strategy.draws:
         return strategy.select(distances, labels, dimension, rng)

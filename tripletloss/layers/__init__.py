@@ -1,8 +1,8 @@
-"""The Caffe Python layers that a prototxt names. They move blobs in and out of NumPy functions, no more.
+"""The Caffe Python layers that a prototxt names. They only move blobs in and out of NumPy functions.
 
     python_param { module: "tripletloss.layers" layer: "TripletLossLayer" param_str: "{margin: 0.2}" }
 
-param_str is a YAML mapping, read and never run. Its keys are the names of config.py in small letters; train.py
+param_str is a YAML mapping. It is read, never run. Its keys are the names of config.py in small letters, and train.py
 fills in those that a prototxt leaves out.
 """
 

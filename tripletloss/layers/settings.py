@@ -1,21 +1,25 @@
 """What all layers have in common: settings from param_str, and checks of bottoms and tops."""
 
 import math
+from collections.abc import Collection
+from typing import Any
 
 import caffe
+import numpy as np
 import yaml
 
 from tripletloss.base.errors import InputError
 from tripletloss.config import REQUIRED, SCHEMA, check_value, unknown_name
 
 PROCESS_KEYS = ("rank", "ranks")  # which train.py writes for each process that trains
+Blobs = Any  # Caffe's vector of the bottoms or tops of a layer: index it, as it has no iterator
 
 
-def parse_param_str(param_str, keys, where):
-    """The mapping that a param_str holds: {} if it is empty.
+def parse_param_str(param_str: str, keys: Collection[str], where: str) -> dict[str, Any]:
+    """The mapping in a param_str; {} if it is empty.
 
-    keys: the names that it may hold. where: what an error begins with. Raises InputError for text that is not a
-    YAML mapping, an unknown key or a value that SCHEMA does not accept.
+    keys: the names that it may have; where: the beginning of an error message. Raises InputError for text that is not a
+    YAML mapping, for an unknown key, and for a value that SCHEMA does not accept.
     """
     try:
         params = yaml.safe_load(param_str) or {}
@@ -31,59 +35,61 @@ def parse_param_str(param_str, keys, where):
 
 
 class SettingsLayer(caffe.Layer):
-    """A layer that takes its settings from its own param_str and from nothing else."""
+    """A layer that takes its settings from its own param_str only."""
 
-    keys: tuple[str, ...] = ()  # the settings that param_str may give, in small letters
+    keys: tuple[str, ...] = ()  # the settings that param_str may have, in small letters
 
-    def read_settings(self, **defaults):
-        """All of `keys` as a dict: from param_str, else from `defaults`, else SCHEMA's default.
+    def read_settings(self, **defaults: Any) -> dict[str, Any]:
+        """All of `keys` with their values: from param_str, else from `defaults`, else from SCHEMA.
 
-        Raises InputError as parse_param_str does, and for a key without a value that has no default.
+        Raises InputError like parse_param_str, and for a key that has neither a value nor a default.
         """
         name = type(self).__name__
         given = {**defaults, **parse_param_str(self.param_str, self.keys, name)}
         for key in self.keys:
             default = SCHEMA[key.upper()].default
             if key not in given and (default is REQUIRED or isinstance(default, dict)):
-                raise InputError(f"{name}: param_str lacks {key}: write it there, or let train.py fill it in")
+                raise InputError(f"{name}: param_str has no {key}: write it there, or let train.py fill it in")
             given.setdefault(key, default)
         return given
 
-    def start_at(self, iteration):
-        """Go on with the forward pass of this number, counted from 0. Most layers do the same in each."""
+    def start_at(self, iteration: int) -> None:
+        """Continue with the pass of this number, counted from 0. Most layers do the same in each pass."""
 
-    def check_arity(self, bottom, top, bottoms, tops, means):
-        """Raise InputError unless the numbers of bottoms and tops are among those that the layer takes."""
+    def check_arity(
+        self, bottom: Blobs, top: Blobs, bottoms: Collection[int], tops: Collection[int], wanted: str
+    ) -> None:
+        """Raise InputError unless the layer takes as many bottoms and tops. wanted: the same in words."""
         if len(bottom) not in bottoms or len(top) not in tops:
-            raise InputError(f"{type(self).__name__} takes {means}, not {len(bottom)} bottoms and {len(top)} tops")
+            raise InputError(f"{type(self).__name__} takes {wanted}, not {len(bottom)} bottoms and {len(top)} tops")
 
 
-def start_at(net, iteration):
-    """Let a net's layers go on where a run was interrupted: after solver.restore(), they would begin anew.
+def start_at(net: caffe.Net, iteration: int) -> None:
+    """Let a net's layers continue where a run was interrupted. After solver.restore(), they would begin anew.
 
-    net: a caffe.Net; iteration: the mini-batch to go on with, counted from 0: solver.iter, or, where the solver has an
-    iter_size, solver.iter * iter_size.
+    iteration: the pass to continue with, counted from 0: solver.iter, or, if the solver has an iter_size,
+    solver.iter * iter_size.
     """
     for layer in net.layers:
         if isinstance(layer, SettingsLayer):
             layer.start_at(iteration)
 
 
-def check_labelled(layer, rows, bottom):
-    """Raise InputError unless bottom 0 holds rows of numbers (N, ...) and bottom 1, if there is one, a label for each.
+def check_labelled(layer: str, rows: str, bottom: Blobs) -> None:
+    """Raise InputError unless bottom 0 has rows (N, ...) and bottom 1, if there is one, has one label per row.
 
     layer: its name; rows: what the rows are called.
     """
     shapes = [tuple(bottom[i].shape) for i in range(len(bottom))]
     if len(shapes[0]) < 2:
-        said = f"bottom 0 must be the {rows}, one row per image, but it has the shape {shapes[0]}"
+        said = f"bottom 0 must be the {rows}, one row per image, but has the shape {shapes[0]}"
     elif len(bottom) == 2 and bottom[1].count != shapes[0][0]:
-        said = f"bottom 1 must be one label for each of the {shapes[0][0]} {rows}, but it has the shape {shapes[1]}"
+        said = f"bottom 1 must be one label for each of the {shapes[0][0]} {rows}, but has the shape {shapes[1]}"
     else:
         return
     raise InputError(f"{layer}: {said}: the order is `bottom: \"{rows}\" bottom: \"labels\"`")
 
 
-def rows_of(array):
-    """The array as a matrix with a row an item: (N, D), also where N is 0."""
+def rows_of(array: np.ndarray) -> np.ndarray:
+    """An array (N, ...) as a matrix (N, D), even if N is 0."""
     return array.reshape(len(array), math.prod(array.shape[1:]))

@@ -1,6 +1,8 @@
 """The layers that select triplets, and their loss."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -8,44 +10,45 @@ from tripletloss.base import parallel
 from tripletloss.base.errors import InputError, NotFiniteError
 from tripletloss.core import losses, selection, streams
 from tripletloss.core.distances import squared_distances
-from tripletloss.layers.settings import SettingsLayer, check_labelled, rows_of
+from tripletloss.layers.settings import Blobs, SettingsLayer, check_labelled, rows_of
 
 
-def check_lengths(embeddings, layer):
-    """Raise InputError unless all rows (N, D) have length one, which distance-weighted selection is made for."""
+def check_lengths(embeddings: np.ndarray, layer: str) -> None:
+    """Raise InputError unless all rows (N, D) have length one, as distance-weighted selection needs."""
     lengths = np.linalg.norm(embeddings, axis=1)
     if np.abs(lengths - 1).max() > 1e-3:
         raise InputError(
             f"{layer}: distance-weighted selection needs embeddings of length one, but one has "
-            f"{lengths[np.abs(lengths - 1).argmax()]:.3g}: let Norm2Layer come last, fc7, fc9_1, norm2"
+            f"{lengths[np.abs(lengths - 1).argmax()]:.3g}: put Norm2Layer last, as in fc7, fc9_1, norm2"
         )
 
 
 class SelectingLayer(SettingsLayer):
     """What the layers that select triplets have in common.
 
-    With several processes and `gather`, each selects the same triplets among the embeddings of all of them, and takes
-    its own rows of the gradient. The processes' gradients are averaged later, so these are multiplied by their number.
+    With several processes and `gather`, each process selects the same triplets from the embeddings of all, and takes
+    its own rows of the gradient. As the processes' gradients are averaged later, these rows are multiplied by the
+    number of processes.
     """
 
     keys = ("selection", "margin", "seed", "gather")
 
-    def read_selection(self, **defaults):
-        """Take the settings; raises InputError."""
+    def read_selection(self, **defaults: Any) -> None:
+        """Read the settings. defaults: as in read_settings. Raises InputError."""
         settings = self.read_settings(**defaults)
         self.strategy, self.margin, self.seed, gather = (settings[key] for key in self.keys)
         self.team = parallel.team() if gather else parallel.OneProcess()
         self.start_at(0)
 
-    def start_at(self, iteration):
-        """Go on with the random draws of this iteration, counted from 0."""
+    def start_at(self, iteration: int) -> None:
+        """Continue with the random draws of this pass, counted from 0."""
         self.iteration = iteration
 
-    def select(self, bottom):
-        """Select from bottoms embeddings and, by choice, labels. Keeps distances and selection.
+    def select(self, bottom: Blobs) -> np.ndarray:
+        """Select from the bottoms: embeddings and, optionally, labels. Keeps distances and selection.
 
-        Returns the embeddings (N, D) that were selected from. Raises NotFiniteError for embeddings that are not finite,
-        and InputError for a mini-batch that the selection is not made for.
+        Returns the embeddings (N, D) that were selected from. Raises NotFiniteError for embeddings that are NaN or
+        infinite, and InputError for a mini-batch that does not suit the selection.
         """
         embeddings = self.team.gather_rows(rows_of(bottom[0].data))
         labels = self.team.gather_rows(bottom[1].data.ravel()) if len(bottom) == 2 else None
@@ -66,14 +69,14 @@ class SelectingLayer(SettingsLayer):
         self.iteration += 1
         return embeddings
 
-    def pass_on(self, gradient, bottom):
-        """Assign the bottom's own rows of the gradient of all embeddings (N, D)."""
+    def pass_on(self, gradient: np.ndarray, bottom: Any) -> None:
+        """Assign to a bottom its own rows of the gradient of all embeddings (N, D)."""
         start = self.team.rank * len(bottom.data)
         own = gradient[start : start + len(bottom.data)] * self.team.size
         bottom.diff[...] = own.reshape(bottom.diff.shape)
 
-    def write_statistics(self, tops):
-        """The active share of the triplets, the mean d(a,p) and the mean d(a,n), into three tops."""
+    def write_statistics(self, tops: Sequence[Any]) -> None:
+        """Put the active share of the triplets, the mean d(a,p) and the mean d(a,n) into three tops."""
         chosen, d = self.selection, self.distances
         tops[0].data[...] = selection.active_share(chosen, d, self.margin)
         for top, others in ((tops[1], chosen.positives), (tops[2], chosen.negatives)):
@@ -81,36 +84,36 @@ class SelectingLayer(SettingsLayer):
 
 
 class TripletSelectLayer(SelectingLayer):
-    """Select triplets among the embeddings of a mini-batch.
+    """Select triplets from the embeddings of a mini-batch.
 
-    Bottoms: embeddings (N, ...), labels (N,). With embeddings alone, the selection is rank-paired.
-    Tops: anchors, positives, negatives (T, D), T changing from iteration to iteration and sometimes 0; and, by
-    choice, three numbers (): the active share of the triplets, the mean d(a,p) and the mean d(a,n).
+    Bottoms: embeddings (N, ...), labels (N,). With embeddings only, the selection is rank-paired.
+    Tops: anchors, positives, negatives (T, D), where T changes from pass to pass and may be 0; optionally, three
+    numbers (): the active share of the triplets, the mean d(a,p) and the mean d(a,n).
     param_str: selection (semi-hard | batch-hard | batch-all | distance-weighted | rank-paired), margin, seed, gather.
     Example: "{selection: semi-hard, margin: 0.2}"
     """
 
-    def setup(self, bottom, top):
-        """Check arity and settings; raises InputError."""
+    def setup(self, bottom: Blobs, top: Blobs) -> None:
+        """Check arity and settings. Raises InputError."""
         self.check_arity(
             bottom, top, (1, 2), (3, 6), "embeddings and labels, and three tops, or six with the statistics"
         )
         self.read_selection(**({"selection": selection.WITHOUT_LABELS} if len(bottom) == 1 else {}))
         if len(bottom) == 1 and selection.STRATEGIES[self.strategy].needs_labels:
             raise InputError(
-                f"TripletSelectLayer: selection {self.strategy} needs the labels: add `bottom: \"labels\"`"
+                f"TripletSelectLayer: selection {self.strategy} needs labels: add `bottom: \"labels\"`"
             )
 
-    def reshape(self, bottom, top):
-        """One row a top until forward knows how many triplets there are. Raises InputError for other bottoms."""
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
+        """Give each top one row, until forward() knows the number of triplets. Raises InputError for wrong bottoms."""
         check_labelled(type(self).__name__, "embeddings", bottom)
         for i in range(3):
             top[i].reshape(1, math.prod(bottom[0].shape[1:]))
         for i in range(3, len(top)):
             top[i].reshape()
 
-    def forward(self, bottom, top):
-        """Select, and gather the rows. Raises InputError for embeddings that are not finite."""
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
+        """Select triplets, and copy their rows into the tops. Raises InputError like select()."""
         embeddings, chosen = self.select(bottom), self.selection
         for i, rows in enumerate((chosen.anchors, chosen.positives, chosen.negatives)):
             top[i].reshape(len(rows), embeddings.shape[1])
@@ -118,34 +121,34 @@ class TripletSelectLayer(SelectingLayer):
         if len(top) == 6:
             self.write_statistics([top[i] for i in range(3, 6)])
 
-    def backward(self, top, propagate_down, bottom):
-        """Sum the triplets' gradients into the rows that they came from; every row is assigned."""
+    def backward(self, top: Blobs, propagate_down: Sequence[bool], bottom: Blobs) -> None:
+        """Sum the triplets' gradients into the rows that they came from. Every row is assigned."""
         if propagate_down[0]:
             rows = len(bottom[0].data) * self.team.size
-            diffs = (top[i].diff for i in range(3))
-            self.pass_on(losses.scatter_gradients(self.selection, *diffs, rows), bottom[0])
+            gradient = losses.scatter_gradients(self.selection, top[0].diff, top[1].diff, top[2].diff, rows)
+            self.pass_on(gradient, bottom[0])
 
 
 class BatchTripletLossLayer(SelectingLayer):
     """TripletSelectLayer and TripletLossLayer in one, for large mini-batches: rows are not copied for each triplet.
 
-    Bottoms: embeddings (N, ...), labels (N,). Tops: the loss, (); and, by choice, TripletSelectLayer's three numbers.
-    param_str: as TripletSelectLayer's. Give the layer `loss_weight: 1`.
+    Bottoms: embeddings (N, ...), labels (N,). Tops: the loss, (); optionally, TripletSelectLayer's three numbers.
+    param_str: as for TripletSelectLayer. Give the layer `loss_weight: 1`.
     """
 
-    def setup(self, bottom, top):
-        """Check arity and settings; raises InputError."""
+    def setup(self, bottom: Blobs, top: Blobs) -> None:
+        """Check arity and settings. Raises InputError."""
         self.check_arity(bottom, top, (2,), (1, 4), "embeddings and labels, and one top, or four with the statistics")
         self.read_selection()
 
-    def reshape(self, bottom, top):
-        """Every top is one number, of shape () as the losses of Caffe's own layers. Raises InputError."""
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
+        """Give every top the shape (), like the losses of Caffe's own layers. Raises InputError for wrong bottoms."""
         check_labelled(type(self).__name__, "embeddings", bottom)
         for i in range(len(top)):
             top[i].reshape()
 
-    def forward(self, bottom, top):
-        """losses.selected_loss; its gradient is kept. Raises InputError for embeddings that are not finite."""
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
+        """Compute losses.selected_loss, and keep its gradient. Raises InputError like select()."""
         embeddings = self.select(bottom)
         top[0].data[...], self.gradient = losses.selected_loss(
             embeddings, self.distances, self.selection, self.margin
@@ -153,40 +156,40 @@ class BatchTripletLossLayer(SelectingLayer):
         if len(top) == 4:
             self.write_statistics([top[i] for i in range(1, 4)])
 
-    def backward(self, top, propagate_down, bottom):
-        """The gradient, times the top diff."""
+    def backward(self, top: Blobs, propagate_down: Sequence[bool], bottom: Blobs) -> None:
+        """Assign the gradient, times the top diff."""
         if propagate_down[0]:
             self.pass_on(self.gradient * top[0].diff, bottom[0])
 
 
 class TripletLossLayer(SettingsLayer):
-    """FaceNet's triplet loss, see losses.triplet_loss. Give the layer `loss_weight: 1`: Caffe sets none by itself.
+    """FaceNet's triplet loss, see losses.triplet_loss. Give the layer `loss_weight: 1`, as Caffe sets none by default.
 
-    Bottoms: anchors, positives, negatives (T, ...), T may be 0. Top: the loss, (), as Caffe's own losses are.
+    Bottoms: anchors, positives, negatives (T, ...), where T may be 0. Top: the loss, (), like Caffe's own losses.
     param_str: margin, a squared distance. Example: "{margin: 0.2}"
     """
 
     keys = ("margin",)
 
-    def setup(self, bottom, top):
-        """Check arity and settings; raises InputError."""
+    def setup(self, bottom: Blobs, top: Blobs) -> None:
+        """Check arity and settings. Raises InputError."""
         self.check_arity(bottom, top, (3,), (1,), "anchors, positives and negatives, and one top")
         self.margin = self.read_settings()["margin"]
 
-    def reshape(self, bottom, top):
-        """Raises InputError if the bottoms differ in shape."""
+    def reshape(self, bottom: Blobs, top: Blobs) -> None:
+        """Give the top the shape (). Raises InputError if the bottoms differ in shape."""
         shapes = [tuple(bottom[i].shape) for i in range(3)]
         if len(set(shapes)) > 1:
             raise InputError(f"TripletLossLayer: anchors, positives and negatives differ in shape: {shapes}")
         top[0].reshape()
 
-    def forward(self, bottom, top):
-        """losses.triplet_loss."""
-        self.rows = [rows_of(bottom[i].data) for i in range(3)]
+    def forward(self, bottom: Blobs, top: Blobs) -> None:
+        """Compute losses.triplet_loss."""
+        self.rows = rows_of(bottom[0].data), rows_of(bottom[1].data), rows_of(bottom[2].data)
         top[0].data[...], self.active = losses.triplet_loss(*self.rows, self.margin)
 
-    def backward(self, top, propagate_down, bottom):
-        """losses.triplet_loss_gradients, times the top diff."""
+    def backward(self, top: Blobs, propagate_down: Sequence[bool], bottom: Blobs) -> None:
+        """Assign losses.triplet_loss_gradients, times the top diff."""
         diffs = losses.triplet_loss_gradients(*self.rows, self.active, top[0].diff)
         for i in range(3):
             if propagate_down[i]:

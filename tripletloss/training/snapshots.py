@@ -1,8 +1,8 @@
 """Snapshots of a stage: weights, solver state and run state of one iteration, whole or absent.
 
-PREFIX_iter_N.json comes last and names the other files with their digests. What no such file names, or what differs
-from its digest, is no snapshot. Caffe ends the process where it cannot write, so it writes into memory, and from there
-Python writes: aside, flushed to the disk, then renamed.
+PREFIX_iter_N.json is written last and names the other files with their digests. Files that no such file names, or that
+differ from their digests, are no snapshot. Caffe ends the process if it cannot write, so it writes into memory. From
+there, Python writes to files with other names, flushes them to the disk, and renames them.
 """
 
 import contextlib
@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
+import caffe
 from caffe.proto import caffe_pb2
 from google.protobuf.message import DecodeError
 
@@ -30,8 +32,8 @@ from tripletloss.net.weights import (
     weights_as_hdf5,
 )
 
-ASIDE = ".snapshot"  # folder in the run's that Caffe believes it writes its files to
-# What a run writes aside and then renames: snapshots, and what is rewritten while it trains.
+ASIDE = ".snapshot"  # folder in the run's folder that Caffe seems to write its files to
+# Files that a run writes and then renames: snapshots, and what is rewritten while it trains.
 HALF_WRITTEN = re.compile(
     rf"({'|'.join(STAGES)})_"
     r"(iter_\d+(\.caffemodel(\.h5)?|\.solverstate|\.json|_mined\.npz)"
@@ -40,29 +42,29 @@ HALF_WRITTEN = re.compile(
 
 
 class Snapshot(NamedTuple):
-    """A whole snapshot; paths of its files."""
+    """A whole snapshot: the paths of its files."""
 
     iteration: int
     weights: str
     state: str
     mined: str  # what mining.Miner wrote last, or ''
-    score: float | None  # of the held-out identities, where they were measured
+    score: float | None  # of the held-out identities, if they were measured
 
 
-def caffe_prefix(prefix):
-    """The snapshot_prefix that Caffe must be given for write(prefix); makes the folder."""
+def caffe_prefix(prefix: str) -> str:
+    """The snapshot_prefix that Caffe needs for write(prefix). Makes its folder."""
     folder, stage = os.path.split(prefix)
     os.makedirs(os.path.join(folder, ASIDE), exist_ok=True)
     return os.path.join(folder, ASIDE, stage)
 
 
-def write(solver, prefix, suffix, weights="", mined=""):
-    """Write the snapshot of a solver's iteration; returns it.
+def write(solver: caffe._caffe.Solver, prefix: str, suffix: str, weights: str = "", mined: str = "") -> Snapshot:
+    """Write the snapshot of a solver's iteration.
 
-    prefix: of the stage's files, which caffe_prefix() was called with; suffix: of the weights' file, '.h5' for HDF5 or
-    ''; weights: a file whose layers are added where the net lacks them, or ''; mined: a file to keep with it, or ''.
-    Raises InputError where the disk is full or cannot be written: nothing of this snapshot is left then, and those
-    before stay as they are.
+    prefix: of the stage's files, with which caffe_prefix() was called; suffix: of the weights' file, '.h5' for HDF5 or
+    ''; weights: a file whose layers are added if the net does not have them, or ''; mined: a file to keep with the
+    snapshot, or ''. Raises InputError if the disk is full or cannot be written. Then nothing of this snapshot is left,
+    and earlier ones stay as they are.
     """
     name = f"{prefix}_iter_{solver.iter}"
     paths = [f"{name}.caffemodel{suffix}", f"{name}.solverstate"]
@@ -74,9 +76,9 @@ def write(solver, prefix, suffix, weights="", mined=""):
         paths.append(f"{name}_mined.npz")
         with open(mined, "rb") as file:
             contents.append(file.read())
-    about = {"iteration": solver.iter, "files": {}, "held_out_tar": None}
-    for path, content in zip(paths, contents, strict=True):
-        about["files"][os.path.basename(path)] = hashlib.sha256(content).hexdigest()
+    digests = [hashlib.sha256(content).hexdigest() for content in contents]
+    files = dict(zip(map(os.path.basename, paths), digests, strict=True))
+    about = {"iteration": solver.iter, "files": files, "held_out_tar": None}
     try:
         for path, content in zip(paths, contents, strict=True):
             write_whole(path, content)
@@ -87,13 +89,13 @@ def write(solver, prefix, suffix, weights="", mined=""):
                 os.remove(path)
         raise InputError(
             f"the snapshot of iteration {solver.iter} cannot be written to {os.path.dirname(prefix)} "
-            f"({error.strerror}): make room, then go on with --resume; earlier snapshots are whole"
+            f"({error.strerror}): make room, then resume with --resume; earlier snapshots are whole"
         ) from None
     return _snapshot(prefix, about)
 
 
-def write_weights(net, path, suffix, weights=""):
-    """Write the weights of a caffe.Net to a file as write() does. Raises OSError where that cannot be."""
+def write_weights(net: caffe.Net, path: str, suffix: str, weights: str = "") -> None:
+    """Write the weights of a net to a file as write() does. Raises OSError if it cannot be written."""
     memory = os.memfd_create("weights")
     try:
         net.save(f"/proc/self/fd/{memory}")
@@ -104,7 +106,7 @@ def write_weights(net, path, suffix, weights=""):
 
 
 def _whole_weights(content, suffix, weights):
-    """The bytes of a weights file from those that Caffe writes. suffix, weights: as for write()."""
+    """The bytes of a weights file, made from those that Caffe writes. suffix, weights: as in write()."""
     content = bare_weights(content)
     if suffix:
         content = weights_as_hdf5(content)
@@ -112,7 +114,7 @@ def _whole_weights(content, suffix, weights):
 
 
 def _contents(solver, paths):
-    """What Caffe writes as a snapshot, in protobuf's format: the bytes of the files at paths, which reach no disk."""
+    """What Caffe writes as a snapshot, in protobuf's format: the bytes of the files at paths, which are in memory."""
     memories = []
     try:
         for path in paths:
@@ -136,26 +138,26 @@ def _all(memory):
 
 
 def _without_path(state):
-    """A solver state without the path of the weights that belong to it: a run's folder may move."""
+    """A solver state without the path of its weights, as a run's folder may be moved."""
     message = caffe_pb2.SolverState.FromString(state)
     message.ClearField("learned_net")
     return message.SerializeToString()
 
 
-def note_score(prefix, snapshot, score):
-    """Keep the held-out score of a snapshot with it; returns it with the score. Raises InputError."""
+def note_score(prefix: str, snapshot: Snapshot, score: float | None) -> Snapshot:
+    """Write the held-out score of a snapshot into its .json. Returns it with the score. Raises InputError."""
     path = f"{prefix}_iter_{snapshot.iteration}.json"
     try:
         with open(path, encoding="utf-8") as file:
             about = json.load(file)
         write_whole(path, json.dumps({**about, "held_out_tar": score}, indent=1).encode())
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}): make room, then go on with --resume") from None
+        raise InputError(f"{path} cannot be written ({error.strerror}): make room, then resume with --resume") from None
     return snapshot._replace(score=score)
 
 
 def _snapshot(prefix, about):
-    """The Snapshot that the content of a .json describes; raises KeyError, TypeError or ValueError if it is none."""
+    """The Snapshot that the content of a .json describes. Raises KeyError, TypeError or ValueError if it is damaged."""
     files = sorted(os.path.join(os.path.dirname(prefix), os.path.basename(name)) for name in about["files"])
     kinds = {
         kind: [path for path in files if kind in os.path.basename(path)]
@@ -166,8 +168,8 @@ def _snapshot(prefix, about):
     return Snapshot(int(about["iteration"]), weights, state, mined, about["held_out_tar"])
 
 
-def described(prefix):
-    """The snapshots of a stage that a .json describes, from the first iteration on; whether they are whole is open."""
+def described(prefix: str) -> list[Snapshot]:
+    """The snapshots of a stage that have a .json, in the order of iterations. Their files may be damaged."""
     found = []
     for path in glob.glob(f"{glob.escape(prefix)}_iter_*.json"):
         if re.search(r"_iter_\d+\.json$", path):
@@ -176,22 +178,22 @@ def described(prefix):
     return sorted(found)
 
 
-def last_whole(prefix, say=None):
-    """The latest Snapshot of a stage whose files are what their digests say, or None.
+def last_whole(prefix: str, say: Callable[[str], object] | None = None) -> Snapshot | None:
+    """The latest Snapshot of a stage whose files match their digests, or None.
 
-    say: a function that gets a sentence for each later one that is damaged, and so passed over.
+    say: gets a sentence for each later snapshot, which is damaged and skipped.
     """
     for snapshot in reversed(described(prefix)):
         damaged = _damaged(prefix, snapshot)
         if not damaged:
             return snapshot
         if say:
-            say(f"that of iteration {snapshot.iteration} is passed over: {os.path.basename(damaged)} is damaged")
+            say(f"iteration {snapshot.iteration} is skipped: {os.path.basename(damaged)} is damaged")
     return None
 
 
 def _damaged(prefix, snapshot):
-    """The path of a file that is missing or differs from its digest, or ''."""
+    """The path of a file that is missing or does not match its digest, or ''."""
     with open(f"{prefix}_iter_{snapshot.iteration}.json", encoding="utf-8") as file:
         digests = json.load(file)["files"]
     for path in filter(None, (snapshot.weights, snapshot.state, snapshot.mined)):
@@ -203,45 +205,45 @@ def _damaged(prefix, snapshot):
     return ""
 
 
-def prune(prefix, keep, iteration):
-    """Remove the snapshots of a stage up to an iteration, but for the last `keep` and the best; keep: 0 for all."""
+def prune(prefix: str, keep: int, iteration: int) -> None:
+    """Remove the snapshots of a stage up to an iteration, but keep the last `keep` and the best one; 0 keeps all."""
     found = [snapshot for snapshot in described(prefix) if snapshot.iteration <= iteration]
     scored = [snapshot for snapshot in found if snapshot.score is not None]
     best = max(scored, key=lambda snapshot: (snapshot.score, snapshot.iteration), default=None)
     for snapshot in found[:-keep] if keep else ():
         if snapshot is not best:
-            # The description first: without it the rest is no snapshot.
+            # The description first: without it the other files are no snapshot.
             description = f"{prefix}_iter_{snapshot.iteration}.json"
             for path in filter(None, (description, snapshot.state, snapshot.mined, snapshot.weights)):
                 with contextlib.suppress(FileNotFoundError):
                     os.remove(path)
 
 
-def restore(solver, snapshot):
+def restore(solver: caffe._caffe.Solver, snapshot: Snapshot) -> None:
     """Give a solver the weights, momentum and iteration of a snapshot of its own stage.
 
-    Raises InputError where the files, whole as they are, are not those of such a net: Caffe would end the process.
+    Raises InputError if the files, although they are whole, belong to another net: Caffe would end the process.
     """
     found = caffemodel.weight_shapes(snapshot.weights)
     match_weights(shapes_of(solver.net), found, snapshot.weights, "the net")
     try:
         with open(snapshot.state, "rb") as file:
             state = caffe_pb2.SolverState.FromString(file.read())
-        found = [shape_of(blob) for blob in state.history]
+        history = [shape_of(blob) for blob in state.history]
     except DecodeError:
-        found = None
+        history = None
     # Parameters that layers share have one history.
     own = {blob.data.ctypes.data: tuple(blob.shape) for blobs in solver.net.params.values() for blob in blobs}
     wanted = list(own.values())
     # Adam and AdaDelta keep two numbers for each weight, one after the other.
-    if found not in (wanted, wanted * 2) or state.iter != snapshot.iteration or state.HasField("learned_net"):
-        raise InputError(f"{snapshot.state} is not of this stage's net: move it away, or start another run")
+    if history not in (wanted, wanted * 2) or state.iter != snapshot.iteration or state.HasField("learned_net"):
+        raise InputError(f"{snapshot.state} belongs to another net: move it away, or start another run")
     solver.restore(snapshot.state)
     load_weights(solver.net, snapshot.weights)
 
 
-def clear(folder):
-    """Remove the files that a run was writing when it was killed, and no others: a person may keep files there, too."""
+def clear(folder: str) -> None:
+    """Remove the files that a run was writing when it was killed, and no others, as people may keep files there too."""
     for name in os.listdir(folder):
         if HALF_WRITTEN.fullmatch(name):
             os.remove(os.path.join(folder, name))

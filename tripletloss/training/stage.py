@@ -74,11 +74,12 @@ class _Training:
         blobs = self.solver.net.blobs
         self.scalars = [name for name in self.solver.net.outputs if blobs[name].count == 1]
         self.record = Record(plan, self.net, blobs, self.scalars, team.size) if team.rank == 0 else NoRecord()
-        self.mined_every, self.miner = (plan.settings["MINE_ITERS"] if plan.settings["MINED"] else 0), None
+        self.mined_every = plan.settings["MINE_ITERS"] if plan.settings["MINED"] else 0
+        self.miner: Miner | None = None  # in the first process only
         if self.mined_every and team.rank == 0:
             self.miner = Miner(self.net, features_of(self.net), plan.images.labels, plan.prefix)
         if self.mined_every and self.last:
-            team.first(lambda: self.miner.restore(self.last.mined))
+            team.first(self._restore_mined)  # all wait for it
         changing = changing_blobs(self.net, self.solver.net.params)
         self.steps = team.steps(self.solver, *changing, self.scalars, caught, gpu is not None)
 
@@ -95,7 +96,7 @@ class _Training:
         rate, start = solver.lr, time.perf_counter()
         try:
             if self.mined_every and solver.iter % self.mined_every == 0:
-                team.first(lambda: self.miner.mine(solver.net, solver.iter * plan.iter_size))
+                team.first(self._mine)
             self.steps.step()
         except NotFiniteError as error:
             team.first(functools.partial(health.stop, plan, self.net, solver, solver.iter + 1, str(error)))
@@ -103,6 +104,14 @@ class _Training:
         self.record.iteration(solver.iter, rate, time.perf_counter() - start, self.steps.waiting, values)
         if not health.are_fine(self.net, self.scalars, values):
             team.first(lambda: health.stop_for_values(plan, self.net, solver, self.scalars, values))
+
+    def _restore_mined(self):
+        assert self.miner is not None
+        self.miner.restore(self.last.mined)
+
+    def _mine(self):
+        assert self.miner is not None
+        self.miner.mine(self.solver.net, self.solver.iter * self.plan.iter_size)
 
     def is_snapshot_due(self):
         """Whether the iteration that is done gets a snapshot."""
