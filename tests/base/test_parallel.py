@@ -320,7 +320,7 @@ def test_check_runs_once_for_all_processes(project):
     (project / "images" / "person2@1.jpg").write_text("broken")
     status, out, errors = mpi_train(project, "--check")
     assert status == 0, errors
-    for line in ("device ", "stage      triplet", "sizes ", "time ", "advice     1 images cannot be read"):
+    for line in ("device ", "stage      triplet", "sizes ", "time ", "advice     images that cannot be read"):
         assert out.count(line) == 1, out
     assert "processes  2, each with 9 images of a mini-batch; triplets among the images of all" in out
     assert errors.count("looking at images: 100%") == 1 and not (project / "run").exists()
