@@ -188,7 +188,7 @@ def test_negatives_from_everyone_train_as_one_process_with_the_whole_mini_batch(
     logs = [list(csv.DictReader((project / run / "triplet_log.csv").open())) for run in ("whole", "gathered")]
     for column in ("loss", "active_share", "d_ap", "d_an"):
         a, b = ([float(row[column]) for row in log] for log in logs)
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5)
 
 
 @needs_mpi
@@ -469,7 +469,7 @@ def test_a_file_that_cannot_be_written_is_one_sentence(project):
     (project / "run" / "softmax_caffe_1.log").mkdir(parents=True)
     status, _, errors = mpi_train(project, "--stage", "softmax")
     assert status == 1 and "Traceback" not in errors
-    assert errors.count("train.py: process 1: ") == 1 and "softmax_caffe_1.log cannot be written" in errors
+    assert errors.count("train.py: process 1: ") == 1 and "softmax_caffe_1.log cannot be read or written" in errors
 
 
 @needs_mpi
