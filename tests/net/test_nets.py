@@ -68,6 +68,16 @@ def test_freezing_an_unknown_blob_is_refused_with_the_nearest():
         freeze(parse(TINY_NET), "fc77", {}, "net")
 
 
+def test_a_net_that_an_earlier_version_wrote_into_a_runs_folder_can_be_trained_again(project):
+    net = for_stage(parse(TINY_NET), caffe.TRAIN, "triplet")
+    settings = config.load(str(project / "config.py")).stage("triplet")
+    expected, _ = fill_settings(net, settings, "net")
+    for layer in net.layer:
+        if layer.type == "Python" and layer.python_param.layer in ("DataLayer", "TripletSelectLayer"):
+            layer.python_param.param_str = "{first_iteration: 0, seed: 1}"
+    assert fill_settings(net, settings, "net") == (expected, [])
+
+
 def test_settings_fill_what_the_prototxt_leaves_out(project):
     net = for_stage(parse(TINY_NET), caffe.TRAIN, "triplet")
     net.layer[-1].python_param.param_str = "'margin': 0.7"

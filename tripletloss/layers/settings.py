@@ -12,14 +12,15 @@ from tripletloss.base.errors import InputError
 from tripletloss.config import REQUIRED, SCHEMA, check_value, unknown_name
 
 PROCESS_KEYS = ("rank", "ranks")  # which train.py writes for each process that trains
+RETIRED_KEYS = ("first_iteration",)  # in the nets of runs that earlier versions trained; without effect
 Blobs = Any  # Caffe's vector of the bottoms or tops of a layer: index it, as it has no iterator
 
 
 def parse_param_str(param_str: str, keys: Collection[str], where: str) -> dict[str, Any]:
     """The mapping in a param_str; {} if it is empty.
 
-    keys: the names that it may have; where: the beginning of an error message. Raises InputError for text that is not a
-    YAML mapping, for an unknown key, and for a value that SCHEMA does not accept.
+    keys: the names that it may have; where: the beginning of an error message. RETIRED_KEYS are left out. Raises
+    InputError for text that is not a YAML mapping, for an unknown key, and for a value that SCHEMA does not accept.
     """
     try:
         params = yaml.safe_load(param_str) or {}
@@ -27,6 +28,7 @@ def parse_param_str(param_str: str, keys: Collection[str], where: str) -> dict[s
         params = None
     if not isinstance(params, dict):
         raise InputError(f"{where}: param_str {param_str!r} is not a YAML mapping such as \"{{margin: 0.2}}\"")
+    params = {key: value for key, value in params.items() if key not in RETIRED_KEYS}
     for key, value in params.items():
         if key not in keys:
             raise unknown_name(str(key), keys, f"{where}, param_str")
