@@ -8,7 +8,7 @@ differs between the stages is a dictionary with a value per stage.
 STAGES = ['softmax', 'triplet']     # trained in this order; `python train.py --stage triplet` trains only that one
 RUN_FOLDER = 'runs/sample'          # gets weights, logs, settings and the nets as trained; one folder per run
 NET = 'train.prototxt'              # stage rules select its sections; a net without them is trained as it stands
-SOLVER = 'solver.prototxt'          # momentum, weight decay, learning rate policy
+SOLVER = 'solver.prototxt'          # momentum, learning rate policy
 DEPLOY = 'deploy.prototxt'          # image -> embedding, used to measure; '': nothing is measured
 
 # Weights (.caffemodel) that a stage starts from. '': it starts fresh; the triplet stage starts from the softmax stage's
@@ -48,8 +48,8 @@ FEATURE_TYPE = 'float32'            # or 'float16', which takes half the space
 # 'shuffled': single images; 'identities': BATCH_SIZE / IMAGES_PER_IDENTITY identities with that many images each;
 # 'anchor': one third copies of an anchor, one third its positives, one third negatives.
 BATCHES = {'softmax': 'shuffled', 'triplet': 'identities'}
-BATCH_SIZE = {'softmax': 64, 'triplet': 96}     # images
-IMAGES_PER_IDENTITY = 6             # images, if BATCHES is 'identities'
+BATCH_SIZE = {'softmax': 64, 'triplet': 120}    # images
+IMAGES_PER_IDENTITY = 4             # images, if BATCHES is 'identities'
 
 # --- the softmax stage's classifier ------------------------------------------------------------------------------
 COSINE_SCALE = 24.0                 # cosines are multiplied by this before the softmax
@@ -60,17 +60,21 @@ COSINE_MARGIN = 0.15                # a cosine, subtracted for an image's own id
 SELECTION = 'batch-hard'
 GATHER = True                       # with several processes: select among the images of all of them; False: each
                                     # process selects within its own share of the mini-batch
-MARGIN = 0.8                        # a squared distance: how much farther a negative must be than a positive
+MARGIN = 0.4                        # a squared distance: how much farther a negative must be than a positive
 MINE_ITERS = 0                      # iterations between searches for negatives that are hard among all images, around
                                     # which mini-batches are built; needs cached features; 0: no mining
 POSITIVE_CAP = 0.0                  # with MINE_ITERS: ignore positives farther than this (a squared distance), which
                                     # may be mislabelled; 0: no cap
 
 # --- training ----------------------------------------------------------------------------------------------------
-MAX_ITERS = {'softmax': 150, 'triplet': 150}            # iterations
+MAX_ITERS = {'softmax': 150, 'triplet': 300}            # iterations
 SNAPSHOT_ITERS = 100                # iterations between snapshots; there is always one at the end
 KEEP_SNAPSHOTS = 5                  # snapshots kept per stage: this many of the latest, and the best; 0: all
-LEARNING_RATE = {'softmax': 0.001, 'triplet': 0.02}     # at the start; SOLVER determines how it changes
+LEARNING_RATE = {'softmax': 0.001, 'triplet': 0.3}      # at the start; SOLVER determines how it changes
+# Share of itself, times the learning rate, that every learning weight loses in an iteration. In the triplet stage it
+# pulls the embedding back to the softmax stage's feature: raise it for few identities, or if the embedding gets worse;
+# lower it to about 0.0005 if the CNN is to learn from triplets too (FREEZE ''). None: the weight_decay of SOLVER.
+WEIGHT_DECAY = {'softmax': 0.0005, 'triplet': 0.02}
 WORKERS = 2                         # processes that read images ahead, for each process that trains; 0: none
 DEVICE = 'auto'                     # 'auto': the first GPU if it works, otherwise the CPU; 'cpu'; 'gpu'; a GPU's number
 SEED = 1                            # of every random draw

@@ -67,9 +67,11 @@ def write_inputs(folder):
     with open(paths[0], "wb") as file:
         file.write(new_net("start", kept).SerializeToString())
     net = read_net("train.prototxt")
-    for layer in net.layer:
-        if layer.name == "fc9_1":
-            layer.inner_product_param.num_output = DIMENSION
+    layers = {layer.name: layer for layer in net.layer}
+    net.layer.remove(layers["residual"])  # a projection of its own, as a residual has as many outputs as the feature
+    layers["embedding"].bottom[0] = "fc9_1"
+    layers["fc9_1"].inner_product_param.num_output = DIMENSION
+    layers["fc9_1"].inner_product_param.weight_filler.type = "xavier"
     write_prototxt(net, paths[1])
     with open(paths[2], "w") as file:
         file.write('momentum: 0.9 lr_policy: "fixed"\n')

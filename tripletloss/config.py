@@ -126,6 +126,9 @@ SCHEMA = {
     "SNAPSHOT_ITERS": _may_change(_integer(1, 2000, by_stage=True)),
     "KEEP_SNAPSHOTS": _may_change(_integer(0, 5)),
     "LEARNING_RATE": Setting(lambda v: _is_number(v) and v > 0, "a number above 0", 0.001, by_stage=True),
+    "WEIGHT_DECAY": Setting(
+        lambda v: v is None or (_is_number(v) and v >= 0), "a number from 0, or None for that of SOLVER", None, True
+    ),
     "WORKERS": _may_change(_integer(0, 2)),
     "DEVICE": _may_change(Setting(_is_device, "'auto', 'cpu', 'gpu', or the number of a GPU", "auto")),
     "SEED": _integer(0, 1),

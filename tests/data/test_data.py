@@ -162,7 +162,7 @@ def test_the_config_of_a_folder_is_whole_commented_and_says_what_the_lines_say(t
     loaded, project = config.load(str(made)), config.load(str(ROOT / "config.py"))
     beside = {"RUN_FOLDER": str(tmp_path / "mine" / "runs" / "my"), "FEATURE_CACHE": str(tmp_path / "mine" / "runs" / "features")}
     assert loaded.values == {**project.values, **printed, **beside}
-    assert loaded["BATCH_SIZE"] == {"softmax": 64, "triplet": 30}  # 5 identities x 6, instead of 16 x 6
+    assert loaded["BATCH_SIZE"] == {"softmax": 64, "triplet": 20}  # 5 identities x 4, instead of 30 x 4
     text, template = made.read_text(), (ROOT / "config.py").read_text()
     assert "TRAIN_LIST = '../faces/train.txt'" in text and str(tmp_path) not in text
     assert [comment.strip() for _, hash, comment in comments(text)] == [comment.strip() for _, hash, comment in comments(template)]

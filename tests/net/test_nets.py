@@ -215,15 +215,57 @@ def test_layers_without_parameters_are_neither_loaded_nor_fresh():
     )  # fmt: skip
 
 
-def test_embedding_of_the_deploy_net_equals_the_training_nets(tmp_path):
-    """Same weights, same images: the embedding of train.prototxt, the normalised fc9_1, is that of deploy.prototxt."""
-    training = for_stage(read_net(str(ROOT / "train.prototxt")), caffe.TEST, "triplet")
+def own_projection(net):
+    """The edit that train.prototxt's comment describes: the projection's layer without the sum."""
+    layers = {layer.name: layer for layer in net.layer}
+    net.layer.remove(layers["residual"])
+    for name in {"embedding", "embedding_sumsq"} & set(layers):
+        layers[name].bottom[0] = "fc9_1"
+    layers["fc9_1"].inner_product_param.num_output = 20
+
+
+def vgg_order(net):
+    """The same for VGG-Face's order."""
+    own_projection(net)
+    for layer in [layer for layer in net.layer if layer.name.startswith("embedding")]:
+        net.layer.remove(layer)
+
+
+def facenet_order(net):
+    """The same for FaceNet's order."""
+    own_projection(net)
+    for layer in [layer for layer in net.layer if layer.name.startswith("norm2")]:
+        net.layer.remove(layer)
+    next(layer for layer in net.layer if layer.name == "fc9_1").bottom[0] = "fc7"
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+ORDERS = {  # the edit -> what the last blob is, from fc7 and the projection's weights
+    None: lambda fc7, w: unit(unit(fc7) + unit(fc7) @ w.T),
+    own_projection: lambda fc7, w: unit(unit(fc7) @ w.T),
+    vgg_order: lambda fc7, w: unit(fc7) @ w.T,
+    facenet_order: lambda fc7, w: unit(fc7 @ w.T),
+}
+
+
+@pytest.mark.parametrize("edit", ORDERS)
+def test_embedding_of_the_deploy_net_equals_the_training_nets(tmp_path, edit):
+    """Same weights, same images: what train.prototxt trains is what deploy.prototxt computes, in every order."""
+    training, deploy = read_net(str(ROOT / "train.prototxt")), read_net(str(ROOT / "deploy.prototxt"))
+    if edit:
+        edit(training)
+        edit(deploy)
+    write_prototxt(deploy, str(tmp_path / "deploy.prototxt"))
+    training = for_stage(training, caffe.TEST, "triplet")
     names = [layer.name for layer in training.layer]
     del training.layer[names.index("triplet_select") :]
-    training.layer[0].CopyFrom(read_net(str(ROOT / "deploy.prototxt")).layer[0])
+    training.layer[0].CopyFrom(deploy.layer[0])
     write_prototxt(training, str(tmp_path / "training.prototxt"))
     ours = caffe.Net(str(tmp_path / "training.prototxt"), caffe.TEST)
-    deployed = caffe.Net(str(ROOT / "deploy.prototxt"), caffe.TEST)
+    deployed = caffe.Net(str(tmp_path / "deploy.prototxt"), caffe.TEST)
     rng = np.random.default_rng(0)
     for name, blobs in ours.params.items():
         for blob in blobs:
@@ -234,10 +276,10 @@ def test_embedding_of_the_deploy_net_equals_the_training_nets(tmp_path):
         net.blobs["data"].reshape(5, 3, 64, 64)
         net.blobs["data"].data[...] = np.random.default_rng(1).normal(size=(5, 3, 64, 64)) * 60
         net.forward()
-    expected = ours.blobs["fc9_1"].data
-    expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(ours.blobs["embedding"].data, expected, atol=1e-5)
-    np.testing.assert_allclose(deployed.blobs["embedding"].data, expected, atol=1e-5)
+    expected = ORDERS[edit](ours.blobs["fc7"].data, ours.params["fc9_1"][0].data)
+    last = "fc9_1" if edit is vgg_order else "embedding"
+    np.testing.assert_allclose(ours.blobs[last].data, expected, atol=1e-5)
+    np.testing.assert_allclose(deployed.blobs[last].data, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("stage", ["softmax", "triplet"])

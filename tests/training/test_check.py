@@ -20,6 +20,7 @@ from tests.helpers import (
     run_train,
     write_config,
 )
+from tripletloss import config
 from tripletloss.base.files import amount
 from tripletloss.training import folder
 from tripletloss.training.plan import layers_text
@@ -143,7 +144,8 @@ def test_what_dataset_writes_for_a_handful_of_people_can_be_trained_on(project, 
     assert result.returncode == 0, result.stderr
     settings = lines_for_config(result.stdout)
     assert bool(settings["HELD_OUT_LIST"]) == (people == 4)
-    said = advice(project, **{**settings, "RUN_FOLDER": "run", "IMAGES_PER_IDENTITY": 6})
+    per = config.load(str(ROOT / "config.py"))["IMAGES_PER_IDENTITY"]
+    said = advice(project, **{**settings, "RUN_FOLDER": "run", "IMAGES_PER_IDENTITY": per})
     assert f"images     {2 * people - 4 * (people == 4)} of" in said
 
 

@@ -152,7 +152,7 @@ def try_stage(plan: Plan, net: caffe_pb2.NetParameter, snapshot: bool) -> Trial:
         loss = float(solver.net.blobs[plan.loss].data.flat[0])
         stops = next((layer.name for layer in reversed(net.layer) if idle and _stops(layer, solver.net.blobs)), "")
         if snapshot:
-            snapshots.write(solver, plan.prefix, plan.suffix, plan.weights)
+            snapshots.write(solver, plan.prefix, plan.suffix, plan.carried)
         return Trial(float(np.median(seconds)), forward, idle, stops, loss)
 
     return try_in_child(run, plan.settings["NET"])

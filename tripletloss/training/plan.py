@@ -42,6 +42,7 @@ class Plan:
     loss: str  # the blob
     suffix: str  # of the file names of weights: '' or '.h5'
     iter_size: int  # passes per iteration, as in SOLVER
+    weight_decay: float  # WEIGHT_DECAY, or that of SOLVER
     deploy: Deploy | None  # the net to measure with,
     measured: list[str]  # and the names of its blobs, the softmax stage's first
     cut: Cut | None  # where the net can be cut, to be trained on features that are computed once,
@@ -53,6 +54,14 @@ class Plan:
         """How many numbers the net has as parameters."""
         return sum(int(np.prod(shape)) for shapes in self.shapes.values() for shape in shapes)
 
+    @property
+    def carried(self) -> str:
+        """The weights whose layers snapshots have too, if the stage's net lacks them; '' for none.
+
+        A softmax stage that changes the CNN has none: the triplet stage's projection was made for another CNN.
+        """
+        return self.weights if self.stage == "triplet" or self.cached else ""
+
     def describe(self) -> str:
         """The plan, for a person to read."""
         s, identities = self.settings, len(np.unique(self.images.labels))
@@ -61,7 +70,7 @@ class Plan:
             lines.append(f"resumes    from iteration {self.snapshot.iteration}, {self.snapshot.weights}")
         lines += [
             f"stage      {self.stage}: {s['MAX_ITERS']} iterations, learning rate {s['LEARNING_RATE']:g}, "
-            f"seed {s['SEED']}",
+            f"weight decay {self.weight_decay:g}, seed {s['SEED']}",
             f"images     {len(self.images.names)} of {identities} identities ({s['TRAIN_LIST']})",
             f"batches    {self._batches()}",
             f"net        {s['NET']}, {self.parameters:,} parameters",
@@ -162,7 +171,7 @@ def make_plan(
         stage=stage, settings=settings, decided=decided, prefix=prefix, images=images, held_out=held_out,
         weights=weights, snapshot=snapshot, shapes=matched.shapes, loaded=matched.loaded, fresh=matched.fresh,
         frozen=frozen, renamed=matched.renamed, loss=prepare.loss_of(net), suffix=suffix, iter_size=solver.iter_size,
-        deploy=deploy, measured=measured, cut=cut, cached=cached,
+        weight_decay=solver.weight_decay, deploy=deploy, measured=measured, cut=cut, cached=cached,
         cut_size=int(np.prod(blobs[cut.blob][1:])) if cut else 0,
     )  # fmt: skip
 

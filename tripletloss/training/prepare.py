@@ -81,6 +81,8 @@ def resolve_solver(settings: Settings, prefix: str, gpu: int | None) -> tuple[ca
         solver.ClearField(field)
     solver.net = f"{prefix}_train.prototxt"
     solver.base_lr = settings["LEARNING_RATE"]
+    if settings["WEIGHT_DECAY"] is not None:
+        solver.weight_decay = settings["WEIGHT_DECAY"]
     solver.max_iter = settings["MAX_ITERS"]
     solver.random_seed = settings["SEED"]
     solver.snapshot_prefix = snapshots.caffe_prefix(prefix)
@@ -109,11 +111,25 @@ def build_in_child(
 
     try:
         params, blobs = try_in_child(build, source, limited=solver.solver_mode == solver.CPU)
-    except InputError as error:  # if labels make the classifier too large, Caffe does not know why
-        gaps = label_gaps(images) if any(layer.type == "SoftmaxWithLoss" for layer in net.layer) else ""
-        raise InputError(f"{error}; {gaps}" if gaps else str(error)) from None
+    except InputError as error:  # Caffe does not say why
+        reasons = [_unequal_sum(net, str(error))]
+        if any(layer.type == "SoftmaxWithLoss" for layer in net.layer):
+            reasons.append(label_gaps(images))  # which make the classifier too large
+        raise InputError("; ".join([str(error), *filter(None, reasons)])) from None
     _check_labels(net, blobs, images, source)
     return params, blobs
+
+
+def _unequal_sum(net, error):
+    """What to do if Caffe's error is about a residual sum of blobs of different widths; '' if it is not."""
+    for layer in net.layer:
+        inner = [one.name for one in net.layer if one.type == "InnerProduct" and set(one.top) & set(layer.bottom)]
+        if layer.type == "Eltwise" and inner and f"in layer {layer.name!r}" in error:
+            return (
+                f"{layer.name} adds {' to '.join(reversed(layer.bottom))}, so give {inner[-1]} as many outputs as the "
+                f"other has; for fewer, remove {layer.name}, as the comment in the project's train.prototxt says"
+            )
+    return ""
 
 
 def _new_solver(net, solver):

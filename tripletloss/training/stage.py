@@ -127,7 +127,7 @@ class _Training:
     def _write(self):
         plan = self.plan
         health.check_weights(plan, self.net, self.solver)
-        return snapshots.write(self.solver, plan.prefix, plan.suffix, plan.weights, plan.settings["MINED"])
+        return snapshots.write(self.solver, plan.prefix, plan.suffix, plan.carried, plan.settings["MINED"])
 
     def score_start(self):
         """Score the weights that the stage starts from, unless it resumes."""
