@@ -4,8 +4,10 @@ The shape of the heads comes from MakeHuman's CC0 morph targets (see mesh.py). S
 backgrounds and cameras are procedural. The modules, from a person to a folder of images:
 
 identity     what all photographs of a person share
+shape        of that, the shape of the head
 nuisance     what differs between them: expression, hair, what is worn
 setting      and light, background, clothes, what is in the way, camera
+ceiling      what differs if a ceiling camera takes them
 mesh         the head model and its cache
 build_mesh   the head model, made from MakeHuman's files
 geometry     the vertices of one photograph: shape, expression, pose, projection

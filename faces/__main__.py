@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from faces.dataset import render_dataset
+from faces.dataset import CAMERAS, render_dataset
 from tripletloss.base import command
 
 
@@ -18,6 +18,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--identities", type=_positive, default=997, help="number of people")
     parser.add_argument("--images", type=_positive, default=30, help="pictures per person")
     parser.add_argument("--size", type=_positive, default=112, help="side of a picture in pixels; at least 32")
+    parser.add_argument(
+        "--camera", choices=CAMERAS, default="press",
+        help="whose pictures: a press photographer's, or a ceiling camera's, which are grey, grainy and from above",
+    )  # fmt: skip
     parser.add_argument("--out", required=True, help="folder to write to")
     parser.add_argument("--seed", type=_natural, default=0, help="seed of everything that is drawn at random")
     parser.add_argument("--workers", type=_positive, default=2, help="number of processes")

@@ -57,14 +57,6 @@ def build_head(wheel: zipfile.ZipFile) -> dict[str, Any]:
     uv = np.zeros((len(base), 2), np.float32)
     uv[triangles] = uvs[face_uvs]
 
-    names, entries = [], []
-    for name, path in _target_files(wheel):
-        chosen, deltas = _read_target(wheel.read(path), path)
-        here = compact[chosen] >= 0
-        if here.any():
-            names.append(name)
-            entries.append((compact[chosen[here]], deltas[here]))
-    starts = np.cumsum([0] + [len(chosen) for chosen, _ in entries])
     head = Head(
         base=base,
         rest=base,
@@ -76,10 +68,7 @@ def build_head(wheel: zipfile.ZipFile) -> dict[str, Any]:
         ears=np.zeros(len(base), np.float32),
         texture_rest=base,
         texture_masks=base,
-        target_names=np.array(names),
-        target_starts=starts,
-        target_vertices=np.concatenate([chosen for chosen, _ in entries]).astype(np.int32),
-        target_deltas=np.concatenate([deltas for _, deltas in entries]).astype(np.float32),
+        **_targets(wheel, compact),
     )
     average = {f"shape/{axis}-{sex}-young": 1 / 6 for axis in SHAPE_AXES for sex in ("male", "female")}
     rest = head.blend(base, average)
@@ -118,6 +107,23 @@ def _read_obj(text):
                 face_uvs.append([corner[1] for corner in fan])
                 groups.append(group)
     return np.array(vertices), np.array(uvs), np.array(faces), np.array(face_uvs), groups
+
+
+def _targets(wheel, compact):
+    """The fields of Head for all targets. compact: the number that each vertex of the file has in Head, or -1."""
+    names, entries = [], []
+    for name, path in _target_files(wheel):
+        chosen, deltas = _read_target(wheel.read(path), path)
+        here = compact[chosen] >= 0
+        if here.any():
+            names.append(name)
+            entries.append((compact[chosen[here]], deltas[here]))
+    return {
+        "target_names": np.array(names),
+        "target_starts": np.cumsum([0] + [len(chosen) for chosen, _ in entries]),
+        "target_vertices": np.concatenate([chosen for chosen, _ in entries]).astype(np.int32),
+        "target_deltas": np.concatenate([deltas for _, deltas in entries]).astype(np.float32),
+    }
 
 
 def _target_files(wheel):

@@ -13,12 +13,15 @@ import numpy as np
 from tqdm import tqdm
 
 from faces import VERSION
+from faces.ceiling import draw_from_ceiling
 from faces.identity import draw_identity
 from faces.mesh import load_head
 from faces.nuisance import draw_nuisance, summarize
 from faces.render import Portrait
 from tripletloss.base.errors import InputError
 
+# What draws a photograph of a person, by camera.
+CAMERAS = {"press": draw_nuisance, "ceiling": draw_from_ceiling}
 JPEG_QUALITY = 90
 PART = ".part"  # the suffix of a file that is being written
 JPEG_END = b"\xff\xd9"
@@ -32,18 +35,19 @@ def image_name(number: int, image: int) -> str:
 
 
 def render_dataset(
-    out: str | Path, identities: int, images: int, size: int, seed: int, workers: int, first: int = 0
-) -> int:
+    out: str | Path, identities: int, images: int, size: int, seed: int, workers: int, first: int = 0,
+    camera: str = "press",
+) -> int:  # fmt: skip
     """Render identities first..first + identities - 1, `images` each, into the folder `out`.
 
     This writes out/images/face0000@00.jpg and so on, out/list.txt with labels from 0, and out/manifest.jsonl: a line
     with the run's settings and, once all is rendered, a line per person with what was drawn for the person and each
-    image. Existing images are kept. size: of the pictures' sides, in pixels. Raises InputError if `out` contains
-    another run's faces. Returns the number of images that were rendered now.
+    image. Existing images are kept. size: of the pictures' sides, in pixels; camera: a key of CAMERAS. Raises
+    InputError if `out` contains another run's faces. Returns the number of images that were rendered now.
     """
     out = Path(out)
     head = load_head()
-    settings = {"version": VERSION, "seed": seed, "size": size}
+    settings = {"version": VERSION, "seed": seed, "size": size, "camera": camera}
     _check_manifest(out / "manifest.jsonl", settings)
     try:
         (out / "images").mkdir(parents=True, exist_ok=True)
@@ -53,7 +57,7 @@ def render_dataset(
         numbers = range(first, first + identities)
         lines = (f"{image_name(number, image)} {number - first}\n" for number in numbers for image in range(images))
         _write(out / "list.txt", "".join(lines).encode())
-        made, entries = _run([(out, seed, size, number, images) for number in numbers], workers, head)
+        made, entries = _run([(out, seed, size, camera, number, images) for number in numbers], workers, head)
         _write(out / "manifest.jsonl", (header + "".join(f"{entry}\n" for entry in entries)).encode())
         return made
     except OSError as error:
@@ -76,7 +80,7 @@ def _check_manifest(path, settings):
         return
     try:
         with open(path, encoding="utf-8") as file:
-            found = json.loads(file.readline())
+            found = {"camera": "press", **json.loads(file.readline())}  # in older manifests, no camera is named
         found = {name: found[name] for name in settings}
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(
@@ -121,6 +125,14 @@ def _write(path, data):
     os.replace(part, path)
 
 
+def _encode(picture, camera):
+    """The bytes of the JPEG of a picture (size, size, 3) uint8. A ceiling camera's has one channel, packed tightly."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    if camera == "ceiling":
+        picture, options = picture[:, :, 0], [*options, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+    return np.asarray(cv2.imencode(".jpg", picture, options)[1]).tobytes()
+
+
 def _run(jobs, workers, head):
     """Do the jobs under a progress bar; return the number of images made and the manifest's lines, in order."""
     total = sum(images for *_, images in jobs)
@@ -155,15 +167,13 @@ def _start_worker(head=None):
 
 def _render_person(job):
     """Render one person's missing images; return how many, out of how many, and the person's line in the manifest."""
-    out, seed, size, number, images = job
+    out, seed, size, camera, number, images = job
     person = draw_identity(seed, number, _head.target_names)
-    nuisances = [draw_nuisance(person, image) for image in range(images)]
+    nuisances = [CAMERAS[camera](person, image) for image in range(images)]
     paths = [out / "images" / image_name(number, image) for image in range(images)]
     missing = [image for image in range(images) if not _is_whole(paths[image])]
     portrait = Portrait(_head, person) if missing else None
     for image in missing:
-        picture = portrait.photograph(nuisances[image], size)
-        data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-        _write(paths[image], np.asarray(data).tobytes())
+        _write(paths[image], _encode(portrait.photograph(nuisances[image], size), camera))
     entry = {**asdict(person), "images": [summarize(nuisance) for nuisance in nuisances]}
     return len(missing), images, json.dumps(_rounded(entry), separators=(",", ":"))

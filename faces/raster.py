@@ -1,6 +1,7 @@
 """A z-buffer in NumPy: which triangle each pixel shows, and where on it."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,57 +25,16 @@ def rasterize(
     """
     corners = np.ascontiguousarray(triangles.T)
     x, y, z = (points[:, axis].astype(np.float64)[corners] for axis in range(3))  # (3, T) each
-    live, areas, tops, bottoms = _live_triangles(x, y, width, height, cull)
-    x, y, z = x[:, live], y[:, live], z[:, live]
-    planes = [_edge(x, y, areas, k) for k in range(3)]  # vertex k's weight is a plane over the picture
-    depth_plane = [sum(z[k] * planes[k][term] for k in range(3)) for term in range(3)]
-
-    # One entry per triangle and line of pixels: the span of x in which all three weights are positive. Along a line,
-    # each weight, and the depth, is slope * x + start.
-    counts = bottoms - tops
-    rows = np.repeat(np.arange(len(live)), counts)
-    y = np.arange(len(rows)) + np.repeat(tops - np.cumsum(counts) + counts, counts)
-    down = y + 0.5
-
-    def along_lines(plane):
-        across, along, start = plane
-        return across[rows], along[rows] * down + start[rows]
-
-    lines = [along_lines(plane) for plane in planes]
-    low, high = np.full(len(rows), -np.inf), np.full(len(rows), np.inf)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for slope, start in lines:
-            bound = -start / slope
-            low = np.where(slope > 0, np.maximum(low, bound), np.where((slope == 0) & (start < 0), np.inf, low))
-            high = np.where(slope < 0, np.minimum(high, bound), high)
-    firsts = np.ceil(np.clip(low - 0.5, 0, width)).astype(np.int64)
-    counts = np.maximum(np.floor(np.clip(high - 0.5, -1, width - 1)).astype(np.int64) + 1 - firsts, 0)
-    slope, start = along_lines(depth_plane)
-
-    # One entry per candidate pixel.
-    def candidates(chosen):
-        counted = counts[chosen]
-        line = np.repeat(chosen, counted)
-        before = np.cumsum(counted) - counted
-        x = np.arange(len(line)) + np.repeat(firsts[chosen] - before, counted)
-        return line, x, y[line] * width + x, (slope[line] * (x + 0.5) + start[line]).astype(np.float32)
-
-    def weights_of(line, x):
-        weights = np.empty((len(line), 3), np.float32)
-        for k in (0, 1):
-            weights[:, k] = lines[k][0][line] * (x + 0.5) + lines[k][1][line]
-        weights[:, 2] = 1 - weights[:, 0] - weights[:, 1]
-        return weights
-
+    lines = _lines_of(x, y, z, width, height, cull)
     depth = np.full(width * height, -np.inf, np.float32)
-    hole = np.zeros(len(rows), bool) if keep is None else keep[0][live][rows]
-    line, x, pixel, z = candidates(np.flatnonzero(~hole))
+    soft = np.zeros(len(lines.triangle), bool) if keep is None else keep[0][lines.triangle]
+    line, x, pixel, z = lines.candidates(np.flatnonzero(~soft), width)
     np.maximum.at(depth, pixel, z)
     if keep is not None:
         # Ask about holes only where nothing solid hides the triangle.
-        soft_line, soft_x, soft_pixel, soft_z = candidates(np.flatnonzero(hole))
+        soft_line, soft_x, soft_pixel, soft_z = lines.candidates(np.flatnonzero(soft), width)
         asked = np.flatnonzero(soft_z > depth[soft_pixel])
-        asked = asked[keep[1](live[rows[soft_line[asked]]], weights_of(soft_line[asked], soft_x[asked]))]
+        asked = asked[keep[1](lines.triangle[soft_line[asked]], lines.weights(soft_line[asked], soft_x[asked]))]
         np.maximum.at(depth, soft_pixel[asked], soft_z[asked])
         line, x = np.concatenate([line, soft_line[asked]]), np.concatenate([x, soft_x[asked]])
         pixel, z = np.concatenate([pixel, soft_pixel[asked]]), np.concatenate([z, soft_z[asked]])
@@ -82,9 +42,65 @@ def rasterize(
     seen = np.flatnonzero(z == depth[pixel])
     triangle = np.full(width * height, -1, np.int32)
     weights = np.zeros((width * height, 3), np.float32)
-    triangle[pixel[seen]] = live[rows[line[seen]]]
-    weights[pixel[seen]] = weights_of(line[seen], x[seen])
+    triangle[pixel[seen]] = lines.triangle[line[seen]]
+    weights[pixel[seen]] = lines.weights(line[seen], x[seen])
     return triangle.reshape(height, width), weights.reshape(height, width, 3), depth.reshape(height, width)
+
+
+class _Lines(NamedTuple):
+    """L spans of pixels, one per triangle and row of the picture. Along a span, a value is slope * x + start."""
+
+    triangle: np.ndarray  # (L,) its number
+    row: np.ndarray  # (L,)
+    first: np.ndarray  # (L,) column in which the span begins
+    count: np.ndarray  # (L,) of pixels
+    corners: list[tuple[np.ndarray, np.ndarray]]  # slope and start, (L,) each, of the three corners' weights
+    depth: tuple[np.ndarray, np.ndarray]  # and of the depth
+
+    def candidates(self, chosen: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Span, column, number of the pixel and depth, (N,) each, of all pixels of the chosen spans."""
+        counted = self.count[chosen]
+        line = np.repeat(chosen, counted)
+        before = np.cumsum(counted) - counted
+        x = np.arange(len(line)) + np.repeat(self.first[chosen] - before, counted)
+        slope, start = self.depth
+        return line, x, self.row[line] * width + x, (slope[line] * (x + 0.5) + start[line]).astype(np.float32)
+
+    def weights(self, line: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """The barycentric coordinates (N, 3) float32 at columns x (N,) of spans (N,)."""
+        weights = np.empty((len(line), 3), np.float32)
+        for k in (0, 1):
+            slope, start = self.corners[k]
+            weights[:, k] = slope[line] * (x + 0.5) + start[line]
+        weights[:, 2] = 1 - weights[:, 0] - weights[:, 1]
+        return weights
+
+
+def _lines_of(x, y, z, width, height, cull):
+    """The _Lines of triangles with corners (3, T): the spans of x in which all three weights are positive."""
+    live, areas, tops, bottoms = _live_triangles(x, y, width, height, cull)
+    x, y, z = x[:, live], y[:, live], z[:, live]
+    planes = [_edge(x, y, areas, k) for k in range(3)]  # vertex k's weight is a plane over the picture
+    depth_plane = [sum(z[k] * planes[k][term] for k in range(3)) for term in range(3)]
+    counts = bottoms - tops
+    owner = np.repeat(np.arange(len(live)), counts)
+    row = np.arange(len(owner)) + np.repeat(tops - np.cumsum(counts) + counts, counts)
+    down = row + 0.5
+
+    def along_lines(plane):
+        across, along, start = plane
+        return across[owner], along[owner] * down + start[owner]
+
+    corners = [along_lines(plane) for plane in planes]
+    low, high = np.full(len(owner), -np.inf), np.full(len(owner), np.inf)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for slope, start in corners:
+            bound = -start / slope
+            low = np.where(slope > 0, np.maximum(low, bound), np.where((slope == 0) & (start < 0), np.inf, low))
+            high = np.where(slope < 0, np.minimum(high, bound), high)
+    first = np.ceil(np.clip(low - 0.5, 0, width)).astype(np.int64)
+    count = np.maximum(np.floor(np.clip(high - 0.5, -1, width - 1)).astype(np.int64) + 1 - first, 0)
+    return _Lines(live[owner], row, first, count, corners, along_lines(depth_plane))
 
 
 def _live_triangles(x, y, width, height, cull):

@@ -14,6 +14,7 @@ import pytest
 
 from faces import VERSION, mesh
 from faces import __main__ as command
+from faces.ceiling import draw_from_ceiling
 from faces.dataset import render_dataset
 from faces.geometry import TEMPLATE, aim, find_landmarks, shape_person
 from faces.identity import draw_identity
@@ -148,6 +149,20 @@ def test_faults_of_a_photograph_do_not_add_up_until_nobody_is_seen(head):
     assert max(severities) <= MAX_SEVERITY and min(severities) < 0.4
 
 
+def test_a_ceiling_camera_sees_the_same_heads_from_above_and_without_colour(head):
+    person = draw_identity(0, 3, head.target_names)
+    pairs = [(draw_nuisance(person, image), draw_from_ceiling(person, image)) for image in range(100)]
+    assert draw_from_ceiling(person, 7) == pairs[7][1] != draw_from_ceiling(person, 8)
+    for press, ceiling in pairs:
+        assert (ceiling.hair, ceiling.expression, ceiling.glasses) == (press.hair, press.expression, press.glasses)
+        assert ceiling.camera["grey"] and ceiling.occluder == {} and ceiling.pitch <= 0
+        assert set(ceiling.camera) == set(press.camera) and set(ceiling.light) == set(press.light)
+        assert set(ceiling.backdrop) == set(press.backdrop)
+    assert np.mean([ceiling.pitch for _, ceiling in pairs]) < -15 < np.mean([press.pitch for press, _ in pairs])
+    noise = np.array([(press.camera["noise"], ceiling.camera["noise"]) for press, ceiling in pairs])
+    assert noise[:, 1].mean() > 2 * noise[:, 0].mean()
+
+
 # ------------------------------------------------------------------------------------- the folder of a run
 
 
@@ -169,7 +184,7 @@ def test_the_list_is_one_that_training_reads(small_run):
 
 def test_the_manifest_says_what_was_drawn(small_run, head):
     settings, *people = map(json.loads, (small_run / "manifest.jsonl").read_text().splitlines())
-    assert settings == {"version": VERSION, "seed": 5, "size": SIZE}
+    assert settings == {"version": VERSION, "seed": 5, "size": SIZE, "camera": "press"}
     assert [person["number"] for person in people] == [0, 1] and [len(person["images"]) for person in people] == [2, 2]
     drawn = draw_identity(5, 1, head.target_names)
     assert people[1]["age"] == pytest.approx(drawn.age, abs=1e-4)
@@ -206,6 +221,28 @@ def test_first_names_the_person_that_a_longer_run_has(small_run, tmp_path):
     name = "face0001@00.jpg"
     assert (tmp_path / "images" / name).read_bytes() == (small_run / "images" / name).read_bytes()
     assert (tmp_path / "list.txt").read_text() == f"{name} 0\n"
+
+
+def test_the_pictures_of_a_ceiling_camera_have_one_channel(small_run, tmp_path, capsys):
+    options = ["--camera", "ceiling", "--identities", "1", "--images", "2", "--size", str(SIZE), "--seed", "5"]
+    for out in (tmp_path / "run", tmp_path / "again"):
+        assert command.main([*options, "--workers", "1", "--out", str(out)]) == 0
+    assert contents(tmp_path / "run") == contents(tmp_path / "again")
+    for path in (tmp_path / "run" / "images").iterdir():
+        picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert picture.shape == (SIZE, SIZE) and picture.std() > 10
+        assert path.stat().st_size < 0.8 * (small_run / "images" / path.name).stat().st_size
+    assert json.loads((tmp_path / "run" / "manifest.jsonl").read_text().splitlines()[0])["camera"] == "ceiling"
+    assert command.main([*options[2:], "--workers", "1", "--out", str(tmp_path / "run")]) == 1
+    assert "has faces with camera ceiling, not press: choose another --out" in capsys.readouterr().err
+
+
+def test_a_manifest_that_names_no_camera_is_of_press_photographs(tmp_path):
+    (tmp_path / "manifest.jsonl").write_text(json.dumps({"version": VERSION, "seed": 5, "size": SIZE}) + "\n")
+    options = {"identities": 1, "images": 1, "size": SIZE, "seed": 5, "workers": 1}
+    with pytest.raises(InputError, match="has faces with camera press, not ceiling"):
+        render_dataset(tmp_path, **options, camera="ceiling")
+    assert render_dataset(tmp_path, **options) == 1
 
 
 @pytest.mark.parametrize(
