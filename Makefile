@@ -12,7 +12,7 @@ export GPU CAFFE_ROOT CACHE
 # PYTHONPATH takes precedence over .venv, so another Caffe on it would be used instead.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help venv caffe caffe-test bundle train test test-fast lint onnx clean distclean
+.PHONY: help venv caffe caffe-test bundle train test test-fast lint onnx dlib-model clean distclean
 .NOTPARALLEL:
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make test-fast   run the tests that need no Caffe, in under a minute"
 	@echo "make caffe       build Caffe into .venv and install what it needs (3 to 5 minutes, once)"
 	@echo "make onnx        make the shipped model usable without Caffe: models/face997/face997.onnx and .venv-onnx"
+	@echo "make dlib-model  fetch dlib's face network as Caffe weights: models/dlib_resnet/dlib_resnet.caffemodel"
 	@echo "make caffe-test  run the tests of Caffe's Python interface"
 	@echo "make lint        check the style and the types of the code"
 	@echo "make bundle      pack everything for a machine without a network: .build/tripletloss-bundle.tar.xz"
@@ -53,6 +54,9 @@ test-fast: venv
 lint: venv
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
+
+dlib-model: venv
+	$(PYTHON) -m tripletloss.dlib_model
 
 # Needs no Caffe: works on any system with python3. Everything in .venv-onnx comes from pip.
 onnx: .venv-onnx/whole

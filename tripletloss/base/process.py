@@ -33,9 +33,7 @@ def caffe_log(path: str) -> Iterator[None]:
             sys.stderr = before
 
 
-def try_in_child(
-    function: Callable[[], Answer], what: str, limited: bool = False, seconds: int = 0
-) -> Answer:
+def try_in_child(function: Callable[[], Answer], what: str, limited: bool = False, seconds: int = 0) -> Answer:
     """Run function() in a forked child and return what it returns, which must be picklable.
 
     limited: limit its additional memory to what the machine has, as a small file can ask for many times that; CUDA

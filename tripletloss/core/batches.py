@@ -195,8 +195,10 @@ class AnchorBatches:
         two images.
         """
         if batch_size % 3:
-            raise InputError(f"BATCH_SIZE {batch_size} must be a multiple of 3 for anchor batches, for example "
-                             f"{max(3, batch_size // 3 * 3)}")
+            raise InputError(
+                f"BATCH_SIZE {batch_size} must be a multiple of 3 for anchor batches, for example "
+                f"{max(3, batch_size // 3 * 3)}"
+            )
         identities, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
         _need_two_identities(identities)
         self.labels, self.part, self.seed = labels, batch_size // 3, seed

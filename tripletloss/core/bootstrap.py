@@ -18,9 +18,7 @@ def interval(values: np.ndarray) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def resampled_means(
-    values: np.ndarray, labels: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
-) -> np.ndarray:
+def resampled_means(values: np.ndarray, labels: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
     """Means of per-query values (Q,) for resampled identities of the queries, labels (Q,). Returns (R,).
 
     R is `resamples`, or 0 with fewer than LEAST_IDENTITIES identities.

@@ -134,9 +134,7 @@ def rank_paired(distances: np.ndarray, labels: np.ndarray, margin: float) -> Sel
     return Selection(np.arange(n), positives, negatives, learns, n)
 
 
-def distance_weighted(
-    distances: np.ndarray, labels: np.ndarray, dimension: int, rng: np.random.Generator
-) -> Selection:
+def distance_weighted(distances: np.ndarray, labels: np.ndarray, dimension: int, rng: np.random.Generator) -> Selection:
     """For every (a, p), an n drawn so that all distances are equally likely (Wu et al. 2017, arXiv 1706.07567, 4.2).
 
     n has the weight 1 / q(d), where q is the density of the distance d (not squared) between random points on the unit

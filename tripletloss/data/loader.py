@@ -88,7 +88,12 @@ class Loader:
         first = json.dumps([self.maker.settings, listed.source, listed.folder, listed.names, listed.labels.tolist()])
         for _ in range(count):
             worker = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(memory,), env=environment, text=True,
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=(memory,),
+                env=environment,
+                text=True,
                 start_new_session=True,  # signals to the process group are handled by the training process
             )
             self.workers.append(worker)

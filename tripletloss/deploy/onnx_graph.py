@@ -56,8 +56,7 @@ class Graph:
         found = [array.shape for array in self.weights]
         # Old weights always have four axes, of which the first ones have length 1.
         if [math.prod(shape) for shape in shapes] != [math.prod(shape) for shape in found] or any(
-            there != (1,) * (len(there) - len(here)) + here
-            for here, there in zip(shapes, found, strict=True)
+            there != (1,) * (len(there) - len(here)) + here for here, there in zip(shapes, found, strict=True)
         ):
             raise self.refused(f"has parameters of {_text(found)} in the weights, but of {_text(shapes)} in the net")
         return [array.reshape(shape) for array, shape in zip(self.weights, shapes, strict=True)]

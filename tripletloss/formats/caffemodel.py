@@ -1,4 +1,4 @@
-"""Caffe's files read without Caffe: prototxts, .caffemodel and .caffemodel.h5, with protobuf and h5py only.
+"""Caffe's files without Caffe: prototxts, .caffemodel and .caffemodel.h5, with protobuf and h5py only.
 
 This describes the part of Caffe's format that nets of exportable layers use. Names, numbers, types and defaults are
 those of src/caffe/proto/caffe.proto (BVLC Caffe, master at 9b89154).
@@ -6,8 +6,8 @@ those of src/caffe/proto/caffe.proto (BVLC Caffe, master at 9b89154).
 
 import math
 import re
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import h5py
 import numpy as np
@@ -152,9 +152,7 @@ def _check_extent(text, path):
                 f"{path}, line {line}: {depth} brackets are open here, but nets have four levels: close them"
             )
         if messages > MOST_MESSAGES or values > MOST_VALUES:
-            raise InputError(
-                f"{path} has more than {MOST_MESSAGES} layers or {MOST_VALUES} values, which is too large"
-            )
+            raise InputError(f"{path} has more than {MOST_MESSAGES} layers or {MOST_VALUES} values, which is too large")
 
 
 def made_by(net: Any, blob: str) -> set[str]:
@@ -222,6 +220,25 @@ def _parameters(path: str) -> Iterator[tuple[str, np.ndarray]]:
         raise InputError(f"the weights {path} cannot be read ({reason}): check WEIGHTS") from None
     except (DecodeError, KeyError, AttributeError, TypeError, ValueError, RuntimeError, MemoryError):  # most by h5py
         raise InputError(f"{path} is not a caffemodel, or is cut off: fetch or train it again") from None
+
+
+class Parameters(NamedTuple):
+    """The parameters of a layer that weights_bytes() writes."""
+
+    type: str  # the layer's, such as Convolution
+    arrays: list[np.ndarray]
+
+
+def weights_bytes(name: str, layers: Mapping[str, Parameters]) -> bytes:
+    """A .caffemodel of a net: the name, type and float32 parameters of its layers, by layer name."""
+    net = NetParameter(name=name)
+    for layer, (kind, arrays) in layers.items():
+        blobs = net.layer.add(name=layer, type=kind).blobs
+        for array in arrays:
+            blob = blobs.add()
+            blob.shape.dim.extend(array.shape)
+            blob.data.extend(array.astype(np.float32).ravel().tolist())
+    return net.SerializeToString(deterministic=True)
 
 
 def _values_of(blob):

@@ -27,7 +27,7 @@ def parse_param_str(param_str: str, keys: Collection[str], where: str) -> dict[s
     except (yaml.YAMLError, ValueError, RecursionError):
         params = None
     if not isinstance(params, dict):
-        raise InputError(f"{where}: param_str {param_str!r} is not a YAML mapping such as \"{{margin: 0.2}}\"")
+        raise InputError(f'{where}: param_str {param_str!r} is not a YAML mapping such as "{{margin: 0.2}}"')
     params = {key: value for key, value in params.items() if key not in RETIRED_KEYS}
     for key, value in params.items():
         if key not in keys:
@@ -89,7 +89,7 @@ def check_labelled(layer: str, rows: str, bottom: Blobs) -> None:
         said = f"bottom 1 must be one label for each of the {shapes[0][0]} {rows}, but has the shape {shapes[1]}"
     else:
         return
-    raise InputError(f"{layer}: {said}: the order is `bottom: \"{rows}\" bottom: \"labels\"`")
+    raise InputError(f'{layer}: {said}: the order is `bottom: "{rows}" bottom: "labels"`')
 
 
 def rows_of(array: np.ndarray) -> np.ndarray:

@@ -100,9 +100,7 @@ class TripletSelectLayer(SelectingLayer):
         )
         self.read_selection(**({"selection": selection.WITHOUT_LABELS} if len(bottom) == 1 else {}))
         if len(bottom) == 1 and selection.STRATEGIES[self.strategy].needs_labels:
-            raise InputError(
-                f"TripletSelectLayer: selection {self.strategy} needs labels: add `bottom: \"labels\"`"
-            )
+            raise InputError(f'TripletSelectLayer: selection {self.strategy} needs labels: add `bottom: "labels"`')
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         """Give each top one row, until forward() knows the number of triplets. Raises InputError for wrong bottoms."""
@@ -150,9 +148,7 @@ class BatchTripletLossLayer(SelectingLayer):
     def forward(self, bottom: Blobs, top: Blobs) -> None:
         """Compute losses.selected_loss, and keep its gradient. Raises InputError like select()."""
         embeddings = self.select(bottom)
-        top[0].data[...], self.gradient = losses.selected_loss(
-            embeddings, self.distances, self.selection, self.margin
-        )
+        top[0].data[...], self.gradient = losses.selected_loss(embeddings, self.distances, self.selection, self.margin)
         if len(top) == 4:
             self.write_statistics([top[i] for i in range(1, 4)])
 

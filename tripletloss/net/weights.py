@@ -121,6 +121,7 @@ def rename_classifier(
 
 def _same_shapes(net, weights):
     """Whether shapes are equal, or equal to the four numbers of old weights, which have ones in front."""
+
     def padded(shape, other):
         return (1,) * (len(other) - len(shape)) + tuple(shape) if len(other) == 4 else tuple(shape)
 

@@ -186,9 +186,7 @@ def _compute(cut, weights, images, settings, path, done, team):
         file = _open_file(path, shape, s["FEATURE_TYPE"], done) if team.rank == 0 else None
     broken = _read_broken(folder) if s["BROKEN_IMAGES"] == "skip" else None
     start, first = time.perf_counter(), done
-    with tqdm(
-        total=total, initial=done, desc="features", unit="image", mininterval=0.5, disable=team.rank > 0
-    ) as bar:
+    with tqdm(total=total, initial=done, desc="features", unit="image", mininterval=0.5, disable=team.rank > 0) as bar:
         parts = passes(net, [cut.blob], images, Preprocessing.of(s), views, "", first, broken, team)
         for number, (_, rows) in enumerate(parts, 1):
             assert file is not None  # rows come in the first process only

@@ -66,9 +66,7 @@ def images_advice(plan: Plan, look: Look, held_out: Look | None = None) -> tuple
         )
     small = look.numbers[(look.sides > 0) & (look.sides < s["CROP"])]
     if len(small):
-        advice.append(
-            f"images smaller than CROP {s['CROP']} ({len(small)}): {some(names[number] for number in small)}"
-        )
+        advice.append(f"images smaller than CROP {s['CROP']} ({len(small)}): {some(names[number] for number in small)}")
     within, across = _duplicates(plan.images, look)
     if within:
         advice.append(f"identical files of one identity ({len(within)}): {some(within)}")

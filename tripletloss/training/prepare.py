@@ -195,17 +195,13 @@ def freeze_net(matched: Matched, settings: Settings, stage: str) -> tuple[caffe_
     return net, frozen
 
 
-def load_in_child(
-    net: caffe_pb2.NetParameter, solver: caffe_pb2.SolverParameter, weights: str, source: str
-) -> None:
+def load_in_child(net: caffe_pb2.NetParameter, solver: caffe_pb2.SolverParameter, weights: str, source: str) -> None:
     """Load weights into a net in a child process. Raises InputError for what Caffe refuses. source: path of the net."""
     limited = solver.solver_mode == solver.CPU
     try_in_child(lambda: load_weights(_new_solver(net, solver).net, weights), source, limited=limited)
 
 
-def open_measured(
-    settings: Settings, features: Collection[str], net: caffe_pb2.NetParameter, shapes: Shapes
-) -> Deploy:
+def open_measured(settings: Settings, features: Collection[str], net: caffe_pb2.NetParameter, shapes: Shapes) -> Deploy:
     """The Deploy of DEPLOY. features: names of its blobs to measure; net, shapes: of training.
 
     Raises InputError unless its layers are those of the training net, with equal shapes.

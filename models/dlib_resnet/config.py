@@ -1,0 +1,35 @@
+"""dlib's face network, adapted to faces of your own: softmax stage on the whole net, then triplet stage.
+
+`make dlib-model` fetches the weights. `tripletloss.dataset FACES --config my.py --like models/dlib_resnet/config.py`
+writes a copy of this file for your lists. The top-level config.py explains the settings, and README.md beside this file
+what they gained.
+"""
+
+STAGES = ['softmax', 'triplet']
+RUN_FOLDER = '../../runs/dlib_resnet'
+NET = 'train.prototxt'
+SOLVER = '../../solver.prototxt'
+DEPLOY = 'deploy.prototxt'
+
+WEIGHTS = {'softmax': 'dlib_resnet.caffemodel', 'triplet': ''}
+FREEZE = {'softmax': '', 'triplet': 'descriptor'}
+FEATURE = {'softmax': 'norm2', 'triplet': 'embedding'}
+FEATURE_CACHE = '../../runs/features'
+
+IMAGEPATH = '../../data/images/'
+TRAIN_LIST = '../../data/train.txt'
+HELD_OUT_LIST = '../../data/held_out.txt'
+IMAGE_SIZE = 150
+MIRROR = True
+
+BATCHES = {'softmax': 'shuffled', 'triplet': 'identities'}
+BATCH_SIZE = {'softmax': 32, 'triplet': 96}
+IMAGES_PER_IDENTITY = 6
+
+SELECTION = 'batch-hard'
+MARGIN = 0.8
+
+MAX_ITERS = {'softmax': 150, 'triplet': 150}
+SNAPSHOT_ITERS = 100
+LEARNING_RATE = {'softmax': 0.001, 'triplet': 0.02}
+SEED = 1
