@@ -21,6 +21,7 @@ FEATURE = {'softmax': 'norm2', 'triplet': 'embedding'}  # blob of DEPLOY that is
 IMAGEPATH = 'data/images/'          # folder of the images that the lists name
 TRAIN_LIST = 'data/train.txt'       # lines `person@file.jpg LABEL`, labels counted from 0
 HELD_OUT_LIST = 'data/held_out.txt' # identities to measure on, which are never trained on; '': none
+ALIGNMENT = 'face997'               # faces are cut as this model takes them (`detect --for`): or 'dlib_resnet'
 CROP = 0                            # pixels; use only the central square with this side; 0: use the whole image
 IMAGE_SIZE = 64                     # pixels; images are resized to a square with this side
 PIXEL_MEANS = [102.9801, 115.9465, 122.7717]    # subtracted from B, G, R (0 to 255)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from tripletloss.base.command import launched
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import read_file
+from tripletloss.core.alignment import TEMPLATES
 from tripletloss.core.sampling import BATCHES
 from tripletloss.core.selection import STRATEGIES
 
@@ -103,6 +104,7 @@ SCHEMA = {
     "FREEZE": _text("the name of a blob of the net, or '' for none", "", by_stage=True),
     "FEATURE": _may_change(_text("the name of a blob of the deploy net", "", by_stage=True)),
     "CROP": _integer(0, 0),
+    "ALIGNMENT": _may_change(_choice(tuple(TEMPLATES), "face997")),
     "IMAGE_SIZE": _integer(1, 224),
     "PIXEL_MEANS": Setting(_is_means, "three numbers from 0 to 255: [B, G, R]", [102.9801, 115.9465, 122.7717]),
     "MIRROR": Setting(lambda value: isinstance(value, bool), "True or False", True),

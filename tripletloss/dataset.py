@@ -36,7 +36,8 @@ def run(arguments: argparse.Namespace) -> str:
     """Write the lists. Returns text for the terminal. Raises InputError."""
     paths = [os.path.normpath(os.path.join(arguments.out, name)) for name in ("train.txt", "held_out.txt")]
     outputs = [*paths[: 2 if arguments.held_out else 1], *filter(None, [arguments.config])]
-    check_outputs(outputs, [folders.PROJECT_CONFIG], arguments.force)
+    source = folders.config_for(arguments.folder)
+    check_outputs(outputs, [source], arguments.force)
     found = folders.find_identities(arguments.folder)
     kept, held_out = folders.split_identities(found.identities, arguments.held_out, arguments.seed)
     settings = folders.settings_for(
@@ -46,12 +47,12 @@ def run(arguments: argparse.Namespace) -> str:
     if held_out:
         contents[paths[1]] = folders.list_text(found.identities, held_out, len(kept))
     if arguments.config:
-        contents[arguments.config] = config.copy_text(folders.PROJECT_CONFIG, arguments.config, settings)
+        contents[arguments.config] = config.copy_text(source, arguments.config, settings)
     try:
         write_all({path: text.encode() for path, text in contents.items()})
     except OSError as error:
         raise InputError(f"the lists cannot be written ({error.strerror}): make room, or write elsewhere") from None
-    return "\n".join([*_about(found, kept, held_out, arguments.held_out), *_next(arguments.config, settings)])
+    return "\n".join([*_about(found, kept, held_out, arguments.held_out), *_next(arguments.config, settings, source)])
 
 
 def _about(found: folders.Found, kept: list[str], held_out: list[str], share: float) -> list[str]:
@@ -74,11 +75,14 @@ def _about(found: folders.Found, kept: list[str], held_out: list[str], share: fl
     return lines
 
 
-def _next(config_file: str | None, settings: Mapping[str, Any]) -> list[str]:
+def _next(config_file: str | None, settings: Mapping[str, Any], source: str) -> list[str]:
     """Lines about what to do with the lists."""
     if config_file:
-        return [f"{config_file}: settings for these lists; next, python train.py --config {config_file} --check"]
-    return ["Set these in config.py:", *(f"{name} = {value!r}" for name, value in settings.items())]
+        weights = config.load(source).stage("softmax")["WEIGHTS"]
+        first = "" if os.path.exists(weights) else "make dlib-model, and "
+        return [f"{config_file}: settings for these lists; next, {first}python train.py --config {config_file} --check"]
+    where = "config.py" if source == folders.PROJECT_CONFIG else f"a copy of {os.path.relpath(source)}"
+    return [f"Set these in {where}:", *(f"{name} = {value!r}" for name, value in settings.items())]
 
 
 if __name__ == "__main__":

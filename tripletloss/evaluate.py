@@ -10,6 +10,7 @@ from tripletloss.base.errors import InputError
 from tripletloss.base.outputs import add_force
 from tripletloss.base.parallel import OneProcess, join
 from tripletloss.config import load
+from tripletloss.data.folders import check_cut
 from tripletloss.data.lists import ImageList
 from tripletloss.data.pairs import PairsFile, read_pairs
 from tripletloss.evaluation import report
@@ -58,6 +59,8 @@ def run(arguments: argparse.Namespace, team: OneProcess) -> str:
         if made and arguments.pairs:
             raise InputError("--pairs needs weights, not embeddings, since the pairs name images: name a .caffemodel")
         settings = settings_of(arguments)
+        if arguments.pairs:
+            check_cut(arguments.images or settings["IMAGEPATH"], settings)
         file = read_pairs(arguments.pairs, arguments.images or settings["IMAGEPATH"]) if arguments.pairs else None
         images = None if made else file.images if file else images_of(arguments, settings)
         if arguments.out:

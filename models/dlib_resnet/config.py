@@ -1,8 +1,8 @@
 """dlib's face network, adapted to faces of your own: softmax stage on the whole net, then triplet stage.
 
-`make dlib-model` fetches the weights. `tripletloss.dataset FACES --config my.py --like models/dlib_resnet/config.py`
-writes a copy of this file for your lists. The top-level config.py explains the settings, and README.md beside this file
-what they gained.
+`make dlib-model` fetches the weights. `tripletloss.dataset FACES --config my.py` writes a copy of this file for your
+lists, if FACES were cut by `tripletloss.detect --for dlib_resnet`. The project's own config.py explains the settings,
+and models/dlib_resnet/README.md says what they gained.
 """
 
 STAGES = ['softmax', 'triplet']
@@ -19,6 +19,7 @@ FEATURE_CACHE = '../../runs/features'
 IMAGEPATH = '../../data/images/'
 TRAIN_LIST = '../../data/train.txt'
 HELD_OUT_LIST = '../../data/held_out.txt'
+ALIGNMENT = 'dlib_resnet'
 IMAGE_SIZE = 150
 MIRROR = True
 
@@ -32,4 +33,5 @@ MARGIN = 0.8
 MAX_ITERS = {'softmax': 150, 'triplet': 150}
 SNAPSHOT_ITERS = 100
 LEARNING_RATE = {'softmax': 0.001, 'triplet': 0.02}
+WEIGHT_DECAY = {'softmax': 0.0005, 'triplet': 0.02}
 SEED = 1

@@ -174,6 +174,19 @@ def test_the_config_of_a_folder_is_whole_commented_and_says_what_the_lines_say(t
     assert made.read_text() == written[made] and not (faces / "train.txt").exists()
 
 
+def test_faces_cut_for_a_model_get_that_models_config(tmp_path):
+    faces = few_people(tmp_path / "faces", [6] * 30)
+    (faces / "cut_for.txt").write_text("dlib_resnet\n")
+    result = list_faces(faces, "--out", tmp_path, "--config", tmp_path / "my.py")
+    assert result.returncode == 0, result.stderr
+    loaded, model = config.load(str(tmp_path / "my.py")), config.load(str(ROOT / "models" / "dlib_resnet" / "config.py"))
+    changed = {name for name in config.SCHEMA if name in loaded.values and loaded[name] != model[name]}
+    assert changed <= {"IMAGEPATH", "TRAIN_LIST", "HELD_OUT_LIST", "RUN_FOLDER", "FEATURE_CACHE", "BATCH_SIZE"}
+    assert loaded["ALIGNMENT"] == "dlib_resnet" and loaded["IMAGEPATH"] == str(faces)
+    printed = list_faces(faces, "--out", faces).stdout
+    assert "Set these in a copy of " in printed and "models/dlib_resnet/config.py:" in printed
+
+
 def comments(text):
     return [line.partition("#") for line in text.splitlines() if "#" in line]
 

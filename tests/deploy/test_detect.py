@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 from tests.helpers import ROOT, empty_png
-from tripletloss.deploy.faces import PICKS, Detector, Face, weigh
+from tripletloss.base.errors import InputError
+from tripletloss.core.alignment import TEMPLATES
+from tripletloss.data.folders import check_cut, cut_for
+from tripletloss.deploy.faces import PICKS, Detector, Face, cut, weigh
 
 SAMPLE = ROOT / "data" / "images"
 COMMAND = [sys.executable, "-c", "import runpy, sys; sys.modules['caffe'] = None; runpy.run_module('tripletloss.detect', run_name='__main__')"]
@@ -135,6 +138,28 @@ def test_a_folder_of_photos_becomes_one_of_faces(photos, tmp_path):
         assert why in rows[name]["left_out"] and why in result.stdout
     assert cv2.imread(str(tmp_path / "faces.jpg")).shape[0] == 2 * (72 + 18 + 2)
     assert "2 photos have several faces: look at" in result.stdout
+
+
+def test_faces_are_cut_for_the_model_that_is_named(photos, tmp_path, detector):
+    assert detect(photos, "--out", tmp_path / "faces", "--for", "dlib_resnet").returncode == 0
+    photo = cv2.imread(str(photos / "ann" / "1.jpg"))
+    points = detector.find_upright(photo, detector.find(photo)[0])
+    written = cv2.imread(str(tmp_path / "faces" / "ann" / "1.jpg")).astype(float)
+    cuts = {model: cut(photo, points, 150, template) for model, template in TEMPLATES.items()}
+    unlike = {model: np.abs(written - picture).mean() for model, picture in cuts.items()}
+    assert unlike["dlib_resnet"] < 2 < 8 < unlike["face997"]  # JPEG changes pixels by about 1
+    assert cut_for(str(tmp_path / "faces")) == "dlib_resnet" and cut_for(str(photos)) == ""
+    again = detect(photos, "--out", tmp_path / "faces", "--force")
+    assert again.returncode == 0 and cut_for(str(tmp_path / "faces")) == "face997", again.stderr
+    assert cv2.imread(str(tmp_path / "faces" / "ann" / "1.jpg")).shape == (112, 112, 3)
+
+
+def test_faces_that_were_cut_for_another_model_are_refused(tmp_path):
+    (tmp_path / "cut_for.txt").write_text("dlib_resnet\n")
+    check_cut(str(tmp_path), {"ALIGNMENT": "dlib_resnet"})
+    check_cut(str(ROOT / "data" / "images"), {"ALIGNMENT": "dlib_resnet"})  # nobody noted for which
+    with pytest.raises(InputError, match=r"were cut for dlib_resnet, but ALIGNMENT is 'face997': cut them again with detect --for face997"):
+        check_cut(str(tmp_path), {"ALIGNMENT": "face997"})
 
 
 def test_what_is_there_is_replaced_only_with_force(photos, tmp_path):

@@ -1,5 +1,6 @@
 """ONNX: every layer against Caffe itself, in onnxruntime and in OpenCV; the shipped model; what cannot be exported."""
 
+import json
 import os
 import re
 import subprocess
@@ -17,6 +18,7 @@ from google.protobuf import descriptor_pb2
 from tests.helpers import ROOT
 from tripletloss import config
 from tripletloss.base.errors import InputError
+from tripletloss.core.alignment import TEMPLATES
 from tripletloss.data.folders import list_folder
 from tripletloss.data.images import read_image, to_pixels
 from tripletloss.data.lists import read_list
@@ -287,6 +289,7 @@ def test_the_command_needs_no_caffe_and_tells_what_it_made(tmp_path, settings, t
     about = {one.key: one.value for one in model.metadata_props}
     assert about["weights_sha256"] in (ROOT / "models" / "face997" / "README.md").read_text()
     assert about["licence"] == "MIT" and about["feature"] == "embedding" and about["image_size"] == "64"
+    assert about["alignment"] == "face997" and json.loads(about["points"]) == TEMPLATES["face997"].tolist()
     assert about["threshold_pairs"] == "858 same and 11232 different of held_out.txt"
     assert all(f"{name}: {value}" in result.stdout for name, value in about.items())
     # One in a thousand pairs of two identities is that near: measured again, with Caffe's embeddings.
@@ -337,7 +340,7 @@ def test_the_image_is_named_that_a_model_makes_nan_of(tmp_path, settings):
     for name, grey in {"a@0.png": 200, "a@1.png": 120, "b@0.png": 50, "b@1.png": 40}.items():
         cv2.imwrite(str(tmp_path / name), np.full((9, 9, 3), grey, np.uint8))
     (tmp_path / "list.txt").write_text("a@0.png 0\na@1.png 0\nb@0.png 1\nb@1.png 1\n")
-    some = {**settings_of(tmp_path / "net.prototxt", "out", 9), "PIXEL_MEANS": [0.0, 0.0, 0.0], "CROP": 0}
+    some = {**settings_of(tmp_path / "net.prototxt", "out", 9), "PIXEL_MEANS": [0.0, 0.0, 0.0], "CROP": 0, "ALIGNMENT": "face997"}
     some.update(HELD_OUT_LIST=str(tmp_path / "list.txt"), IMAGEPATH=str(tmp_path))
     model = build(str(WEIGHTS), some, "bgr")
     onnx.helper.set_model_props(model, {"image_size": "9", "crop": "0", "pixel_means": "[0, 0, 0]", "channels": "bgr"})

@@ -19,10 +19,12 @@ from sklearn.cluster import AgglomerativeClustering
 from tests.helpers import ROOT, empty_png
 from tripletloss.base.errors import InputError
 from tripletloss.base.wheels import cache_folder
+from tripletloss.core.alignment import TEMPLATES
 from tripletloss.deploy import faces
 from tripletloss.deploy.onnx_model import Model
 
 SAMPLE = ROOT / "data" / "images"
+TEMPLATE = TEMPLATES["face997"]
 
 
 def run(module, *arguments, **options):
@@ -106,10 +108,10 @@ def test_a_face_is_cut_out_of_a_photo_as_it_lies_in_the_samples_picture(detector
         back = cv2.invertAffineTransform(matrix)
         found.append((points @ back[:, :2].T + back[:, 2]) / 112)
         picture = cv2.resize(cv2.imread(str(SAMPLE / name)), (64, 64), interpolation=cv2.INTER_AREA).astype(float)
-        square = faces.cut(photo, points, 64)
+        square = faces.cut(photo, points, 64, TEMPLATE)
         differences.append(np.abs(square - picture).mean())
         unlike.append(np.abs(cv2.resize(photo, (64, 64)) - picture).mean())
-    assert np.abs(np.median(found, axis=0) - faces.POINTS).max() < 0.035
+    assert np.abs(np.median(found, axis=0) - TEMPLATE).max() < 0.035
     assert np.mean(differences) < 0.6 * np.mean(unlike)
 
 
@@ -119,11 +121,11 @@ def test_the_square_is_that_of_the_nearest_similarity():
     photo = np.stack([rows * 0.8, columns * 0.6, (rows + columns) * 0.3], axis=2).astype(np.uint8)
     rng = np.random.default_rng(0)
     for side in (40, 200):
-        points = np.array([200, 150]) + side * (faces.POINTS - 0.5) @ [[0.9, 0.3], [-0.3, 0.9]] + rng.normal(0, side / 40, (5, 2))
+        points = np.array([200, 150]) + side * (TEMPLATE - 0.5) @ [[0.9, 0.3], [-0.3, 0.9]] + rng.normal(0, side / 40, (5, 2))
         transform = SimilarityTransform()
-        assert transform.estimate(points, 64 * faces.POINTS - 0.5)
+        assert transform.estimate(points, 64 * TEMPLATE - 0.5)
         expected = warp(photo.astype(float), transform.inverse, output_shape=(64, 64), order=1, mode="edge")
-        assert np.abs(faces.cut(photo, points, 64) - expected).max() < 2.5
+        assert np.abs(faces.cut(photo, points, 64, TEMPLATE) - expected).max() < 2.5
 
 
 def test_in_a_large_photo_a_face_is_found_where_it_is(detector):
@@ -136,7 +138,7 @@ def test_a_real_photo_gives_the_same_face_turned_and_smaller(detector, model):
     """The portrait of an astronaut that scikit-image brings (NASA, public domain)."""
     photo = np.ascontiguousarray(astronaut()[..., ::-1])
     turned = cv2.warpAffine(photo, cv2.getRotationMatrix2D((220, 120), 12, 0.7), (512, 512), borderMode=cv2.BORDER_REPLICATE)
-    squares = [faces.cut(one, points_in(detector, one), 64) for one in (photo, turned)]
+    squares = [faces.cut(one, points_in(detector, one), 64, TEMPLATE) for one in (photo, turned)]
     assert np.abs(squares[0].astype(float) - squares[1]).mean() < 25
     someone = cv2.resize(cv2.imread(str(SAMPLE / "face2000@00.jpg")), (64, 64), interpolation=cv2.INTER_AREA)
     rows = Model(str(model)).embed(np.stack([*squares, someone]))

@@ -74,6 +74,14 @@ def test_a_run_folder_that_a_run_would_refuse_is_refused(project):
     assert sorted(path.name for path in (project / "run").iterdir()) == [".lock", "triplet_iter_4.caffemodel"]
 
 
+def test_faces_that_were_cut_for_another_model_are_not_trained_on(project):
+    (project / "images" / "cut_for.txt").write_text("dlib_resnet\n")
+    for arguments in ((), ("--check",)):
+        refused(run_train(project, *arguments), "images were cut for dlib_resnet, but ALIGNMENT is 'face997': cut them again")
+    write_config(project, ALIGNMENT="dlib_resnet")
+    assert run_train(project, "--check").returncode == 0
+
+
 def test_a_run_folder_in_which_a_run_is_at_work_is_refused(project):
     lock = folder.claim_folder(str(project / "run"), ["softmax"], False)
     refused(run_train(project, "--check"), "another run is at work in ")

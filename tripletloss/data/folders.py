@@ -2,7 +2,7 @@
 
 import heapq
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,11 +10,15 @@ from tqdm import tqdm
 
 from tripletloss import config
 from tripletloss.base.errors import InputError
+from tripletloss.base.files import read_file
 from tripletloss.data.images import read_image
 from tripletloss.data.lists import ImageList, identity_of
 
 PROJECT_CONFIG = os.path.join(config.PROJECT, "config.py")
+MODEL_CONFIGS = {"dlib_resnet": os.path.join(config.PROJECT, "models", "dlib_resnet", "config.py")}
+CUT_FOR = "cut_for.txt"  # a file in a folder of detect: the model that its faces were cut for
 LEAST_HELD_OUT, LEAST_KEPT = 2, 2  # identities: with fewer there is nothing to measure, and nothing to learn
+MOST_NOTE_BYTES = 100  # of CUT_FOR
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
@@ -87,6 +91,29 @@ def list_folder(folder: str) -> ImageList:
     numbers = {identity: number for number, identity in enumerate(sorted(set(identities) - {""}))}
     labels = np.array([numbers.get(identity, -1) for identity in identities], np.int64)
     return ImageList(folder, folder, names, labels)
+
+
+def cut_for(folder: str) -> str:
+    """The model that the faces in a folder were cut for, as tripletloss.detect noted it; '' without a note."""
+    try:
+        return read_file(os.path.join(folder, CUT_FOR), MOST_NOTE_BYTES).decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+
+
+def config_for(folder: str) -> str:
+    """The path of the config file to begin with for the faces in a folder: that of the model they were cut for."""
+    return MODEL_CONFIGS.get(cut_for(folder), PROJECT_CONFIG)
+
+
+def check_cut(folder: str, settings: Mapping[str, Any]) -> None:
+    """Raise InputError if the faces in a folder were cut for another model than the settings are about."""
+    model, wanted = cut_for(folder), settings["ALIGNMENT"]
+    if model and model != wanted:
+        raise InputError(
+            f"the faces in {folder} were cut for {model}, but ALIGNMENT is {wanted!r}: cut them again with detect "
+            f"--for {wanted}, or use the settings of {model}"
+        )
 
 
 class Found(NamedTuple):
@@ -166,12 +193,12 @@ def list_text(identities: dict[str, list[str]], names: Iterable[str], first_labe
 
 
 def settings_for(folder: str, config_file: str | None, train: str, held_out: str, identities: int) -> dict[str, Any]:
-    """The settings, by name, that must change in the project's config.py for the lists of a folder.
+    """The settings, by name, that must change in config_for(folder) for the lists of a folder.
 
     config_file: the path of the new config file, or None for settings to enter by hand; train, held_out: the lists'
     paths, held_out '' for none; identities: how many `train` has.
     """
-    project = config.load(PROJECT_CONFIG)
+    project = config.load(config_for(folder))
     settings = project.stage("triplet")
     name = os.path.splitext(config_file)[0] if config_file else os.path.abspath(folder)
     found: dict[str, Any] = {

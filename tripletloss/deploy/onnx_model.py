@@ -12,6 +12,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, I
 
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import read_file
+from tripletloss.core.alignment import TEMPLATES
 from tripletloss.core.distances import first_not_finite
 
 BATCH_SIZE = 32
@@ -53,6 +54,9 @@ class Model:
             self.size, self.crop = int(self.about["image_size"]), int(self.about["crop"])
             self.means = np.array(json.loads(self.about["pixel_means"]), np.float32)
             self.channels = self.about["channels"]
+            # A model from before this was noted takes faces as face997 does.
+            points = json.loads(self.about["points"]) if "points" in self.about else TEMPLATES["face997"]
+            self.points = np.array(points, np.float64).reshape(5, 2)
             [given] = self.session.get_inputs()
             if given.shape[1:] not in ([3, self.size, self.size], [self.size, self.size, 3]):
                 raise ValueError

@@ -1,8 +1,9 @@
 """The faces of a folder of photos: what `python -m tripletloss.detect PHOTOS --out FACES` writes.
 
-One face of each photo is turned upright and cut out, as the shipped model was trained on them: see faces.py. FACES.csv
-has a row for each photo: which face was taken, which others there are, or why there is none. FACES.jpg shows the photos
-with several faces, the most doubtful first, so that a person can check them.
+One face of each photo is turned upright and cut out, as a model takes them: see faces.py. FACES notes which model that
+is, so that another one is not given them by mistake. FACES.csv has a row for each photo: which face was taken, which
+others there are, or why there is none. FACES.jpg shows the photos with several faces, the most doubtful first, so that
+a person can check them.
 
 Until a run is complete, its work is kept in FACES.part and FACES.part.log. The same command resumes a run that was
 stopped.
@@ -23,8 +24,9 @@ from tqdm import tqdm
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import files_in, publish_folder, whole_files
 from tripletloss.base.outputs import check_folder, check_outputs, distinct
+from tripletloss.core.alignment import TEMPLATES
 from tripletloss.data import montage
-from tripletloss.data.folders import list_folder
+from tripletloss.data.folders import CUT_FOR, list_folder
 from tripletloss.data.images import read_image
 from tripletloss.data.lists import ImageList
 from tripletloss.deploy.faces import Detector, Face, cut, weigh
@@ -93,10 +95,12 @@ class Work:
         self.log.writelines(json.dumps(value) + "\n" for value in values)
         self.log.flush()
 
-    def publish(self, out: str, faces: list[str], force: bool) -> None:
-        """Give the folder its name, with these files in it and no others. Raises OSError."""
+    def publish(self, out: str, faces: list[str], model: str, force: bool) -> None:
+        """Give the folder its name, with these files, a note of the model and no others. Raises OSError."""
         for name in files_in(self.folder) - set(faces):
             os.remove(os.path.join(self.folder, name))
+        with open(os.path.join(self.folder, CUT_FOR), "w", encoding="utf-8") as file:
+            file.write(f"{model}\n")
         publish_folder(self.folder, out, force)
         self.forget()
 
@@ -107,10 +111,11 @@ class Work:
         os.remove(self.path)
 
 
-def cut_faces(folder: str, out: str, size: int, pick: str = "best", force: bool = False) -> str:
+def cut_faces(folder: str, out: str, model: str, size: int, pick: str = "best", force: bool = False) -> str:
     """Cut one face out of each photo in a folder, and write it, size x size pixels, into a new folder `out`.
 
-    pick: as for weigh(); force: whether `out` may be replaced. Returns text for the terminal. Raises InputError.
+    model: one of alignment.TEMPLATES; pick: as for weigh(); force: whether `out` may be replaced. Returns text for the
+    terminal. Raises InputError.
     """
     out = os.path.normpath(out)
     photos = list_folder(folder)
@@ -120,8 +125,8 @@ def cut_faces(folder: str, out: str, size: int, pick: str = "best", force: bool 
     check_outputs([f"{out}.csv", f"{out}.jpg"], [], force)
     detector = Detector()
     try:
-        work = Work(out, {"photos": os.path.realpath(folder), "size": size, "pick": pick})
-        found = look_through(photos, detector, work, size, pick)
+        work = Work(out, {"photos": os.path.realpath(folder), "model": model, "size": size, "pick": pick})
+        found = look_through(photos, detector, work, size, pick, TEMPLATES[model])
         faces = [seen.face for seen in found if seen.face]
         if not faces:
             work.forget()
@@ -130,8 +135,8 @@ def cut_faces(folder: str, out: str, size: int, pick: str = "best", force: bool 
         beside, name = os.path.split(out)
         with whole_files(beside or ".") as part:
             write_table(os.path.join(part, f"{name}.csv"), found, several)
-            draw_several(os.path.join(part, f"{name}.jpg"), photos, several)
-            work.publish(out, faces, force)
+            draw_several(os.path.join(part, f"{name}.jpg"), photos, several, TEMPLATES[model])
+            work.publish(out, faces, model, force)
         if not several:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(f"{out}.jpg")  # of a run that this one replaces
@@ -142,7 +147,9 @@ def cut_faces(folder: str, out: str, size: int, pick: str = "best", force: bool 
     return "\n".join(describe(out, photos, found, several))
 
 
-def look_through(photos: ImageList, detector: Detector, work: Work, size: int, pick: str) -> list[Seen]:
+def look_through(
+    photos: ImageList, detector: Detector, work: Work, size: int, pick: str, template: np.ndarray
+) -> list[Seen]:  # fmt: skip
     """Look for faces in all photos, and cut out those that are not there from an earlier run. Raises OSError."""
     found = []
     names = distinct([f"{os.path.splitext(name)[0]}.jpg" for name in photos.names])
@@ -153,7 +160,7 @@ def look_through(photos: ImageList, detector: Detector, work: Work, size: int, p
                 state = state_of(photos.path(number))
                 seen = work.resumed(photo, state, face)
                 if not seen:
-                    seen, picture = look_at(photos.path(number), photo, state, face, detector, size, pick)
+                    seen, picture = look_at(photos.path(number), photo, state, face, detector, size, pick, template)
                     work.keep(seen, picture)
                 found.append(seen)
                 bar.update()
@@ -173,7 +180,7 @@ def state_of(path: str) -> list[int]:
 
 
 def look_at(
-    path: str, photo: str, state: list[int], face: str, detector: Detector, size: int, pick: str
+    path: str, photo: str, state: list[int], face: str, detector: Detector, size: int, pick: str, template: np.ndarray
 ) -> tuple[Seen, np.ndarray | None]:
     """What is found in one photo, and the face cut out of it, (size, size, 3) uint8, or None."""
     try:
@@ -186,7 +193,7 @@ def look_at(
     weights = weigh(faces, pixels.shape, pick)
     order = np.argsort(-weights, kind="stable")
     rival = float(weights[order[1]] / max(weights[order[0]], 1e-30)) if len(faces) > 1 else 0.0
-    picture = cut(pixels, detector.find_upright(pixels, faces[order[0]]), size)
+    picture = cut(pixels, detector.find_upright(pixels, faces[order[0]]), size, template)
     kept = [[faces[i].box.round(1).tolist(), faces[i].points.round(1).tolist(), faces[i].score] for i in order]
     return Seen(photo, state, face, kept, rival, ""), picture
 
@@ -205,7 +212,7 @@ def write_table(path: str, found: list[Seen], several: list[Seen]) -> None:
             table.writerow([seen.photo, seen.face, len(scores), score, others, rival, *box, seen.left_out])
 
 
-def draw_several(path: str, photos: ImageList, several: list[Seen]) -> None:
+def draw_several(path: str, photos: ImageList, several: list[Seen], template: np.ndarray) -> None:
     """Draw the faces of each photo with several in a row, which begins with the one that was taken. Raises OSError."""
     rows = []
     for seen in several[:SHOWN_PHOTOS]:
@@ -214,7 +221,7 @@ def draw_several(path: str, photos: ImageList, several: list[Seen]) -> None:
         except InputError:
             continue  # it has gone in the meantime
         faces = [Face(*face) for face in seen.faces[:SHOWN_FACES]]
-        taken, *others = [cut(pixels, np.array(face.points), montage.SIDE) for face in faces]
+        taken, *others = [cut(pixels, np.array(face.points), montage.SIDE, template) for face in faces]
         rows.append(montage.Row(f"{seen.photo}: taken, and not", [[taken], others]))
     if rows:
         montage.draw(path, lambda picture: picture, rows)

@@ -6,7 +6,7 @@ from typing import Any
 
 from tripletloss import config
 from tripletloss.base.errors import InputError
-from tripletloss.data.folders import list_folder
+from tripletloss.data.folders import check_cut, list_folder
 from tripletloss.data.lists import ImageList, read_list
 
 
@@ -46,6 +46,7 @@ def images_of(arguments: Namespace, settings: Mapping[str, Any]) -> ImageList:
 
     Raises InputError if no images are named, or if the list or the folder cannot be read.
     """
+    check_cut(arguments.images or settings["IMAGEPATH"], settings)
     if arguments.images and not arguments.list:
         return list_folder(arguments.images)
     source = arguments.list or settings[arguments.default_list]

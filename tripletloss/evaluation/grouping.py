@@ -16,6 +16,7 @@ from tripletloss.core import clustering
 from tripletloss.core.distances import rounding_of
 from tripletloss.core.pairs import different_weight, pair_distances, pairs_of
 from tripletloss.data import montage
+from tripletloss.data.folders import check_cut
 from tripletloss.data.images import read_image
 from tripletloss.data.lists import ImageList, read_list, show_one_of
 from tripletloss.evaluation.embed import embed
@@ -45,6 +46,7 @@ def threshold_of(weights: str, settings: Mapping[str, Any], mirrored: bool, imag
     if not source:
         raise InputError("the config has no HELD_OUT_LIST to choose a threshold on: set one with --threshold")
     need_files(settings, "IMAGEPATH", "HELD_OUT_LIST")
+    check_cut(settings["IMAGEPATH"], settings)
     held_out = read_list(source, settings["IMAGEPATH"])
     known = images.labels >= 0
     scored, chosen_on = known & ~show_one_of(images, held_out), held_out

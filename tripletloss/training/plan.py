@@ -11,6 +11,7 @@ from caffe.proto import caffe_pb2
 
 from tripletloss.base.errors import InputError
 from tripletloss.config import STAGES, Config, need_files
+from tripletloss.data.folders import check_cut
 from tripletloss.data.lists import ImageList, read_list
 from tripletloss.net.definition import write_prototxt
 from tripletloss.net.deploy import Deploy
@@ -178,6 +179,7 @@ def make_plan(
 
 def _read_lists(settings):
     """The images of TRAIN_LIST, and those of HELD_OUT_LIST or None. Raises InputError."""
+    check_cut(settings["IMAGEPATH"], settings)
     images = read_list(settings["TRAIN_LIST"], settings["IMAGEPATH"], settings["BROKEN_IMAGES"] == "stop")
     if not settings["HELD_OUT_LIST"]:
         return images, None
