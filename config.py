@@ -15,6 +15,9 @@ DEPLOY = 'deploy.prototxt'          # image -> embedding, used to measure; '': n
 # last weights in RUN_FOLDER, and fresh only if there are none and STAGES is ['triplet'].
 WEIGHTS = {'softmax': 'models/face997/face997.caffemodel', 'triplet': ''}
 FREEZE = {'softmax': '', 'triplet': 'fc7'}              # layers up to this blob keep their weights; '': all learn
+# What BatchNorm normalises with, above frozen layers: 'batch': the statistics of a mini-batch, while it learns those to
+# store; 'stored': those of WEIGHTS, which stay as they are, so that an image's embedding depends on no other image.
+BATCHNORM = {'softmax': 'batch', 'triplet': 'stored'}
 FEATURE = {'softmax': 'norm2', 'triplet': 'embedding'}  # blob of DEPLOY that is measured after a stage
 
 # --- images ------------------------------------------------------------------------------------------------------
@@ -51,6 +54,8 @@ FEATURE_TYPE = 'float32'            # or 'float16', which takes half the space
 BATCHES = {'softmax': 'shuffled', 'triplet': 'identities'}
 BATCH_SIZE = {'softmax': 64, 'triplet': 120}    # images
 IMAGES_PER_IDENTITY = 4             # images, if BATCHES is 'identities'
+PASS_IMAGES = 0                     # images that go through the net at once, for mini-batches larger than memory; must
+                                    # divide BATCH_SIZE, or each process's share of it; 0: the whole mini-batch
 
 # --- the softmax stage's classifier ------------------------------------------------------------------------------
 COSINE_SCALE = 24.0                 # cosines are multiplied by this before the softmax

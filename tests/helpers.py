@@ -83,6 +83,14 @@ TINY_CONFIG = {
 }
 
 
+def plain_net():
+    """TINY_NET without what depends on how a mini-batch is divided: BatchNorm and dropout."""
+    text = TINY_NET.replace('layer { name: "bn1" type: "BatchNorm" bottom: "conv1" top: "bn1" }\n', "")
+    text = text.replace('"bn1"', '"conv1"')
+    dropout = text.index('layer {\n  name: "drop7"')
+    return text[:dropout] + text[text.index('layer {\n  name: "fc9"') :]
+
+
 def make_project(tmp_path):
     """6 identities x 4 images, a tiny net, a solver and a config in a folder, which is returned."""
     rng = np.random.default_rng(0)

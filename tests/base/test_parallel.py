@@ -15,7 +15,7 @@ import caffe
 import numpy as np
 import pytest
 
-from tests.helpers import ROOT, TINY_NET, replace, run_train, weights, write_config
+from tests.helpers import ROOT, plain_net, replace, run_train, weights, write_config
 from tripletloss.base.errors import InputError
 from tripletloss.base.parallel import OneProcess
 from tripletloss.core.sampling import make_batches
@@ -89,14 +89,6 @@ def wait_for_iterations(process, folder):
     deadline = time.time() + 60
     while not (log.exists() and log.stat().st_size > 1000) and process.poll() is None and time.time() < deadline:
         time.sleep(0.05)
-
-
-def plain_net():
-    """TINY_NET without what depends on how a mini-batch is divided: BatchNorm and dropout."""
-    text = TINY_NET.replace('layer { name: "bn1" type: "BatchNorm" bottom: "conv1" top: "bn1" }\n', "")
-    text = text.replace('"bn1"', '"conv1"')
-    dropout = text.index('layer {\n  name: "drop7"')
-    return text[:dropout] + text[text.index('layer {\n  name: "fc9"') :]
 
 
 @needs_mpi
@@ -189,6 +181,19 @@ def test_negatives_from_everyone_train_as_one_process_with_the_whole_mini_batch(
     for column in ("loss", "active_share", "d_ap", "d_an"):
         a, b = ([float(row[column]) for row in log] for log in logs)
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5)
+
+
+@needs_mpi
+@pytest.mark.parametrize(("processes", "selection", "one_layer"), [(2, "semi-hard", True), (3, "batch-all", False)])
+def test_shares_in_passes_train_as_one_process_with_the_whole_mini_batch(project, processes, selection, one_layer):
+    gathering_project(project, one_layer)
+    settings = {**GATHERED, "SELECTION": selection, "CROP_JITTER": 0.1}
+    write_config(project, RUN_FOLDER="whole", **settings)
+    assert run_train(project).returncode == 0
+    write_config(project, RUN_FOLDER="passes", PASS_IMAGES=3, **settings)
+    status, out, errors = mpi_train(project, processes=processes)
+    assert status == 0 and "in passes of 3" in out, errors
+    assert max(differences(project, "whole", "passes").values()) < 1e-4
 
 
 @needs_mpi

@@ -137,10 +137,11 @@ class OneProcess:
         """Raise InputError, in all processes, unless their parameters are equal to the last bit."""
 
     def steps(
-        self, solver: Any, learning: list, averaged: list, scalars: list[str], caught: list[int], on_gpu: bool
-    ) -> Steps:
+        self, solver: Any, learning: list, averaged: list, scalars: list[str], caught: list[int], on_gpu: bool,
+        compute: Callable[[], None] | None = None,
+    ) -> Steps:  # fmt: skip
         """The Steps of a solver; for the arguments, see SharedSteps. on_gpu: whether it computes on a GPU."""
-        return Steps(solver, scalars, caught)
+        return Steps(solver, scalars, caught, compute)
 
 
 class Processes(OneProcess):
@@ -254,13 +255,14 @@ class Processes(OneProcess):
             self.comm.Allreduce(self.mpi.IN_PLACE, array)
 
     def steps(
-        self, solver: Any, learning: list, averaged: list, scalars: list[str], caught: list[int], on_gpu: bool
-    ) -> Steps:
+        self, solver: Any, learning: list, averaged: list, scalars: list[str], caught: list[int], on_gpu: bool,
+        compute: Callable[[], None] | None = None,
+    ) -> Steps:  # fmt: skip
         """See OneProcess."""
         import caffe
 
         nccl = None
-        if on_gpu and caffe.has_nccl():
+        if on_gpu and caffe.has_nccl() and not compute:
             uid = self.comm.bcast(caffe.NCCL.new_uid() if self.rank == 0 else None)
             nccl = nccl_of(solver, uid, self.rank, self.size)
-        return SharedSteps(self, solver, [] if nccl else learning, averaged, scalars, caught, nccl)
+        return SharedSteps(self, solver, [] if nccl else learning, averaged, scalars, caught, nccl, compute)

@@ -1,5 +1,6 @@
 """The iterations of one solver: alone, or with the gradients averaged over several processes."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,16 +22,20 @@ class Steps:
     communication in seconds, and `stop` is the number of the signal that asks to stop, or None.
     """
 
-    def __init__(self, solver: Any, scalars: list[str], caught: list[int]) -> None:
-        """scalars: names of blobs with a single number; caught: a list to which received signals are appended."""
-        self.solver, self.scalars, self.caught = solver, scalars, caught
+    def __init__(
+        self, solver: Any, scalars: list[str], caught: list[int], compute: Callable[[], None] | None = None
+    ) -> None:
+        """scalars: names of blobs with a single number; caught: a list to which received signals are appended;
+        compute: computes an iteration's gradients instead of the solver, or None.
+        """
+        self.solver, self.scalars, self.caught, self.compute = solver, scalars, caught, compute
         self.values: list[float] = []
         self.waiting = 0.0
         self.stop: int | None = None
 
     def step(self) -> None:
         """Run one iteration. Raises InputError as the layers do."""
-        self.solver.step(1)
+        self._advance()
         self.values = self._own_values()
         self.agree_to_stop()
 
@@ -40,6 +45,17 @@ class Steps:
 
     def close(self) -> None:
         """Release the net after the last step."""
+
+    def _advance(self):
+        if self.compute is None:
+            self.solver.step(1)  # which calls _gradients_ready() if it is a callback
+        else:
+            self.compute()
+            self._gradients_ready()
+            self.solver.apply_update()
+
+    def _gradients_ready(self):
+        """Called before the update. One process has nothing to do."""
 
     def _own_values(self):
         return [float(self.solver.net.blobs[name].data) for name in self.scalars]
@@ -62,13 +78,13 @@ class SharedSteps(Steps):
 
     def __init__(
         self, processes: "Processes", solver: Any, learning: list, averaged: list, scalars: list[str],
-        caught: list[int], nccl: Any = None,
+        caught: list[int], nccl: Any = None, compute: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
         """learning: blobs whose gradients are sent; averaged: blobs whose values are averaged; nccl: averages the rest.
 
-        See Steps for the other arguments.
+        See Steps for the other arguments. nccl and compute exclude each other, as NCCL is called by the solver.
         """
-        super().__init__(solver, scalars, caught)
+        super().__init__(solver, scalars, caught, compute)
         self.processes, self.nccl = processes, nccl
         self.learning, self.averaged = learning, averaged
         self.shared = sum(blob.count for blob in [*learning, *averaged])
@@ -83,7 +99,7 @@ class SharedSteps(Steps):
         """Run one iteration of the whole mini-batch. If a layer of any process raises InputError, all processes do."""
         self.processes.waited, error, failed = 0.0, None, False
         try:
-            self.solver.step(1)
+            self._advance()
         except OthersError:
             failed = True
         except InputError as problem:
@@ -102,7 +118,7 @@ class SharedSteps(Steps):
 
     def close(self) -> None:
         """See Steps."""
-        self.solver, self.learning, self.averaged, self.nccl = None, [], [], None
+        self.solver, self.learning, self.averaged, self.nccl, self.compute = None, [], [], None, None
         self.message = np.zeros(0, np.float32)
 
     def _gradients_ready(self):

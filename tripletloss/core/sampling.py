@@ -1,4 +1,4 @@
-"""Which images make a mini-batch, or one process's share of it. Plain NumPy."""
+"""Which images make a mini-batch, one process's share of it, or a pass over part of that. Plain NumPy."""
 
 from typing import Protocol
 
@@ -53,6 +53,34 @@ class Share:
         """This process's rows of the mini-batch of an iteration, with their draws."""
         images, draws = self.batches.batch(iteration)
         return Batch(images[self.rows], draws[self.rows])
+
+
+def count_passes(batch_size: int, ranks: int, pass_images: int) -> int:
+    """In how many passes a process computes its share of a mini-batch, of pass_images each; 1 for 0 or too many.
+
+    ranks: the number of processes. Raises InputError if pass_images does not divide the share.
+    """
+    share = batch_size // ranks
+    if not 0 < pass_images < share:
+        return 1
+    if share % pass_images:
+        fits = max(size for size in range(1, pass_images) if share % size == 0)
+        whose = f"share of {share} images of each of {ranks} processes" if ranks > 1 else f"BATCH_SIZE {share}"
+        raise InputError(f"PASS_IMAGES {pass_images} does not divide the {whose}: set it to {fits}, for example")
+    return share // pass_images
+
+
+def rows_of_pass(batches: Batches, number: int, passes: int) -> tuple[int, Batch]:
+    """The iteration of a pass, and its rows: a mini-batch is divided into equal, consecutive parts.
+
+    number: of the pass, counted from 0 on over all iterations; passes: of a mini-batch. Draws are those of the whole
+    mini-batch, so that a row has the same pixels however many passes there are.
+    """
+    iteration, place = divmod(number, passes)
+    images, draws = batches.batch(iteration)
+    size = len(images) // passes
+    rows = slice(place * size, (place + 1) * size)
+    return iteration, Batch(images[rows], draws[rows])
 
 
 def make_batches(

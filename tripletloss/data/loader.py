@@ -1,7 +1,8 @@
 """Mini-batches of pixels, made a few iterations ahead by worker processes, which do not import Caffe.
 
-A mini-batch is a function of (settings, iteration), so it does not matter which worker makes it. Workers are separate
-programs. They read iterations from standard input and write pixels into memory that they share with this process. The
+A mini-batch is made pass by pass (PASS_IMAGES), usually in one. Passes are counted on from one mini-batch to the next.
+A pass is a function of (settings, its number), so it does not matter which worker makes it. Workers are separate
+programs. They read numbers from standard input and write pixels into memory that they share with this process. The
 memory has no name, and workers stop when their input ends, so nothing is left behind if this process is killed.
 """
 
@@ -24,43 +25,43 @@ from tripletloss.core import sampling, streams
 from tripletloss.data import images
 from tripletloss.data.lists import ImageList, read_list
 
-AHEAD = 2  # how many more mini-batches than workers are ready or being made
+AHEAD = 2  # how many more passes than workers are ready or being made, besides those of a whole mini-batch
 
 
 class BatchMaker:
-    """Makes the mini-batch of any iteration from a DataLayer's settings."""
+    """Makes any pass from a DataLayer's settings."""
 
     def __init__(self, settings: Mapping[str, Any], listed: ImageList) -> None:
-        """Raises InputError as sampling.make_batches does."""
+        """Raises InputError as sampling.make_batches and count_passes do."""
         s = self.settings = settings
         self.images = listed
         self.batches = sampling.make_batches(
             s["batches"], listed.labels, s["batch_size"], s["images_per_identity"], s["seed"], s["rank"], s["ranks"]
         )
+        self.passes = sampling.count_passes(s["batch_size"], s["ranks"], s["pass_images"])
         self.augmentation = images.Augmentation(*(s[key] for key in images.Augmentation._fields))
         self.preprocessing = images.Preprocessing(s["crop"], s["image_size"], s["pixel_means"])
         # Filled by images.read_or_next.
         self.broken: dict[str, str] | None = {} if s["broken_images"] == "skip" else None
-        self.shape = s["batch_size"] // s["ranks"], 3, s["image_size"], s["image_size"]
+        self.shape = s["batch_size"] // s["ranks"] // self.passes, 3, s["image_size"], s["image_size"]
 
-    def pixels(self, iteration: int) -> np.ndarray:
+    def pixels(self, number: int) -> np.ndarray:
         """The pixels, (N, 3, S, S) float32. Raises InputError for an image that cannot be decoded."""
         s = self.settings
+        iteration, rows = sampling.rows_of_pass(self.batches, number, self.passes)
 
         def rng_of(draw):
             return streams.random_stream(s["seed"], streams.AUGMENTATION, iteration, draw)
 
-        return images.load_batch(
-            self.images, self.batches.batch(iteration), self.preprocessing, self.augmentation, rng_of, self.broken
-        )
+        return images.load_batch(self.images, rows, self.preprocessing, self.augmentation, rng_of, self.broken)
 
-    def labels(self, iteration: int) -> np.ndarray:
+    def labels(self, number: int) -> np.ndarray:
         """The labels, (N,) int."""
-        return self.images.labels[self.batches.batch(iteration).images]
+        return self.images.labels[sampling.rows_of_pass(self.batches, number, self.passes)[1].images]
 
 
 class Loader:
-    """The mini-batches of successive iterations, made by workers or, with WORKERS = 0, in this process."""
+    """Successive passes, made by workers or, with WORKERS = 0, in this process."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         """settings: a DataLayer's. Raises InputError for a bad list, or one from which the batches cannot be made."""
@@ -69,15 +70,15 @@ class Loader:
         must_exist = settings["broken_images"] == "stop"
         self.maker = BatchMaker(settings, read_list(settings["train_list"], settings["imagepath"], must_exist))
         self.broken: set[str] = set()  # numbers of the skipped images that are in the file
-        self.shape, self.iteration = self.maker.shape, 0
+        self.shape, self.number = self.maker.shape, 0
 
     def start_at(self, iteration: int) -> None:
         """Continue with the mini-batch of this iteration, counted from 0."""
         self.close()
-        self.iteration = iteration
+        self.number = iteration * self.maker.passes
 
     def _start(self, count):
-        slots = count + AHEAD
+        slots = count + AHEAD + self.maker.passes - 1  # the next mini-batch is made while this one is trained on
         size = int(np.prod(self.shape)) * 4
         memory = os.memfd_create("tripletloss")
         os.ftruncate(memory, slots * size)
@@ -100,14 +101,14 @@ class Loader:
         os.close(memory)
         for worker in self.workers:
             self._tell(worker, first)
-        # Workers, in the order of the iterations that they make.
+        # Workers, in the order of the passes that they make.
         self.asked: collections.deque[Any] = collections.deque()
-        for iteration in range(self.iteration, self.iteration + slots - 1):
-            self._ask(iteration)
+        for number in range(self.number, self.number + slots - 1):
+            self._ask(number)
 
-    def _ask(self, iteration):
-        worker = self.workers[iteration % len(self.workers)]
-        self._tell(worker, str(iteration))
+    def _ask(self, number):
+        worker = self.workers[number % len(self.workers)]
+        self._tell(worker, str(number))
         self.asked.append(worker)
 
     def _tell(self, worker, line):
@@ -130,17 +131,17 @@ class Loader:
         )
 
     def next(self) -> tuple[np.ndarray, np.ndarray, float]:
-        """The next iteration's pixels, (N, 3, S, S) float32, its labels, (N,), and how long this waited, in seconds.
+        """The next pass's pixels, (N, 3, S, S) float32, its labels, (N,), and how long this waited, in seconds.
 
         The pixels are valid until the next call. Raises InputError for an image that cannot be decoded, and if a worker
         has died.
         """
-        start, iteration = time.perf_counter(), self.iteration
+        start, number = time.perf_counter(), self.number
         if self.maker.settings["workers"] and not self.workers:
             self._start(self.maker.settings["workers"])  # not earlier, as nets are also built only to be inspected
-        self.iteration += 1
+        self.number += 1
         if not self.workers:
-            pixels = self.maker.pixels(iteration)
+            pixels = self.maker.pixels(number)
             self._list_broken(self.maker.broken or {})
         else:
             answer = self.asked[0].stdout.readline()
@@ -152,11 +153,11 @@ class Loader:
                 self.close()
                 raise InputError(problem)
             self._list_broken(broken)
-            pixels = self.slots[iteration % len(self.slots)]
-            # This asks for the slot of the previous iteration, which the caller no longer needs.
-            self._ask(iteration + len(self.slots) - 1)
+            pixels = self.slots[number % len(self.slots)]
+            # This asks for the slot of the previous pass, which the caller no longer needs.
+            self._ask(number + len(self.slots) - 1)
         waited = time.perf_counter() - start
-        return pixels, self.maker.labels(iteration), waited
+        return pixels, self.maker.labels(number), waited
 
     def _list_broken(self, broken):
         """Add skipped images to the file that lists them, each once. Raises InputError if it cannot be written."""
@@ -212,9 +213,9 @@ def _work():
     shared = np.frombuffer(mmap.mmap(memory, 0), np.float32).reshape(slots, *maker.shape)
     sent: set[str] = set()  # numbers of broken images
     while line := sys.stdin.readline():
-        iteration = int(line)
+        number = int(line)
         try:
-            shared[iteration % slots] = maker.pixels(iteration)
+            shared[number % slots] = maker.pixels(number)
             answer = None
         except InputError as error:
             answer = str(error)

@@ -22,16 +22,18 @@ class DataLayer(SettingsLayer):
     """Images and labels, batch by batch, from a list file and an image folder.
 
     Tops: data (N, 3, S, S) float32, BGR minus pixel_means; labels (N,); optionally the seconds waited for them, ().
-    param_str: train_list, imagepath, batches (shuffled | identities | anchor), batch_size, images_per_identity, crop,
-    image_size, pixel_means, mirror, crop_jitter, zoom_jitter, light_jitter, grey_share, rotation_jitter, colour_jitter,
-    coarse_share, seed, workers, broken_images; as in config.py. broken_list: the file for skipped images.
+    param_str: train_list, imagepath, batches (shuffled | identities | anchor), batch_size, pass_images,
+    images_per_identity, crop, image_size, pixel_means, mirror, crop_jitter, zoom_jitter, light_jitter, grey_share,
+    rotation_jitter, colour_jitter, coarse_share, seed, workers, broken_images; as in config.py. broken_list: the file
+    for skipped images.
     Example:
     "{train_list: data/train.txt, imagepath: data/images, batches: shuffled, batch_size: 64, image_size: 64}"
-    With several processes also rank and ranks: of each mini-batch, it has the rows of sampling.Share.
+    With pass_images, forward() gives the next so many rows of a mini-batch. With several processes also rank and ranks:
+    of each mini-batch, it has the rows of sampling.Share.
     """
 
     keys = (
-        "train_list", "imagepath", "batches", "batch_size", "images_per_identity",
+        "train_list", "imagepath", "batches", "batch_size", "pass_images", "images_per_identity",
         "crop", "image_size", "pixel_means", "seed", *images.Augmentation._fields, "workers",
         "broken_images", "broken_list", *PROCESS_KEYS,
     )  # fmt: skip
@@ -42,7 +44,7 @@ class DataLayer(SettingsLayer):
         self.loader = Loader(self.read_settings())
 
     def start_at(self, iteration: int) -> None:
-        """Continue with the mini-batch of this pass, counted from 0."""
+        """Continue with this mini-batch, counted from 0."""
         self.loader.start_at(iteration)
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
@@ -53,7 +55,7 @@ class DataLayer(SettingsLayer):
             top[2].reshape()
 
     def forward(self, bottom: Blobs, top: Blobs) -> None:
-        """Put the next mini-batch into the tops. Raises InputError for an image that cannot be decoded."""
+        """Put the next rows into the tops. Raises InputError for an image that cannot be decoded."""
         top[0].data[...], top[1].data[...], waited = self.loader.next()
         if len(top) == 3:
             top[2].data[...] = waited
@@ -68,12 +70,12 @@ class FeatureLayer(SettingsLayer):
     Tops: features (N, ...) float32; labels (N,). Each row is a random view of its image.
     param_str: features, the .npy file (views, images, ...) of features.compute; train_list, imagepath, batches,
     batch_size, images_per_identity, seed, mine_iters, positive_cap, as in config.py; mined, the file of mining.Miner;
-    rank and ranks as in DataLayer.
+    pass_images, rank and ranks as in DataLayer.
     """
 
     keys = (
-        "features", "train_list", "imagepath", "batches", "batch_size", "images_per_identity", "seed", "mine_iters",
-        "positive_cap", "mined", *PROCESS_KEYS,
+        "features", "train_list", "imagepath", "batches", "batch_size", "pass_images", "images_per_identity", "seed",
+        "mine_iters", "positive_cap", "mined", *PROCESS_KEYS,
     )  # fmt: skip
 
     def setup(self, bottom: Blobs, top: Blobs) -> None:
@@ -85,6 +87,7 @@ class FeatureLayer(SettingsLayer):
             s["batches"], self.labels, s["batch_size"], s["images_per_identity"], s["seed"], s["rank"], s["ranks"],
             s["positive_cap"] if s["mine_iters"] else None,
         )  # fmt: skip
+        self.passes = sampling.count_passes(s["batch_size"], s["ranks"], s["pass_images"])
         try:
             self.features = np.load(s["features"], mmap_mode="r")
         except (OSError, EOFError, ValueError) as error:
@@ -94,30 +97,30 @@ class FeatureLayer(SettingsLayer):
         self.start_at(0)
 
     def start_at(self, iteration: int) -> None:
-        """Continue with the mini-batch of this pass, counted from 0. What was mined is read again."""
-        self.iteration, self.mined = iteration, False
+        """Continue with this mini-batch, counted from 0. What was mined is read again."""
+        self.number, self.mined = iteration * self.passes, False
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
         """Give the tops their shapes, which never change."""
-        count = self.settings["batch_size"] // self.settings["ranks"]
+        count = self.settings["batch_size"] // self.settings["ranks"] // self.passes
         top[0].reshape(count, *self.features.shape[2:])
         top[1].reshape(count)
 
     def forward(self, bottom: Blobs, top: Blobs) -> None:
-        """Put the next mini-batch into the tops. Raises InputError if what was mined cannot be read."""
-        every = self.settings["mine_iters"]
-        if every and (self.iteration % every == 0 or not self.mined):
+        """Put the next rows into the tops. Raises InputError if what was mined cannot be read."""
+        every, iteration = self.settings["mine_iters"], self.number // self.passes
+        if every and (self.number % (every * self.passes) == 0 or not self.mined):
             self.mined = True
-            self._take_mined(self.iteration - self.iteration % every)
-        batch = self.batches.batch(self.iteration)
-        rng = streams.random_stream(self.settings["seed"], streams.AUGMENTATION, self.iteration)
+            self._take_mined(iteration - iteration % every)
+        _, batch = sampling.rows_of_pass(self.batches, self.number, self.passes)
+        rng = streams.random_stream(self.settings["seed"], streams.AUGMENTATION, iteration)
         views = rng.integers(0, len(self.features), batch.draws.max() + 1)[batch.draws]
         top[0].data[...] = self.features[views, batch.images]
         top[1].data[...] = self.labels[batch.images]
-        self.iteration += 1
+        self.number += 1
 
     def _take_mined(self, iteration):
-        """Read what was mined before a pass, once the file is there: on NFS, another machine may see it late.
+        """Read what was mined before an iteration, once the file is there: on NFS, another machine may see it late.
 
         Until then, the file may be old or missing, or may be replaced while it is read. Raises InputError after
         LATEST_S seconds.

@@ -69,6 +69,28 @@ def settle_frozen(
     return settled, [layer.name for layer in still if layer.name in blob_counts]
 
 
+def store_statistics(net: caffe_pb2.NetParameter, loaded: Collection[str]) -> caffe_pb2.NetParameter:
+    """A copy of a net whose BatchNorm layers use the statistics that the weights have, and leave them as they are.
+
+    A layer of which the net itself says `use_global_stats`, true or false, stays so, and a layer that starts fresh has
+    no statistics to use. loaded: names of layers whose parameters come from weights.
+    """
+    stored = copy_of(net)
+    for layer in stored.layer:
+        if layer.type == "BatchNorm" and layer.name in loaded:
+            if not layer.batch_norm_param.HasField("use_global_stats"):
+                layer.batch_norm_param.use_global_stats = True
+    return stored
+
+
+def batch_statistics(net: caffe_pb2.NetParameter) -> list[str]:
+    """The names of the BatchNorm layers that use the statistics of a mini-batch."""
+    return [
+        layer.name for layer in net.layer
+        if layer.type == "BatchNorm" and not layer.batch_norm_param.use_global_stats
+    ]  # fmt: skip
+
+
 def _learns(layer, blobs):
     if layer.type == "BatchNorm":
         return False  # its blobs are statistics; Caffe gives them no rate

@@ -17,6 +17,7 @@ from caffe.proto import caffe_pb2
 from tripletloss.base import parallel
 from tripletloss.base.files import amount
 from tripletloss.base.process import try_in_child
+from tripletloss.base.steps import Steps
 from tripletloss.data.lists import label_gaps, shared_identities
 from tripletloss.formats.caffemodel import made_by, read_prototxt
 from tripletloss.layers import Norm2Layer, SelectingLayer
@@ -26,6 +27,7 @@ from tripletloss.net.weights import Shapes, load_weights
 from tripletloss.training import snapshots
 from tripletloss.training.device import use_device
 from tripletloss.training.look import images_advice, look_at, sample, some
+from tripletloss.training.passes import in_passes
 from tripletloss.training.plan import Plan
 from tripletloss.training.record import clock
 
@@ -117,7 +119,7 @@ class Trial(NamedTuple):
     """What a few iterations showed."""
 
     seconds: float  # per iteration
-    forward: float  # seconds, of these, of the forward pass
+    forward: float  # seconds that a mini-batch takes through the layers below a cut, 0 without one
     idle: list[str]  # names of layers that should learn but get no gradient
     stops: str  # the layer that passes no gradient on, or ''
     loss: float
@@ -136,17 +138,21 @@ def try_stage(plan: Plan, net: caffe_pb2.NetParameter, snapshot: bool) -> Trial:
         solver = caffe.get_solver(f"{plan.prefix}_solver.prototxt")
         if plan.weights:
             load_weights(solver.net, plan.weights)
+        passes = in_passes(solver, net, plan.settings, 0, plan.iter_size)
+        steps = Steps(solver, [], [], passes.compute if passes else None)
         seconds: list[float] = []
         moved: dict[str, float] = collections.defaultdict(float)
         for _ in range(TRIED_ITERATIONS):
             start = time.perf_counter()
-            solver.step(1)
+            steps.step()
             seconds.append(time.perf_counter() - start)
             for name, blobs in solver.net.params.items():
                 moved[name] += max(float(np.abs(blob.diff).max(initial=0)) for blob in blobs)
-        start = time.perf_counter()
-        solver.net.forward()
-        forward = time.perf_counter() - start
+        forward = 0.0
+        if plan.cached and plan.cut:
+            start = time.perf_counter()
+            solver.net.forward(end=plan.cut.frozen[-1].name)
+            forward = (time.perf_counter() - start) * (passes.count if passes else 1)
         kinds = {layer.name: layer.type for layer in net.layer}
         idle = [n for n in solver.net.params if n not in plan.frozen and kinds[n] != "BatchNorm" and moved[n] == 0]
         loss = float(solver.net.blobs[plan.loss].data.flat[0])

@@ -11,14 +11,15 @@ from caffe.proto import caffe_pb2
 
 from tripletloss.base.errors import InputError
 from tripletloss.config import STAGES, Config, need_files
+from tripletloss.core import sampling
 from tripletloss.data.folders import check_cut
 from tripletloss.data.lists import ImageList, read_list
 from tripletloss.net.definition import write_prototxt
 from tripletloss.net.deploy import Deploy
-from tripletloss.net.freezing import Cut, find_cut
+from tripletloss.net.freezing import Cut, batch_statistics, find_cut
 from tripletloss.net.roles import embeddings_of
 from tripletloss.net.weights import Shapes
-from tripletloss.training import begun, prepare, snapshots
+from tripletloss.training import begun, passes, prepare, snapshots
 
 LONG_RUN = 5  # layers in a row, of which a plan shows the first and the last
 
@@ -39,10 +40,11 @@ class Plan:
     loaded: list[str]  # names of the layers that start from the weights,
     fresh: list[str]  # that start fresh,
     frozen: list[str]  # and that do not learn
+    own_statistics: list[str]  # BatchNorm layers that use those of a mini-batch
     renamed: dict[str, str]  # old name -> new: classifiers of other identities than the weights'
     loss: str  # the blob
     suffix: str  # of the file names of weights: '' or '.h5'
-    iter_size: int  # passes per iteration, as in SOLVER
+    iter_size: int  # mini-batches per iteration, as in SOLVER
     weight_decay: float  # WEIGHT_DECAY, or that of SOLVER
     deploy: Deploy | None  # the net to measure with,
     measured: list[str]  # and the names of its blobs, the softmax stage's first
@@ -91,6 +93,9 @@ class Plan:
         learning = [name for name in self.loaded + self.fresh if name not in self.frozen]
         lines.append(f"learning   {layers_text(learning, self.shapes)}")
         lines.append(f"frozen     {layers_text(self.frozen, self.shapes)}")
+        if s["BATCHNORM"] == "stored" and self.own_statistics:
+            normed = layers_text(self.own_statistics, self.shapes)
+            lines.append(f"batchnorm  a mini-batch's statistics in {normed}, where WEIGHTS or the prototxt want it")
         if self.stage == "triplet":
             lines.append(f"triplets   {s['SELECTION']}, margin {s['MARGIN']:g}")
         lines += [f"prototxt   layer {layer} sets {name} to {value}" for name, value, layer in self.decided]
@@ -102,6 +107,8 @@ class Plan:
         if s["BATCHES"] == "identities":
             text += f" = {s['BATCH_SIZE'] // s['IMAGES_PER_IDENTITY']} identities x {s['IMAGES_PER_IDENTITY']}"
         text += f" of {s['IMAGE_SIZE']} x {s['IMAGE_SIZE']}"
+        if sampling.count_passes(s["BATCH_SIZE"], s["RANKS"], s["PASS_IMAGES"]) > 1:
+            text += f", in passes of {s['PASS_IMAGES']}"
         return text + (f", around hard negatives, mined every {s['MINE_ITERS']} iterations" if s["MINED"] else "")
 
     def skipped(self) -> str:
@@ -164,6 +171,8 @@ def make_plan(
     measured = _features(config) if settings["DEPLOY"] and held_out else []
     deploy = prepare.open_measured(settings, measured, net, matched.shapes) if settings["DEPLOY"] and held_out else None
 
+    if sampling.count_passes(settings["BATCH_SIZE"], processes, settings["PASS_IMAGES"]) > 1:
+        passes.divide(net, source)
     cut = _find_cut(net, matched.shapes, settings, weights, suffix)
     cached = beginning.cached if beginning else _is_worth_it(cut, settings, len(images.names), solver.iter_size)
     _write(net, solver, prefix)
@@ -171,8 +180,9 @@ def make_plan(
     return Plan(
         stage=stage, settings=settings, decided=decided, prefix=prefix, images=images, held_out=held_out,
         weights=weights, snapshot=snapshot, shapes=matched.shapes, loaded=matched.loaded, fresh=matched.fresh,
-        frozen=frozen, renamed=matched.renamed, loss=prepare.loss_of(net), suffix=suffix, iter_size=solver.iter_size,
-        weight_decay=solver.weight_decay, deploy=deploy, measured=measured, cut=cut, cached=cached,
+        frozen=frozen, own_statistics=batch_statistics(net), renamed=matched.renamed, loss=prepare.loss_of(net),
+        suffix=suffix, iter_size=solver.iter_size, weight_decay=solver.weight_decay, deploy=deploy, measured=measured,
+        cut=cut, cached=cached,
         cut_size=int(np.prod(blobs[cut.blob][1:])) if cut else 0,
     )  # fmt: skip
 

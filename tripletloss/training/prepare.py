@@ -18,7 +18,7 @@ from tripletloss.formats import caffemodel
 from tripletloss.formats.caffemodel import read_prototxt
 from tripletloss.net.definition import open_net, write_prototxt
 from tripletloss.net.deploy import Deploy, check_agreement, open_deploy
-from tripletloss.net.freezing import freeze, settle_frozen
+from tripletloss.net.freezing import freeze, settle_frozen, store_statistics
 from tripletloss.net.roles import data_layers
 from tripletloss.net.settings import fill_settings, size_classifier
 from tripletloss.net.weights import Shapes, load_weights, match_weights, rename_classifier, shapes_of
@@ -178,11 +178,14 @@ def match_net(net: caffe_pb2.NetParameter, shapes: Shapes, weights: str, source:
 def freeze_net(matched: Matched, settings: Settings, stage: str) -> tuple[caffe_pb2.NetParameter, list[str]]:
     """A copy of a net that is frozen up to the blob FREEZE, and the names of the layers whose parameters do not learn.
 
+    BatchNorm uses stored statistics in frozen layers, and everywhere if BATCHNORM is 'stored'.
     Raises InputError if nothing would learn, or if FREEZE would keep layers at their random start.
     """
     source, net, counts = settings["NET"], matched.net, {name: len(own) for name, own in matched.shapes.items()}
     if settings["FREEZE"]:
         net = freeze(net, settings["FREEZE"], counts, source)
+    if settings["BATCHNORM"] == "stored":
+        net = store_statistics(net, matched.loaded)
     net, frozen = settle_frozen(net, counts, matched.loaded)
     if len(frozen) == len(counts):
         raise InputError(f"{source}: all layers are frozen in the {stage} stage: set FREEZE to a lower blob")

@@ -24,6 +24,7 @@ from tripletloss.net.settings import features_of, for_process
 from tripletloss.net.weights import load_weights
 from tripletloss.training import health, snapshots
 from tripletloss.training.mining import Miner
+from tripletloss.training.passes import in_passes
 from tripletloss.training.plan import Plan
 from tripletloss.training.record import NoRecord, Record
 from tripletloss.training.score import score, score_of_net
@@ -81,7 +82,9 @@ class _Training:
         if self.mined_every and self.last:
             team.first(self._restore_mined)  # all wait for it
         changing = changing_blobs(self.net, self.solver.net.params)
-        self.steps = team.steps(self.solver, *changing, self.scalars, caught, gpu is not None)
+        passes = in_passes(self.solver, self.net, plan.settings, team.rank, plan.iter_size)
+        compute = passes.compute if passes else None
+        self.steps = team.steps(self.solver, *changing, self.scalars, caught, gpu is not None, compute)
 
     def is_over(self):
         """Whether the last iteration is done, or a signal asks to stop."""
