@@ -25,7 +25,7 @@ def main() -> int:
     add_force(parser)
     parser.add_argument("--held-out", type=float, default=0.2, help="share of identities to measure on (default: 0.2)")
     parser.add_argument("--seed", type=int, default=0, help="for the choice of these identities (default: 0)")
-    parser.add_argument("--config", metavar="FILE", help="also write a config file for these lists")
+    parser.add_argument("--config", metavar="FILE", help="also write a config file to finetune on these lists")
     arguments = parser.parse_args()
     if not 0 <= arguments.held_out < 1 or arguments.seed < 0:
         parser.error("--held-out is a share from 0 to below 1, and --seed a whole number from 0")

@@ -161,8 +161,16 @@ def test_the_config_of_a_folder_is_whole_commented_and_says_what_the_lines_say(t
     assert result.returncode == 0, result.stderr
     loaded, project = config.load(str(made)), config.load(str(ROOT / "config.py"))
     beside = {"RUN_FOLDER": str(tmp_path / "mine" / "runs" / "my"), "FEATURE_CACHE": str(tmp_path / "mine" / "runs" / "features")}
-    assert loaded.values == {**project.values, **printed, **beside}
-    assert loaded["BATCH_SIZE"] == {"softmax": 64, "triplet": 20}  # 5 identities x 4, instead of 30 x 4
+    way = config.load(str(ROOT / "models" / "face997" / "finetune_triplets.py"))
+    assert loaded["BATCH_SIZE"] == {"softmax": 64, "triplet": 15}  # 5 identities x 3, instead of 20 x 3
+    for name, value in loaded.values.items():
+        if name in {**printed, **beside} and name != "BATCH_SIZE":
+            assert value == {**printed, **beside}[name]
+        elif name == "CROP":
+            assert value == project["CROP"] == 0  # faces are cut already
+        elif name != "BATCH_SIZE":
+            assert loaded.stage("triplet")[name] == way.stage("triplet")[name], name
+    assert loaded["STAGES"] == ["triplet"] and loaded.stage("triplet")["FREEZE"] == ""
     text, template = made.read_text(), (ROOT / "config.py").read_text()
     assert "TRAIN_LIST = '../faces/train.txt'" in text and str(tmp_path) not in text
     assert [comment.strip() for _, hash, comment in comments(text)] == [comment.strip() for _, hash, comment in comments(template)]
@@ -172,6 +180,11 @@ def test_the_config_of_a_folder_is_whole_commented_and_says_what_the_lines_say(t
     refused = list_faces(faces, "--out", faces, "--config", made)
     assert refused.returncode == 1 and "my.py exists already" in refused.stderr
     assert made.read_text() == written[made] and not (faces / "train.txt").exists()
+
+
+def test_finetuning_on_everyone_differs_from_finetuning_on_half_in_the_list_only():
+    half, everyone = (config.load(str(ROOT / "models" / "face997" / f"finetune_triplets{name}.py")) for name in ("", "_all"))
+    assert {name for name in half.values if half[name] != everyone[name]} == {"TRAIN_LIST", "RUN_FOLDER"}
 
 
 def test_faces_cut_for_a_model_get_that_models_config(tmp_path):

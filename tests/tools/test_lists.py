@@ -25,6 +25,8 @@ def test_faces_like_lfw_are_divided_into_people_to_train_on_and_pairs_of_others(
     assert (tmp_path / "out" / "pairs.txt").read_text() == "1 1\nAnn 1 2\nBo 1 Ann 2\n"
     names = ["Cy/Cy_0001.jpg 0", "Cy/Cy_0002.jpg 0", "Di/Di_0001.jpg 1", "Di/Di_0002.jpg 1", "Di/Di_0003.jpg 1"]
     assert (tmp_path / "out" / "train.txt").read_text().splitlines() == names
+    everyone = [line.split("/")[0] for line in (tmp_path / "out" / "all.txt").read_text().splitlines()]
+    assert everyone == ["Ann"] * 2 + ["Bo"] * 2 + ["Cy"] * 2 + ["Di"] * 3
 
 
 def test_a_contact_sheet_has_a_row_per_identity(tmp_path):

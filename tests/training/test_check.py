@@ -157,6 +157,18 @@ def test_what_dataset_writes_for_a_handful_of_people_can_be_trained_on(project, 
     assert f"images     {2 * people - 4 * (people == 4)} of" in said
 
 
+@pytest.mark.parametrize(
+    ("settings", "warns"),
+    [({"FREEZE": ""}, True), ({"FREEZE": {"triplet": "fc7"}}, False), ({"FREEZE": "", "SELECTION": "semi-hard"}, False)],
+)
+def test_batch_hard_selection_for_convolutions_is_advised_against(project, settings, warns):
+    write_config(project, MAX_ITERS=4, **{"SELECTION": "batch-hard", "MARGIN": 0.4, **settings})
+    result = run_train(project)
+    assert result.returncode == 0, result.stderr
+    advice = "advice     with batch-hard selection, conv1 and what is above it are likely to move all embeddings to one point"
+    assert (f"{advice}, where the loss is MARGIN / 2 = 0.2: set SELECTION to 'semi-hard'" in result.stdout) == warns
+
+
 def test_a_label_for_which_the_classifier_is_too_large_is_blamed(project):
     replace(project / "list.txt", ".jpg 4", ".jpg 16777215")
     replace(project / "net.prototxt", "num_output: 6 ", "")

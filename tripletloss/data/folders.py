@@ -16,6 +16,9 @@ from tripletloss.data.lists import ImageList, identity_of
 
 PROJECT_CONFIG = os.path.join(config.PROJECT, "config.py")
 MODEL_CONFIGS = {"dlib_resnet": os.path.join(config.PROJECT, "models", "dlib_resnet", "config.py")}
+# How faces of one's own are trained on: the settings of this file that are not about LFW go into config_for(folder).
+FINETUNE_CONFIG = os.path.join(config.PROJECT, "models", "face997", "finetune_triplets.py")
+OF_LFW = ("RUN_FOLDER", "FEATURE_CACHE", "IMAGEPATH", "TRAIN_LIST", "HELD_OUT_LIST", "CROP")
 CUT_FOR = "cut_for.txt"  # a file in a folder of detect: the model that its faces were cut for
 LEAST_HELD_OUT, LEAST_KEPT = 2, 2  # identities: with fewer there is nothing to measure, and nothing to learn
 MOST_NOTE_BYTES = 100  # of CUT_FOR
@@ -196,10 +199,12 @@ def settings_for(folder: str, config_file: str | None, train: str, held_out: str
     """The settings, by name, that must change in config_for(folder) for the lists of a folder.
 
     config_file: the path of the new config file, or None for settings to enter by hand; train, held_out: the lists'
-    paths, held_out '' for none; identities: how many `train` has.
+    paths, held_out '' for none; identities: how many `train` has. A config file for the shipped model also gets the
+    settings of FINETUNE_CONFIG.
     """
     project = config.load(config_for(folder))
-    settings = project.stage("triplet")
+    finetunes = config_file and project.source == PROJECT_CONFIG
+    settings = config.load(FINETUNE_CONFIG if finetunes else project.source).stage("triplet")
     name = os.path.splitext(config_file)[0] if config_file else os.path.abspath(folder)
     found: dict[str, Any] = {
         "RUN_FOLDER": os.path.join("runs", os.path.basename(name)),
@@ -211,7 +216,21 @@ def settings_for(folder: str, config_file: str | None, train: str, held_out: str
         beside = os.path.dirname(os.path.abspath(config_file))
         found["RUN_FOLDER"] = os.path.join(beside, found["RUN_FOLDER"])
         found["FEATURE_CACHE"] = os.path.join(beside, "runs", "features")
+    if finetunes:
+        found.update(_finetuning(project))
     most = identities * settings["IMAGES_PER_IDENTITY"]
     if settings["BATCHES"] == "identities" and settings["BATCH_SIZE"] > most:
         found["BATCH_SIZE"] = {"softmax": project.stage("softmax")["BATCH_SIZE"], "triplet": most}
+    return found
+
+
+def _finetuning(project: config.Config) -> dict[str, Any]:
+    """The settings of FINETUNE_CONFIG that differ from the project's and are not about LFW."""
+    found = {}
+    for name, value in config.load(FINETUNE_CONFIG).values.items():
+        before = project.values[name]
+        if isinstance(value, dict) and isinstance(before, dict):
+            value = {**before, "triplet": value["triplet"]}  # the softmax stage, which is not run, stays as it was
+        if name not in OF_LFW and value != before:
+            found[name] = value
     return found

@@ -115,6 +115,23 @@ def wiring_advice(net: caffe_pb2.NetParameter, params: Shapes) -> Advice:
     return lines, advice
 
 
+def selection_advice(plan: Plan, net: caffe_pb2.NetParameter) -> Advice:
+    """Advice against batch-hard selection for convolutions. net: of the stage.
+
+    The gradient of a squared distance grows with it, so the farthest positives are pulled more than the nearest
+    negatives are pushed, until all embeddings are in one point. FaceNet (section 3.2) avoids it by semi-hard selection;
+    Hermans et al. (2017) by distances that are not squared. A projection above frozen layers hardly does it.
+    """
+    s = plan.settings
+    learning = [layer for layer in net.layer if layer.type == "Convolution" and layer.name not in plan.frozen]
+    if plan.stage != "triplet" or s["SELECTION"] != "batch-hard" or not learning:
+        return [], []
+    return [], [
+        f"with batch-hard selection, {learning[0].name} and what is above it are likely to move all embeddings to one "
+        f"point, where the loss is MARGIN / 2 = {s['MARGIN'] / 2:g}: set SELECTION to 'semi-hard', and MARGIN to 0.2"
+    ]
+
+
 class Trial(NamedTuple):
     """What a few iterations showed."""
 
@@ -195,6 +212,7 @@ def look_before(plan: Plan) -> list[str]:
         settings_advice(plan),
         images_advice(plan, look_at(plan.images, sample(plan.images)), held_out),
         wiring_advice(net, plan.shapes),
+        selection_advice(plan, net),
     ]
     return _joined(parts)
 
@@ -209,7 +227,8 @@ def look_closely(plan: Plan, snapshot: bool, folder: str) -> list[str]:
     held_out = look_at(plan.held_out, np.arange(len(plan.held_out.names)), show=True) if plan.held_out else None
     parts = [
         settings_advice(plan, folder), images_advice(plan, look, held_out),
-        wiring_advice(net, plan.shapes), trial_advice(plan, try_stage(plan, net, snapshot)),
+        wiring_advice(net, plan.shapes), selection_advice(plan, net),
+        trial_advice(plan, try_stage(plan, net, snapshot)),
     ]  # fmt: skip
     return _joined(parts)
 
