@@ -161,8 +161,10 @@ def test_a_diagnosis_is_made_on_one_side_of_its_limits_and_not_on_the_other(marg
     found = [HEALTHY._replace(**changes) for changes in tens for _ in range(10)]
     assert name_of(diagnosis.diagnose(found, margin)) == name
     if name:
-        assert diagnosis.diagnose(found[:9], margin) is None  # fewer than ten reports tell nothing
+        early = found[:2] if name == "collapsed" else found[:9]
+        assert diagnosis.diagnose(early, margin) is None  # so few reports tell nothing
     if name == "collapsed":
+        assert name_of(diagnosis.diagnose(found[:-7], margin)) == name  # three points are enough
         assert f"MARGIN / 2 = {margin / 2:g}" in diagnosis.diagnose(found, margin)[1]
     if name == "learning rate too high":
         assert diagnosis.diagnose(found[:-1], margin) is None  # the latest ten and the first ten are not apart yet
@@ -233,3 +235,25 @@ def test_train_py_keeps_the_figures_of_the_embeddings_and_draws_the_curves(proje
         assert lines[0].split(",") == ["iteration", *diagnosis.Report._fields]
         assert [line.split(",")[0] for line in lines[1:]] == ["10", "20"]
         assert (project / "run" / f"{stage}_curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("strategy", "collapses"), [("batch-hard", True), ("semi-hard", False)])
+def test_a_whole_net_that_collapses_by_batch_hard_selection_is_told_so_at_once(project, strategy, collapses):
+    """With labels that say nothing, identities are as alike as the images of one: as faces are for a new net."""
+    replace(project / "net.prototxt", 'bottom: "fc9_1" bottom: "labels"', 'bottom: "embedding" bottom: "labels"')
+    replace(project / "net.prototxt", 'layer {\n  name: "triplet_select"', """layer {
+  name: "embedding" type: "Python" bottom: "fc9_1" top: "embedding"
+  python_param { module: "tripletloss.layers" layer: "Norm2Layer" } include { stage: "triplet" }
+}
+layer {
+  name: "triplet_select\"""")
+    lines = (project / "list.txt").read_text().splitlines()
+    mixed = [f"{line.split()[0]} {number % 6}" for number, line in enumerate(lines)]
+    (project / "list.txt").write_text("\n".join(line.replace("@", "_") for line in mixed))
+    for path in (project / "images").iterdir():
+        path.rename(path.with_name(path.name.replace("@", "_")))
+    write_config(project, STAGES=["triplet"], FREEZE="", MAX_ITERS=60, SNAPSHOT_ITERS=60, SELECTION=strategy,
+                 LEARNING_RATE=0.1, MARGIN=0.4)  # fmt: skip
+    result = run_train(project)
+    assert result.returncode == 0, result.stderr
+    assert ("diagnosis  iteration" in result.stdout and ", collapsed: " in result.stdout) == collapses, result.stdout

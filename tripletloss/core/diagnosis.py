@@ -8,6 +8,7 @@ import numpy as np
 from tripletloss.core.distances import same_and_other, squared_distances
 
 WINDOW = 10  # how many of the latest reports a diagnosis compares with as many earlier ones
+SHORT_WINDOW = 3  # how many show a collapse, which takes few iterations and does not mend itself
 
 
 class Report(NamedTuple):
@@ -68,16 +69,20 @@ def diagnose(reports: Sequence[Report], margin: float) -> tuple[str, str] | None
     reports: all Reports of a triplet stage so far; margin: of squared distances. A collapsed embedding has the loss
     margin / 2, as every hinge equals the margin.
     """
-    if len(reports) < WINDOW:
+    if len(reports) < SHORT_WINDOW:
         return None
-    first, late = _means(reports[:WINDOW]), _means(reports[-WINDOW:])
+    first, late = _means(reports[:WINDOW]), _means(reports[-SHORT_WINDOW:])
     # Collapsed to one point, at zero or elsewhere; not merely small compared with an oversized margin.
     together = late.mean_distance < 0.05 * late.norm**2 or late.mean_distance < 0.1 * first.mean_distance
     if together and late.mean_distance < 0.1 * margin and abs(late.loss - margin / 2) < 0.1 * margin:
         return "collapsed", (
             f"all embeddings are within {late.mean_distance:.2g} of each other, and the loss is that of one point, "
-            f"MARGIN / 2 = {margin / 2:g}: lower LEARNING_RATE, use semi-hard selection, and start from trained weights"
+            f"MARGIN / 2 = {margin / 2:g}: start again with semi-hard selection, trained weights, and, if it still "
+            "collapses, a lower LEARNING_RATE"
         )
+    if len(reports) < WINDOW:
+        return None
+    late = _means(reports[-WINDOW:])
     if len(reports) >= 2 * WINDOW and (late.norm > 10 * first.norm or late.loss > 2 * max(first.loss, margin / 2)):
         return "learning rate too high", (
             f"the loss went from {first.loss:.3g} to {late.loss:.3g}, and the embeddings' length from {first.norm:.3g} "
