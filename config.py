@@ -22,7 +22,7 @@ FEATURE = {'softmax': 'norm2', 'triplet': 'embedding'}  # blob of DEPLOY that is
 
 # --- images ------------------------------------------------------------------------------------------------------
 IMAGEPATH = 'data/images/'          # folder of the images that the lists name
-TRAIN_LIST = 'data/train.txt'       # lines `person@file.jpg LABEL`, labels counted from 0
+TRAIN_LIST = 'data/train.txt'       # lines `person@file.jpg LABEL`, labels counted from 0; may differ between stages
 HELD_OUT_LIST = 'data/held_out.txt' # identities to measure on, which are never trained on; '': none
 ALIGNMENT = 'face997'               # faces are cut as this model takes them (`detect --for`): or 'dlib_resnet'
 CROP = 0                            # pixels; use only the central square with this side; 0: use the whole image

@@ -3,6 +3,7 @@
 import ast
 import csv
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -108,6 +109,15 @@ def make_project(tmp_path):
     (tmp_path / "solver.prototxt").write_text('momentum: 0.9 lr_policy: "fixed"\n')
     write_config(tmp_path)
     return tmp_path
+
+
+def hold_out(folder):
+    """held.txt: the images of list.txt again, as those of other people. Returns its name."""
+    text = (folder / "list.txt").read_text()
+    for name in (line.split()[0] for line in text.splitlines()):
+        shutil.copy(folder / "images" / name, folder / "images" / f"held_{name}")
+    (folder / "held.txt").write_text("".join(f"held_{line}\n" for line in text.splitlines()))
+    return "held.txt"
 
 
 def write_config(folder, **changes):

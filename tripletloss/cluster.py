@@ -72,7 +72,7 @@ def _score(
             "score      none: the threshold was chosen on these identities, which are too few to divide; set one with "
             "--threshold"
         ]
-    notes = notes_on_trained(images.only(scored), settings["TRAIN_LIST"], settings["IMAGEPATH"])
+    notes = notes_on_trained(images.only(scored), settings["TRAIN_LISTS"], settings["IMAGEPATH"])
     of = clustering(clusters[scored], images.labels[scored])
     identities = len(np.unique(images.labels[scored]))
     return [

@@ -58,11 +58,11 @@ def _text(wants, default=REQUIRED, by_stage=False, is_path=False):
     return Setting(lambda value: isinstance(value, str) and "\0" not in value, wants, default, by_stage, is_path)
 
 
-def _path(default=REQUIRED):
+def _path(default=REQUIRED, by_stage=False):
     def accepts(value):
         return isinstance(value, str) and value != "" and "\0" not in value
 
-    return Setting(accepts, "a path in quotes", default, is_path=True)
+    return Setting(accepts, "a path in quotes", default, by_stage, is_path=True)
 
 
 def _path_or_none(default="", by_stage=False):
@@ -96,7 +96,7 @@ SCHEMA = {
     "SOLVER": _path("solver.prototxt"),
     "DEPLOY": _path_or_none(),
     "IMAGEPATH": _path(),
-    "TRAIN_LIST": _path(),
+    "TRAIN_LIST": _path(by_stage=True),
     "HELD_OUT_LIST": _path_or_none(),
     "RUN_FOLDER": _path("runs/train"),
     "STAGES": _may_change(Setting(_is_stages, "['softmax'], ['triplet'] or ['softmax', 'triplet']", list(STAGES))),
@@ -140,6 +140,7 @@ SCHEMA = {
     "FEATURE_TYPE": _choice(("float32", "float16"), "float32"),
     "MINE_ITERS": _integer(0, 0),
     "POSITIVE_CAP": Setting(lambda v: _is_number(v) and v >= 0, "a squared distance, or 0 for none", 0.0),
+    "TRAIN_LISTS": _may_change(Setting(lambda v: isinstance(v, list), "a list of paths")),
     "IDENTITIES": _may_change(_integer(1)),
     "FEATURES": _may_change(_path()),
     "MINED": _may_change(_path_or_none()),
@@ -148,9 +149,10 @@ SCHEMA = {
     "RANKS": _may_change(_integer(1, 1)),
     "ALLOWED_MODULES": _may_change(Setting(lambda v: isinstance(v, list), "a list of names of Python modules", [])),
 }
-# Set by the commands, never in config.py: the number of identities in TRAIN_LIST; the files of features, of mined
-# negatives and of broken images; the rank of this process, and the number of processes; the modules of --allow-module.
-COUNTED = ("IDENTITIES", "FEATURES", "MINED", "BROKEN_LIST", "RANK", "RANKS", "ALLOWED_MODULES")
+# Set by the commands, never in config.py: TRAIN_LIST of all STAGES; the number of identities in TRAIN_LIST; the files
+# of features, of mined negatives and of broken images; the rank of this process, and the number of processes; the
+# modules of --allow-module.
+COUNTED = ("TRAIN_LISTS", "IDENTITIES", "FEATURES", "MINED", "BROKEN_LIST", "RANK", "RANKS", "ALLOWED_MODULES")
 
 
 def default_of(name: str, stage: str) -> Any:
@@ -224,7 +226,7 @@ def need_files(settings: Mapping[str, Any], *names: str) -> None:
 
 def paths(settings: Mapping[str, Any]) -> list[str]:
     """The paths in a stage's settings, without empty ones."""
-    return [settings[name] for name in SCHEMA if SCHEMA[name].is_path and settings.get(name)]
+    return [settings[name] for name in SCHEMA if SCHEMA[name].is_path and settings.get(name)] + settings["TRAIN_LISTS"]
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:
@@ -272,7 +274,9 @@ def load(path: str, allowed_modules: Iterable[str] = ()) -> Config:
         if SCHEMA[name].is_path:
             values[name] = _absolute(values[name], folder)
     values["ALLOWED_MODULES"] = list(allowed_modules)
-    return Config(values, path)
+    loaded = Config(values, path)
+    values["TRAIN_LISTS"] = list(dict.fromkeys(loaded.stage(stage)["TRAIN_LIST"] for stage in values["STAGES"]))
+    return loaded
 
 
 def _parse(path):
@@ -318,6 +322,9 @@ def _checked(name, value, where, default):
         if stage not in STAGES:
             raise unknown_name(str(stage), STAGES, f"{where}: in {name}")
         check_value(name, value[stage], f"{where}, stage {stage}")
+    if default is None and SCHEMA[name].default is REQUIRED and len(value) < len(STAGES):
+        missing = next(stage for stage in STAGES if stage not in value)
+        raise InputError(f"{where}: {name} has no value for the {missing} stage: add it, or give one value for both")
     filled = default if isinstance(default, dict) else dict.fromkeys(STAGES, default)
     return {**filled, **value}
 

@@ -24,50 +24,68 @@ def main() -> int:
     parser.add_argument("--out", default=".", help="where the two lists go (default: here)")
     add_force(parser)
     parser.add_argument("--held-out", type=float, default=0.2, help="share of identities to measure on (default: 0.2)")
+    parser.add_argument(
+        "--enough", type=int, default=5, metavar="IMAGES",
+        help="images that an identity needs for the softmax stage; the triplet stage takes two (default: 5)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="for the choice of these identities (default: 0)")
     parser.add_argument("--config", metavar="FILE", help="also write a config file to finetune on these lists")
     arguments = parser.parse_args()
-    if not 0 <= arguments.held_out < 1 or arguments.seed < 0:
-        parser.error("--held-out is a share from 0 to below 1, and --seed a whole number from 0")
+    if not 0 <= arguments.held_out < 1 or arguments.seed < 0 or arguments.enough < 1:
+        parser.error("--held-out is a share from 0 to below 1, --seed a whole number from 0, and --enough one from 1")
     return command.run("tripletloss.dataset", lambda: print(run(arguments)))
 
 
 def run(arguments: argparse.Namespace) -> str:
     """Write the lists. Returns text for the terminal. Raises InputError."""
-    paths = [os.path.normpath(os.path.join(arguments.out, name)) for name in ("train.txt", "held_out.txt")]
-    outputs = [*paths[: 2 if arguments.held_out else 1], *filter(None, [arguments.config])]
+    train, triplet, measured = (
+        os.path.normpath(os.path.join(arguments.out, name)) for name in ("train.txt", "triplet.txt", "held_out.txt")
+    )
+    outputs = [train, triplet, *([measured] if arguments.held_out else []), *filter(None, [arguments.config])]
     source = folders.config_for(arguments.folder)
     check_outputs(outputs, [source], arguments.force)
     found = folders.find_identities(arguments.folder)
     kept, held_out = folders.split_identities(found.identities, arguments.held_out, arguments.seed)
+    by_stage = folders.lists_by_stage(found.identities, kept, arguments.enough)
+    names = {train: by_stage[0]} if by_stage[0] == by_stage[1] else dict(zip((train, triplet), by_stage, strict=True))
     settings = folders.settings_for(
-        arguments.folder, arguments.config, paths[0], paths[1] if held_out else "", len(kept)
-    )
-    contents = {paths[0]: folders.list_text(found.identities, kept, 0)}
+        arguments.folder, arguments.config, {"softmax": train, "triplet": list(names)[-1]},
+        measured if held_out else "", len(by_stage[1]),
+    )  # fmt: skip
+    contents = {path: folders.list_text(found.identities, names[path], 0) for path in names}
     if held_out:
-        contents[paths[1]] = folders.list_text(found.identities, held_out, len(kept))
+        contents[measured] = folders.list_text(found.identities, held_out, len(by_stage[1]))
     if arguments.config:
         contents[arguments.config] = config.copy_text(source, arguments.config, settings)
     try:
         write_all({path: text.encode() for path, text in contents.items()})
     except OSError as error:
         raise InputError(f"the lists cannot be written ({error.strerror}): make room, or write elsewhere") from None
-    return "\n".join([*_about(found, kept, held_out, arguments.held_out), *_next(arguments.config, settings, source)])
+    return "\n".join([*_about(found, names, held_out, arguments), *_next(arguments.config, settings, source)])
 
 
-def _about(found: folders.Found, kept: list[str], held_out: list[str], share: float) -> list[str]:
-    """Lines about what was found and how it was divided."""
-    sizes = [len(found.identities[name]) for name in kept]
+def _about(
+    found: folders.Found, names: Mapping[str, list[str]], held_out: list[str], arguments: argparse.Namespace
+) -> list[str]:
+    """Lines about what was found and how it was divided. names: path of a list to train on -> its identities."""
     lines = [
         *(f"left out: {sentence}" for sentence in found.left_out),
         f"{sum(map(len, found.identities.values()))} images of {len(found.identities)} identities; left out: "
         f"{len(found.left_out)} images or links, {found.others} files with another suffix",
-        f"train.txt: {sum(sizes)} images of {len(kept)} identities, {min(sizes)} to {max(sizes)} images each",
     ]
+    for number, (path, of_list) in enumerate(names.items()):
+        sizes = [len(found.identities[name]) for name in of_list]
+        stage = ("for the softmax stage: ", "for the triplet stage: ")[number] if len(names) > 1 else ""
+        lines.append(
+            f"{os.path.basename(path)}: {stage}{sum(sizes)} images of {len(of_list)} identities, {min(sizes)} to "
+            f"{max(sizes)} images each"
+        )
+    if len(names) > 1:
+        lines.append(f"the softmax stage takes identities with {arguments.enough} images or more, see --enough")
     if held_out:
         images = sum(len(found.identities[name]) for name in held_out)
         lines.append(f"held_out.txt: {images} images of {len(held_out)} identities, to measure on")
-    elif share:
+    elif arguments.held_out:
         lines.append(
             f"no held_out.txt: measuring takes {folders.LEAST_HELD_OUT} identities with two images or more, and "
             f"training {folders.LEAST_KEPT} others"

@@ -166,6 +166,8 @@ def test_the_config_of_a_folder_is_whole_commented_and_says_what_the_lines_say(t
     for name, value in loaded.values.items():
         if name in {**printed, **beside} and name != "BATCH_SIZE":
             assert value == {**printed, **beside}[name]
+        elif name == "TRAIN_LISTS":
+            assert value == [printed["TRAIN_LIST"]]
         elif name == "CROP":
             assert value == project["CROP"] == 0  # faces are cut already
         elif name != "BATCH_SIZE":
@@ -198,6 +200,26 @@ def test_faces_cut_for_a_model_get_that_models_config(tmp_path):
     assert loaded["ALIGNMENT"] == "dlib_resnet" and loaded["IMAGEPATH"] == str(faces)
     printed = list_faces(faces, "--out", faces).stdout
     assert "Set these in a copy of " in printed and "models/dlib_resnet/config.py:" in printed
+
+
+def test_the_triplet_stage_also_gets_the_identities_with_few_images(tmp_path):
+    faces = few_people(tmp_path / "faces", [2, 5, 1, 6, 4])
+    result = list_faces(faces, "--out", tmp_path, "--held-out", "0", "--config", tmp_path / "my.py")
+    assert result.returncode == 0, result.stderr
+    assert "train.txt: for the softmax stage: 11 images of 2 identities, 5 to 6 images each" in result.stdout
+    assert "triplet.txt: for the triplet stage: 17 images of 4 identities, 2 to 6 images each" in result.stdout
+    loaded = config.load(str(tmp_path / "my.py"))
+    labels = []
+    for stage in ("softmax", "triplet"):
+        images = read_list(loaded.stage(stage)["TRAIN_LIST"], str(faces))
+        labels.append({name.split("/")[0]: label for name, label in zip(images.names, images.labels, strict=True)})
+    assert labels == [{"p1": 0, "p3": 1}, {"p1": 0, "p3": 1, "p0": 2, "p4": 3}]
+    assert loaded.stage("triplet")["BATCH_SIZE"] == 4 * loaded["IMAGES_PER_IDENTITY"]
+    for number, more in enumerate(["--enough=1", "--enough=7"]):  # all have enough, or too few have
+        (tmp_path / str(number)).mkdir()
+        printed = list_faces(faces, "--out", tmp_path / str(number), "--held-out", "0", more).stdout
+        assert lines_for_config(printed)["TRAIN_LIST"] == str(tmp_path / str(number) / "train.txt")
+        assert "train.txt: 18 images of 5 identities, 1 to 6 images each" in printed
 
 
 def comments(text):

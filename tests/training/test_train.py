@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.helpers import ROOT, TINY_NET, in_net, refused, replace, run_train, weights, write_config
+from tests.helpers import ROOT, TINY_NET, hold_out, in_net, refused, replace, run_train, weights, write_config
 from tripletloss.data.images import Preprocessing, read_image, to_blob
 from tripletloss.evaluation import plots
 from tripletloss.formats import caffemodel
@@ -70,10 +70,40 @@ def test_held_out_identities_are_measured(project):
     start = deploy.index('layer {\n  name: "conv1"')
     head = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 12 dim: 12 } } }\n'
     (project / "deploy.prototxt").write_text(head + deploy[start:])
-    write_config(project, DEPLOY="deploy.prototxt", FEATURE="fc7", HELD_OUT_LIST="list.txt")
+    write_config(project, DEPLOY="deploy.prototxt", FEATURE="fc7", HELD_OUT_LIST=hold_out(project))
     result = run_train(project, "--stage", "softmax")
     assert result.returncode == 0, result.stderr
     assert "held out   after the stage, fc7: AUC " in result.stdout and "(36 same and 240 different pairs" in result.stdout
+
+
+def test_each_stage_trains_on_its_own_list(project):
+    lines = (project / "list.txt").read_text().splitlines()
+    (project / "few.txt").write_text("\n".join(lines[:12]))
+    lists = {"softmax": "few.txt", "triplet": "list.txt"}
+    write_config(project, TRAIN_LIST=lists, MAX_ITERS=2)
+    said = run_train(project, "--check").stdout
+    assert "images     12 of 3 identities" in said and "images     24 of 6 identities" in said
+    result = run_train(project)
+    assert result.returncode == 0, result.stderr
+    assert [line for line in result.stdout.splitlines() if line.startswith("images")] == [
+        f"images     12 of 3 identities ({project}/few.txt)", f"images     24 of 6 identities ({project}/list.txt)"
+    ]  # fmt: skip
+    write_config(project, TRAIN_LIST=lists, MAX_ITERS=4)
+    assert run_train(project, "--resume", "--stage", "triplet").returncode == 0
+    write_config(project, TRAIN_LIST={**lists, "triplet": "few.txt"}, MAX_ITERS=6)
+    refused(run_train(project, "--resume", "--stage", "triplet"), "content of TRAIN_LIST changed since the run began")
+
+
+def test_a_held_out_identity_on_the_list_of_any_stage_is_refused_before_the_first(project):
+    lines = (project / "list.txt").read_text().splitlines()
+    (project / "few.txt").write_text("\n".join(lines[:12]))
+    (project / "held.txt").write_text("\n".join(lines[16:]))
+    write_config(project, TRAIN_LIST={"softmax": "few.txt", "triplet": "list.txt"}, HELD_OUT_LIST="held.txt")
+    for arguments in ((), ("--check",)):
+        refused(run_train(project, *arguments), "list.txt has 8 images of identities that "
+                f"{project}/held.txt holds out (person4@0.jpg, person4@1.jpg, person4@2.jpg ...): remove these")  # fmt: skip
+    write_config(project, TRAIN_LIST="few.txt", HELD_OUT_LIST="held.txt", MAX_ITERS=1)
+    assert run_train(project, "--stage", "softmax").returncode == 0
 
 
 def scores(run, stage):
@@ -155,9 +185,9 @@ def test_a_snapshot_whose_embeddings_are_nan_has_no_score_and_is_said_to_be_brok
     head = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 12 dim: 12 } } }\n'
     root = 'layer { name: "root" type: "Power" bottom: "fc7" top: "root" power_param { power: 0.5 shift: -1e9 } }\n'
     (project / "deploy.prototxt").write_text(head + deploy[deploy.index('layer {\n  name: "conv1"') :] + root)
-    write_config(project, DEPLOY="deploy.prototxt", FEATURE="root", HELD_OUT_LIST="list.txt", MAX_ITERS=4, SNAPSHOT_ITERS=2)
+    write_config(project, DEPLOY="deploy.prototxt", FEATURE="root", HELD_OUT_LIST=hold_out(project), MAX_ITERS=4, SNAPSHOT_ITERS=2)
     result = run_train(project, "--stage", "softmax")
-    broken = "the blob 'root' is NaN or infinite for the image person0@0.jpg"
+    broken = "the blob 'root' is NaN or infinite for the image held_person0@0.jpg"
     assert result.returncode == 1 and f"train.py: {broken}" in result.stderr
     for number in (2, 4):
         assert f"no score   for iteration {number}: {broken}" in result.stdout
@@ -316,6 +346,7 @@ def with_weights(content):
         (in_config(WEIGHTS={"softmax": "none.caffemodel"}), "WEIGHTS is {0}/none.caffemodel, which does not exist: correct it in the config file"),
         (in_config(DEPLOY="none.prototxt"), "DEPLOY is {0}/none.prototxt, which does not exist"),
         (in_config(SOLVER="none.prototxt"), "SOLVER is {0}/none.prototxt, which does not exist"),
+        (in_config(TRAIN_LIST={"triplet": "list.txt"}), "TRAIN_LIST has no value for the softmax stage: add it, or give one value for both"),
         (in_config(HELD_OUT_LIST="none.txt"), "HELD_OUT_LIST is {0}/none.txt, which does not exist"),
         (in_config(IMAGEPATH="nowhere"), "IMAGEPATH is {0}/nowhere, which does not exist"),
         (in_config(NET=""), "NET is '', but must be a path"),

@@ -182,6 +182,20 @@ def split_identities(identities: dict[str, list[str]], share: float, seed: int) 
     return sorted(set(identities) - set(held_out)), held_out
 
 
+def lists_by_stage(identities: dict[str, list[str]], kept: list[str], enough: int) -> tuple[list[str], list[str]]:
+    """Choose the identities that each stage trains on: the softmax stage's, and the triplet stage's.
+
+    identities: name -> images; kept: names of those that are not held out; enough: images that an identity needs for
+    the softmax stage, which learns an output for each. The triplet stage takes those with two images or more: any of
+    them teaches it what one identity looks like. The softmax stage's come first, in both. If they are all of `kept`, or
+    fewer than LEAST_KEPT, both stages have `kept`.
+    """
+    softmax = [name for name in kept if len(identities[name]) >= enough]
+    if len(softmax) in (len(kept), *range(LEAST_KEPT)):
+        return kept, kept
+    return softmax, softmax + [name for name in kept if 2 <= len(identities[name]) < enough]
+
+
 def list_text(identities: dict[str, list[str]], names: Iterable[str], first_label: int) -> str:
     """The text of a list file of some identities, whose labels count from first_label.
 
@@ -195,21 +209,24 @@ def list_text(identities: dict[str, list[str]], names: Iterable[str], first_labe
     )
 
 
-def settings_for(folder: str, config_file: str | None, train: str, held_out: str, identities: int) -> dict[str, Any]:
+def settings_for(
+    folder: str, config_file: str | None, train: Mapping[str, str], held_out: str, identities: int
+) -> dict[str, Any]:
     """The settings, by name, that must change in config_for(folder) for the lists of a folder.
 
-    config_file: the path of the new config file, or None for settings to enter by hand; train, held_out: the lists'
-    paths, held_out '' for none; identities: how many `train` has. A config file for the shipped model also gets the
-    settings of FINETUNE_CONFIG.
+    config_file: the path of the new config file, or None for settings to enter by hand; train: stage -> path of its
+    list; held_out: path of the list, '' for none; identities: how many the triplet stage's list has. A config file
+    for the shipped model also gets the settings of FINETUNE_CONFIG.
     """
     project = config.load(config_for(folder))
     finetunes = config_file and project.source == PROJECT_CONFIG
     settings = config.load(FINETUNE_CONFIG if finetunes else project.source).stage("triplet")
     name = os.path.splitext(config_file)[0] if config_file else os.path.abspath(folder)
+    lists = {stage: os.path.abspath(path) for stage, path in train.items()}
     found: dict[str, Any] = {
         "RUN_FOLDER": os.path.join("runs", os.path.basename(name)),
         "IMAGEPATH": os.path.abspath(folder),
-        "TRAIN_LIST": os.path.abspath(train),
+        "TRAIN_LIST": lists["softmax"] if lists["softmax"] == lists["triplet"] else lists,
         "HELD_OUT_LIST": held_out and os.path.abspath(held_out),
     }
     if config_file:  # what a run writes goes beside it

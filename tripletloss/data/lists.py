@@ -3,6 +3,7 @@
 import os
 import posixpath
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from tripletloss.base.errors import InputError
 from tripletloss.base.files import read_file
 
 LABELS = 2**24  # Caffe keeps labels as float32, which is exact up to here
+SHOWN = 3  # names in a sentence
 
 
 class ImageList(NamedTuple):
@@ -153,19 +155,28 @@ def show_one_of(images: ImageList, others: ImageList) -> np.ndarray:
     ], bool)  # fmt: skip
 
 
-def notes_on_trained(images: ImageList, train_list: str, folder: str) -> list[str]:
-    """Sentences about identities of a training list among images. Figures on these are better than on others.
+def some(names: Iterable[str]) -> str:
+    """The first names as text, with dots if there are more."""
+    names = list(names)
+    return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
 
-    train_list, folder: as for read_list. If the list cannot be read, a sentence says so.
+
+def notes_on_trained(images: ImageList, train_lists: Iterable[str], folder: str) -> list[str]:
+    """Sentences about identities of training lists among images. Figures on these are better than on others.
+
+    train_lists: one or more of read_list's `source`; folder: as for read_list. If a list cannot be read, a sentence
+    says so.
     """
-    try:
-        trained = read_list(train_list, folder)
-    except InputError:
-        return [f"{train_list} cannot be read, so some of these identities may have been trained on"]
-    shared = shared_identities(images, trained)
-    if not shared:
-        return []
-    return [
-        f"{len(shared)} identities have the same names as identities of {trained.source} ({', '.join(shared[:3])}"
-        f"{' ...' if len(shared) > 3 else ''}): if they were trained on, the figures are too good"
-    ]
+    notes = []
+    for source in train_lists:
+        try:
+            shared = shared_identities(images, read_list(source, folder))
+        except InputError:
+            notes.append(f"{source} cannot be read, so some of these identities may have been trained on")
+            continue
+        if shared:
+            notes.append(
+                f"{len(shared)} identities have the same names as identities of {source} "
+                f"({some(shared)}): if they were trained on, the figures are too good"
+            )
+    return notes

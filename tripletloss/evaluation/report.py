@@ -174,7 +174,7 @@ def report_on(found: Embeddings, file: PairsFile | None, settings: Mapping[str, 
         "weights": found.weights, "weights_sha256": found.weights_sha256, "feature": found.feature,
         "mirrored": found.mirrored, "list": found.images.source, "images": len(found.images.names),
         "identities": len(np.unique(found.images.labels)),
-        "notes": notes_on_trained(found.images, settings["TRAIN_LIST"], settings["IMAGEPATH"]), **figures,
+        "notes": notes_on_trained(found.images, settings["TRAIN_LISTS"], settings["IMAGEPATH"]), **figures,
     }  # fmt: skip
 
 

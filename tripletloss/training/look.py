@@ -3,7 +3,7 @@
 import concurrent.futures
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,12 +11,11 @@ from tqdm import tqdm
 
 from tripletloss.base.errors import InputError
 from tripletloss.data.images import decode, read_bytes
-from tripletloss.data.lists import ImageList
+from tripletloss.data.lists import ImageList, some
 from tripletloss.training.plan import Plan
 
 SAMPLED_IMAGES = 400  # that are read before every run, spread over the list
 READERS = 4  # threads
-SHOWN = 3  # examples in a sentence
 SIDES = (32, 64, 128, 256, 512)  # pixels: the limits between which shorter sides are counted
 
 
@@ -119,9 +118,3 @@ def _duplicates(images, look):
             same = images.labels[other] == images.labels[number]
             (within if same else across).append(f"{images.names[number]} = {images.names[other]}")
     return within, across
-
-
-def some(names: Iterable[str]) -> str:
-    """The first names as text, with dots if there are more."""
-    names = list(names)
-    return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")

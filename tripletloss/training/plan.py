@@ -13,7 +13,7 @@ from tripletloss.base.errors import InputError
 from tripletloss.config import STAGES, Config, need_files
 from tripletloss.core import sampling
 from tripletloss.data.folders import check_cut
-from tripletloss.data.lists import ImageList, read_list
+from tripletloss.data.lists import ImageList, read_list, show_one_of, some
 from tripletloss.net.definition import write_prototxt
 from tripletloss.net.deploy import Deploy
 from tripletloss.net.freezing import Cut, batch_statistics, find_cut
@@ -188,7 +188,11 @@ def make_plan(
 
 
 def _read_lists(settings):
-    """The images of TRAIN_LIST, and those of HELD_OUT_LIST or None. Raises InputError."""
+    """The images of TRAIN_LIST, and those of HELD_OUT_LIST or None.
+
+    Raises InputError, also if a list that any stage of the run trains on has a held-out identity: its figures would be
+    too good, and they decide which weights are best.
+    """
     check_cut(settings["IMAGEPATH"], settings)
     images = read_list(settings["TRAIN_LIST"], settings["IMAGEPATH"], settings["BROKEN_IMAGES"] == "stop")
     if not settings["HELD_OUT_LIST"]:
@@ -197,6 +201,14 @@ def _read_lists(settings):
     sizes = np.unique(held_out.labels, return_counts=True)[1]
     if len(sizes) < 2 or sizes.max() < 2:
         raise InputError(f"{held_out.source} needs two identities or more, one of them with two images, to measure")
+    for source in settings["TRAIN_LISTS"]:
+        trained = read_list(source, settings["IMAGEPATH"], must_exist=False)
+        both = trained.only(show_one_of(trained, held_out)).names
+        if both:
+            raise InputError(
+                f"{source} has {len(both)} images of identities that {held_out.source} holds out ({some(both)}): "
+                "remove these identities from one of the two lists"
+            )
     return images, held_out
 
 
