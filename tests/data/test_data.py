@@ -196,7 +196,7 @@ def test_faces_cut_for_a_model_get_that_models_config(tmp_path):
     assert result.returncode == 0, result.stderr
     loaded, model = config.load(str(tmp_path / "my.py")), config.load(str(ROOT / "models" / "dlib_resnet" / "config.py"))
     changed = {name for name in config.SCHEMA if name in loaded.values and loaded[name] != model[name]}
-    assert changed <= {"IMAGEPATH", "TRAIN_LIST", "HELD_OUT_LIST", "RUN_FOLDER", "FEATURE_CACHE", "BATCH_SIZE"}
+    assert changed <= {"IMAGEPATH", "TRAIN_LIST", "TRAIN_LISTS", "HELD_OUT_LIST", "RUN_FOLDER", "FEATURE_CACHE", "BATCH_SIZE"}
     assert loaded["ALIGNMENT"] == "dlib_resnet" and loaded["IMAGEPATH"] == str(faces)
     printed = list_faces(faces, "--out", faces).stdout
     assert "Set these in a copy of " in printed and "models/dlib_resnet/config.py:" in printed
