@@ -196,11 +196,14 @@ class Config:
         return self.values[name]
 
     def stage(self, stage: str) -> dict[str, Any]:
-        """The values of all settings in one stage, by name."""
-        return {
+        """The values of all settings in one stage, by name, and TRAIN_LISTS."""
+        found = {
             name: value[stage] if SCHEMA[name].by_stage and isinstance(value, dict) else value
             for name, value in self.values.items()
         }
+        lists = self["TRAIN_LIST"]
+        own = [lists[stage] if isinstance(lists, dict) else lists for stage in self["STAGES"]]
+        return {**found, "TRAIN_LISTS": list(dict.fromkeys(own))}
 
     def aside(self, folder: str, softmax_weights: str | None) -> "Config":
         """The same settings for a run in another folder.
@@ -274,9 +277,7 @@ def load(path: str, allowed_modules: Iterable[str] = ()) -> Config:
         if SCHEMA[name].is_path:
             values[name] = _absolute(values[name], folder)
     values["ALLOWED_MODULES"] = list(allowed_modules)
-    loaded = Config(values, path)
-    values["TRAIN_LISTS"] = list(dict.fromkeys(loaded.stage(stage)["TRAIN_LIST"] for stage in values["STAGES"]))
-    return loaded
+    return Config(values, path)
 
 
 def _parse(path):
