@@ -20,7 +20,7 @@ help:
 	@echo "make test        run all tests, including Caffe's own, and make lint"
 	@echo "make test-fast   run the tests that need no Caffe, in under a minute"
 	@echo "make caffe       build Caffe into .venv and install what it needs (3 to 5 minutes, once)"
-	@echo "make onnx        make the shipped model usable without Caffe: models/face997/face997.onnx and .venv-onnx"
+	@echo "make onnx        compare faces in photos without Caffe: models/dlib_resnet/dlib_resnet.onnx and .venv-onnx"
 	@echo "make dlib-model  fetch dlib's face network as Caffe weights: models/dlib_resnet/dlib_resnet.caffemodel"
 	@echo "make caffe-test  run the tests of Caffe's Python interface"
 	@echo "make lint        check the style and the types of the code"
@@ -60,8 +60,10 @@ dlib-model: venv
 
 # Needs no Caffe: works on any system with python3. Everything in .venv-onnx comes from pip.
 onnx: .venv-onnx/whole
-	.venv-onnx/bin/python -m tripletloss.export models/face997/face997.caffemodel \
-		--out models/face997/face997.onnx --force --pixels bgr --licence MIT
+	.venv-onnx/bin/python -m tripletloss.dlib_model
+	.venv-onnx/bin/python -m tripletloss.export models/dlib_resnet/dlib_resnet.caffemodel --force \
+		--config models/dlib_resnet/config.py --out models/dlib_resnet/dlib_resnet.onnx --pixels bgr --mirrored \
+		--threshold models/dlib_resnet/threshold.json --licence CC0-1.0
 
 .venv-onnx/whole: pyproject.toml
 	python3 -m venv --clear .venv-onnx

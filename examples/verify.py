@@ -1,7 +1,7 @@
 """Do two images of faces show the same person? verify.py MODEL.onnx ONE.jpg OTHER.jpg [THRESHOLD].
 
 This needs only onnxruntime, OpenCV and NumPy. `make onnx`, or tripletloss.export with --pixels bgr, makes MODEL. The
-faces must be cropped as in data/images; for ordinary photos, see tripletloss.verify.
+faces must be cut by tripletloss.detect --for its model; for ordinary photos, see tripletloss.verify.
 """
 
 import sys

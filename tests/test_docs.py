@@ -12,7 +12,7 @@ DOCUMENTS = sorted(
     for pattern in ("*.md", "docs/*.md", "models/*/*.md", "benchmarks/*.md", "data/*.md")
     for path in ROOT.glob(pattern)
 )
-MADE = {"models/face997/face997.onnx"}  # by a make target
+MADE = {"models/dlib_resnet/dlib_resnet.onnx"}  # by a make target
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 TEST = re.compile(r"\b(tests/[\w/]+\.py)(?:::(\w+))?")

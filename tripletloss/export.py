@@ -29,6 +29,13 @@ def main() -> int:
         "--pixels", choices=("bgr", "rgb"), default="",
         help="make the model take uint8 pixels, N x S x S x 3, with these channels (default: the input of Caffe's net)",
     )  # fmt: skip
+    parser.add_argument(
+        "--mirrored", action="store_true", help="make each embedding the mean of the image's and its mirror image's",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threshold", metavar="FILE", help="take the threshold from a file of tools/measure_threshold.py (default: "
+        "measure it on HELD_OUT_LIST)",
+    )  # fmt: skip
     parser.add_argument("--licence", default="not stated", help="of the weights, for the metadata")
     arguments = parser.parse_args()
     return command.run("tripletloss.export", lambda: run(arguments))
@@ -37,11 +44,13 @@ def main() -> int:
 def run(arguments: argparse.Namespace) -> None:
     """Write the model that the arguments ask for, and print what it is. Raises InputError."""
     settings = settings_of(arguments)
-    config.need_files(settings, "DEPLOY", *(["IMAGEPATH", "HELD_OUT_LIST"] if settings["HELD_OUT_LIST"] else []))
+    measures = settings["HELD_OUT_LIST"] and not arguments.threshold
+    config.need_files(settings, "DEPLOY", *(["IMAGEPATH", "HELD_OUT_LIST"] if measures else []))
     if not arguments.out.endswith(".onnx"):
         raise InputError(f"{arguments.out} does not say its format: end its name in .onnx")
-    check_outputs([arguments.out], inputs_of(arguments, settings), arguments.force)
-    model, about = export(arguments.weights, settings, arguments.pixels, arguments.licence, arguments.out)
+    check_outputs([arguments.out], [*inputs_of(arguments, settings), arguments.threshold], arguments.force)
+    a = arguments
+    model, about = export(a.weights, settings, a.pixels, a.mirrored, a.licence, a.threshold, a.out)
     try:
         write_whole(arguments.out, model.SerializeToString())
     except OSError as error:
@@ -57,8 +66,8 @@ def _about_threshold(about: Mapping[str, str]) -> str:
     if "threshold" not in about:
         return f"no threshold was measured (pairs: {about['threshold_pairs']}): {threshold_advice(about)}"
     return (
-        f"threshold {float(about['threshold']):.3f}: FAR {about['threshold_far']}, the lowest that these pairs resolve "
-        f"({about['threshold_pairs']}), at which {float(about['threshold_tar']):.1%} of the same pairs are accepted"
+        f"threshold {float(about['threshold']):.3f}: FAR {about['threshold_far']} and TAR "
+        f"{float(about['threshold_tar']):.3f} on {about['threshold_pairs']}"
     )
 
 

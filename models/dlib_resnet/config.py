@@ -24,14 +24,14 @@ IMAGE_SIZE = 150
 MIRROR = True
 
 BATCHES = {'softmax': 'shuffled', 'triplet': 'identities'}
-BATCH_SIZE = {'softmax': 32, 'triplet': 96}
-IMAGES_PER_IDENTITY = 6
+BATCH_SIZE = {'softmax': 32, 'triplet': 120}
+IMAGES_PER_IDENTITY = 4
 
 SELECTION = 'batch-hard'
-MARGIN = 0.8
+MARGIN = 0.4
 
-MAX_ITERS = {'softmax': 150, 'triplet': 150}
+MAX_ITERS = {'softmax': 150, 'triplet': 300}
 SNAPSHOT_ITERS = 100
-LEARNING_RATE = {'softmax': 0.001, 'triplet': 0.02}
+LEARNING_RATE = {'softmax': 0.001, 'triplet': 0.3}
 WEIGHT_DECAY = {'softmax': 0.0005, 'triplet': 0.02}
 SEED = 1

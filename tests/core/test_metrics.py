@@ -530,3 +530,19 @@ def test_a_large_set_is_measured_in_bounded_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(found.labels) == 6000 and peak < 6000**2 * 8 / 2  # half of what all distances at once would take
+
+
+def test_hardly_any_same_pair_lies_beyond_the_distance_that_rejects():
+    """Against a plain loop over all thresholds."""
+    rng = np.random.default_rng(0)
+    for count in (99, 100, 999, 1000, 2500):
+        distances = np.round(rng.gamma(2, 0.2, count + 4000), 2)  # many are equal
+        same = np.arange(len(distances)) < count
+        found = verification.rejected_from(distances, same)
+        if count < 100:  # a tenth of them is fewer than ten pairs
+            assert found is None
+            continue
+        frr, at, trr = found
+        assert frr == {100: 0.1, 999: 0.1, 1000: 0.01, 2500: 0.01}[count]
+        possible = [d for d in sorted(set(distances[same])) if sum(distances[same] > d) <= frr * count]
+        assert at == possible[0] and trr == np.mean([d > at for d in distances[~same]])

@@ -22,8 +22,9 @@ from tripletloss.core.alignment import TEMPLATES
 from tripletloss.data.folders import list_folder
 from tripletloss.data.images import read_image, to_pixels
 from tripletloss.data.lists import read_list
-from tripletloss.deploy.onnx_export import build, threshold_of
+from tripletloss.deploy.onnx_export import build
 from tripletloss.deploy.onnx_model import Model
+from tripletloss.deploy.onnx_threshold import MEASURED, different_from, read_threshold, threshold_of
 from tripletloss.evaluation.embed import embed, open_net
 from tripletloss.formats import caffemodel
 
@@ -252,6 +253,20 @@ def test_the_model_takes_pixels_as_pictures_have_them(settings, thousand, pixels
         assert_equal(by_opencv(model, given), expected[:60])
 
 
+@pytest.mark.parametrize("pixels", ["", "bgr", "rgb"])
+def test_a_mirrored_model_gives_the_mean_of_an_images_and_its_mirror_images(settings, thousand, pixels):
+    given = thousand[0][:7]
+    batch = given if pixels else (given.transpose(0, 3, 1, 2) - np.array(settings["PIXEL_MEANS"], np.float32)[:, None, None])
+    single, both = (build(str(WEIGHTS), settings, pixels, mirrored) for mirrored in (False, True))
+    batch = batch.astype(np.uint8 if pixels else np.float32)
+    backwards = batch[:, :, ::-1] if pixels else batch[..., ::-1]
+    expected = (by_onnxruntime(single, batch) + by_onnxruntime(single, backwards)) / 2
+    assert np.abs(by_onnxruntime(both, batch) - expected).max() < 1e-6
+    assert np.abs(by_onnxruntime(both, batch[:1]) - expected[:1]).max() < 1e-6
+    if int(cv2.__version__.split(".")[0]) >= 5:
+        assert np.abs(by_opencv(both, batch) - expected).max() < 1e-5
+
+
 def test_the_full_sized_nets_layers_at_a_small_size(tmp_path):
     """VGG_FACE_16's prototxt with fewer channels and pixels; the whole one is 580 MB."""
     text = (ROOT / "models" / "vgg_face" / "deploy.prototxt").read_text()
@@ -320,7 +335,7 @@ def test_the_threshold_is_that_of_the_lowest_far_which_the_pairs_resolve(tmp_pat
     assert result.returncode == 0, result.stderr
     model = Model(str(tmp_path / "model.onnx"))
     assert model.about["threshold_far"] == "0.1" and model.about["threshold_pairs"] == "36 same and 240 different of few.txt"
-    said = rf"^threshold {float(model.about['threshold']):.3f}: FAR 0.1, the lowest that these pairs resolve \(36 same and 240"
+    said = rf"^threshold {float(model.about['threshold']):.3f}: FAR 0.1 and TAR 1.000 on 36 same and 240"
     assert re.search(said, result.stdout, re.MULTILINE)
     images = read_list(str(tmp_path / "few.txt"), settings["IMAGEPATH"])
     faces = [to_pixels(read_image(images.path(number)), 64).transpose(1, 2, 0) for number in range(24)]
@@ -330,7 +345,7 @@ def test_the_threshold_is_that_of_the_lowest_far_which_the_pairs_resolve(tmp_pat
     assert near[~same].sum() / 2 == 24
     photos = [images.path(number) for number in (0, 1)]
     verify = subprocess.run([sys.executable, "-m", "tripletloss.verify", tmp_path / "model.onnx", *photos], capture_output=True, text=True)
-    assert "(FAR 0.1 on 36 same and 240 different of few.txt)" in verify.stdout, verify.stderr
+    assert "(FAR 0.1, TAR 1.000; on 36 same and 240 different of few.txt)" in verify.stdout, verify.stderr
 
 
 def test_the_image_is_named_that_a_model_makes_nan_of(tmp_path, settings):
@@ -427,3 +442,69 @@ def test_what_is_wrong_with_the_command_is_told(arguments, sentence):
     result = run(*arguments)
     assert result.returncode == 1 and sentence in result.stderr and "Traceback" not in result.stderr
     assert not os.path.exists(ROOT / "x.onnx")
+
+
+# --- thresholds that were measured before
+
+
+ABOUT = {"weights_sha256": "ab12", "feature": "embedding", "mirrored": "yes", "alignment": "dlib_resnet", "image_size": "150"}
+NUMBERS = dict(zip(MEASURED, ["0.14", "0.001", "0.96", "0.22", "0.001", "0.92", "5 same and 7 different"], strict=True))
+
+
+def test_thresholds_are_those_of_the_file(tmp_path):
+    (tmp_path / "t.json").write_text(json.dumps({**ABOUT, **NUMBERS}))
+    assert read_threshold(str(tmp_path / "t.json"), {**ABOUT, "weights": "w"}) == NUMBERS
+
+
+@pytest.mark.parametrize("change, sentence", [
+    ({"weights_sha256": "cd34"}, "is about a model with the weights_sha256 cd34, not ab12: measure this one with"),
+    ({"mirrored": "no"}, "is about a model with the mirrored no, not yes"),
+    ({"threshold": "near"}, "is not a file of tools/measure_threshold.py"),
+    ({"threshold_frr": "nan"}, "is not a file of tools/measure_threshold.py"),
+    ({"threshold_pairs": 3}, "is not a file of tools/measure_threshold.py"),
+])  # fmt: skip
+def test_thresholds_of_another_model_are_refused(tmp_path, change, sentence):
+    (tmp_path / "t.json").write_text(json.dumps({**ABOUT, **NUMBERS, **change}))
+    with pytest.raises(InputError, match=sentence):
+        read_threshold(str(tmp_path / "t.json"), ABOUT)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{}", "{" * 5000, "[" * 60000])
+def test_a_file_without_thresholds_is_refused(tmp_path, content):
+    (tmp_path / "t.json").write_text(content)
+    with pytest.raises(InputError, match=r"t\.json is not a file of tools/measure_threshold\.py: check --threshold"):
+        read_threshold(str(tmp_path / "t.json"), ABOUT)
+    with pytest.raises(InputError, match=r"none\.json cannot be read"):
+        read_threshold(str(tmp_path / "none.json"), ABOUT)
+
+
+def test_there_is_no_second_threshold_that_does_not_exceed_the_first():
+    distances, same = np.concatenate([np.arange(1000) / 1000, np.full(50, 2.0)]), np.arange(1050) < 1000
+    assert different_from(distances, same, 0.5) == {"threshold_different": "0.989", "threshold_frr": "0.01", "threshold_trr": "1.0000"}
+    assert different_from(distances, same, 0.99) == {}
+
+
+def test_thresholds_of_all_pairs_of_a_folder_are_measured_and_taken(tmp_path):
+    """On the sample's held-out identities, against plain loops; and they go into the model that was measured."""
+    (tmp_path / "faces").mkdir()
+    names = [line.split()[0] for line in (ROOT / "data" / "held_out.txt").read_text().splitlines()]
+    for name in names:
+        (tmp_path / "faces" / name).symlink_to(ROOT / "data" / "images" / name)
+    assert run(WEIGHTS, "--out", tmp_path / "model.onnx", "--pixels", "bgr").returncode == 0
+    tool = [sys.executable, ROOT / "tools" / "measure_threshold.py", tmp_path / "model.onnx", tmp_path / "faces", "13 people", tmp_path / "t.json"]
+    measured = subprocess.run([str(word) for word in tool], capture_output=True, text=True, cwd=ROOT)
+    assert measured.returncode == 0, measured.stderr
+    found = json.loads((tmp_path / "t.json").read_text())
+    assert not any(name.partition("@")[0] in (tmp_path / "t.json").read_text() for name in names)
+    model = Model(str(tmp_path / "model.onnx"))
+    rows = model.embed(np.stack([to_pixels(read_image(str(ROOT / "data" / "images" / n)), 64).transpose(1, 2, 0) for n in names]).astype(np.uint8))
+    pairs = [(((rows[i] - rows[j]) ** 2).sum(), names[i].partition("@")[0] == names[j].partition("@")[0]) for i in range(len(names)) for j in range(i)]
+    apart, together = sorted(d for d, same in pairs if not same), sorted(d for d, same in pairs if same)
+    assert float(found["threshold"]) == pytest.approx(apart[10], abs=1e-5)  # the eleventh of 11,232
+    assert float(found["threshold_tar"]) == pytest.approx(np.mean([d <= apart[10] for d in together]), abs=2e-3)
+    assert float(found["threshold_different"]) == pytest.approx(together[-1 - 85], abs=1e-5)  # of 858, 85 lie beyond it
+    assert found["threshold_pairs"] == "858 same and 11232 different of 13 people"
+    again = run(WEIGHTS, "--out", tmp_path / "again.onnx", "--pixels", "bgr", "--threshold", tmp_path / "t.json")
+    assert again.returncode == 0 and Model(str(tmp_path / "again.onnx")).about["threshold"] == found["threshold"], again.stderr
+    other = run(WEIGHTS, "--out", tmp_path / "other.onnx", "--mirrored", "--threshold", tmp_path / "t.json")
+    assert other.returncode == 1 and "about a model with the mirrored no, not yes" in other.stderr

@@ -17,11 +17,13 @@ from skimage.transform import SimilarityTransform, warp
 from sklearn.cluster import AgglomerativeClustering
 
 from tests.helpers import ROOT, empty_png
+from tripletloss import verify
 from tripletloss.base.errors import InputError
 from tripletloss.base.wheels import cache_folder
 from tripletloss.core.alignment import TEMPLATES
 from tripletloss.deploy import faces
 from tripletloss.deploy.onnx_model import Model
+from tripletloss.deploy.verification import thresholds_of
 
 SAMPLE = ROOT / "data" / "images"
 TEMPLATE = TEMPLATES["face997"]
@@ -69,7 +71,7 @@ def test_a_user_whom_the_system_does_not_know_has_a_cache_or_none(what):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """The shipped model as `make onnx` makes it."""
+    """The shipped model, face997."""
     path = tmp_path_factory.mktemp("model") / "face997.onnx"
     result = run("tripletloss.export", ROOT / "models" / "face997" / "face997.caffemodel", "--out", path, "--pixels", "bgr")
     assert result.returncode == 0, result.stderr
@@ -155,12 +157,69 @@ def test_one_command_tells_who_is_the_same_person_in_two_photos(tmp_path, model)
         cv2.imwrite(str(tmp_path / f"{name}.png"), photo_of(f"{name}.jpg", scale=2)[0])
     same = run("tripletloss.verify", model, tmp_path / "face2000@00.png", tmp_path / "face2000@01.png")
     assert same.returncode == 0 and same.stdout.startswith("the same person: squared distance 0."), same.stderr
-    assert "(FAR 0.001 on 858 same and 11232 different of held_out.txt)" in same.stdout and not same.stderr
+    assert "(FAR 0.001, TAR 0.756; on 858 same and 11232 different of held_out.txt)" in same.stdout and not same.stderr
     other = run("tripletloss.verify", model, tmp_path / "face2000@00.png", tmp_path / "face2001@01.png")
-    assert other.returncode == 1 and other.stdout.startswith("not the same person: squared distance 1."), other.stderr
-    assert "The exit status is 0 for the same person, 1 for two people, and 2" in run("tripletloss.verify", "--help").stdout
+    assert other.returncode == 1 and other.stdout.startswith("two people: squared distance 1."), other.stderr
+    assert "(FRR 0.1, TRR 0.9" in other.stdout
+    assert "0 for the same person, 1 for two people, 2 if" in " ".join(run("tripletloss.verify", "--help").stdout.split())
     given = run("tripletloss.verify", model, *[tmp_path / "face2000@00.png"] * 2, "--threshold", "0.5")
     assert given.stdout == "the same person: squared distance 0.000, threshold 0.500 (given)\n"
+
+
+def test_a_distance_between_the_thresholds_does_not_tell(tmp_path, model):
+    loaded = onnx.load(str(model))
+    about = {one.key: one.value for one in loaded.metadata_props}
+    near = {"threshold": "0.01", "threshold_different": "3.9", "threshold_frr": "0.001", "threshold_trr": "0.5"}
+    onnx.helper.set_model_props(loaded, {**about, **near})
+    onnx.save(loaded, str(tmp_path / "near.onnx"))
+    faces = [SAMPLE / "face2000@00.jpg", SAMPLE / "face2001@01.jpg"]
+    result = run("tripletloss.verify", tmp_path / "near.onnx", *faces)
+    assert result.returncode == 3 and result.stdout.startswith("cannot tell: squared distance 1."), result.stderr
+    assert "between the thresholds 0.010 (FAR 0.001, TAR 0.756) and 3.900 (FRR 0.001, TRR 0.500; on 858 same" in result.stdout
+    given = run("tripletloss.verify", tmp_path / "near.onnx", *faces, "--threshold", "0.5")
+    assert given.returncode == 1 and given.stdout.endswith("threshold 0.500 (given)\n")
+    for value, answer in [(0.01, verify.SAME), (0.0101, verify.CANNOT_TELL), (3.9, verify.CANNOT_TELL), (3.91, verify.NOT_SAME)]:
+        assert verify.answer_of(value, thresholds_of(Model(str(tmp_path / "near.onnx"))))[0] == answer
+
+
+# --- dlib_resnet, which verify takes unless another model is named
+
+
+@pytest.fixture(scope="module")
+def dlib_model(tmp_path_factory):
+    """As `make onnx` makes it."""
+    folder = tmp_path_factory.mktemp("dlib")
+    assert run("tripletloss.dlib_model", "--out", folder).returncode == 0
+    recipe = (ROOT / "Makefile").read_text().partition("\nonnx:")[2].partition("tripletloss.export ")[2].partition("\n\n")[0]
+    arguments = recipe.replace("\\\n", " ").replace("models/dlib_resnet/dlib_resnet.", f"{folder}/dlib_resnet.").split()
+    result = run("tripletloss.export", *arguments)
+    assert result.returncode == 0, result.stderr
+    return folder / "dlib_resnet.onnx"
+
+
+def test_a_real_persons_photos_are_told_from_others(tmp_path, dlib_model):
+    """The portrait of an astronaut (NASA), turned, smaller and darker; and the face of a rendered person."""
+    photo = np.ascontiguousarray(astronaut()[..., ::-1])
+    turned = cv2.warpAffine(photo, cv2.getRotationMatrix2D((220, 120), 12, 0.7), (512, 512), borderMode=cv2.BORDER_REPLICATE)
+    cv2.imwrite(str(tmp_path / "one.png"), photo)
+    cv2.imwrite(str(tmp_path / "turned.png"), (turned * 0.7).astype(np.uint8))
+    same = run("tripletloss.verify", dlib_model, tmp_path / "one.png", tmp_path / "turned.png")
+    assert same.returncode == 0 and same.stdout.startswith("the same person: squared distance 0.0"), same.stderr
+    assert "FAR 0.001" in same.stdout and "different of 3,554 people of LFW" in same.stdout
+    other = run("tripletloss.verify", dlib_model, tmp_path / "one.png", SAMPLE / "face2003@00.jpg")
+    assert other.returncode == 1 and other.stdout.startswith("two people: squared distance 0."), (other.stdout, other.stderr)
+
+
+def test_faces_are_cut_as_the_model_takes_them(dlib_model, model):
+    for path, name in ((dlib_model, "dlib_resnet"), (model, "face997")):
+        assert np.array_equal(Model(str(path)).points, TEMPLATES[name])
+
+
+def test_without_a_model_verify_says_how_to_make_it(monkeypatch, capsys):
+    monkeypatch.setattr(verify, "DEFAULT_MODEL", "models/none.onnx")
+    monkeypatch.setattr(sys, "argv", ["verify", "one.jpg", "other.jpg"])
+    assert verify.main() == 2
+    assert capsys.readouterr().err == "tripletloss.verify: models/none.onnx is not there yet: run make onnx, or name a model first\n"
 
 
 def test_what_cannot_be_verified_is_told(tmp_path, model):
@@ -249,8 +308,8 @@ def test_the_clean_environment_lacks_the_rest(clean_python, tmp_path, package):
 
 def test_the_examples_run_in_a_clean_environment(clean_python, tmp_path, model):
     faces = [SAMPLE / f"face{name}.jpg" for name in ("2000@00", "2000@01", "2001@01")]
-    verify = ROOT / "examples" / "verify.py"
-    same, other = (run_clean(clean_python, verify, model, faces[0], face, cwd=tmp_path) for face in faces[1:])
+    example = ROOT / "examples" / "verify.py"
+    same, other = (run_clean(clean_python, example, model, faces[0], face, cwd=tmp_path) for face in faces[1:])
     assert same.stdout.startswith("the same person: squared distance 0."), same.stderr
     assert "(FAR 0.001 on 858 same and 11232 different of held_out.txt)" in same.stdout
     assert other.stdout.startswith("not the same person: squared distance 1."), other.stderr

@@ -88,6 +88,22 @@ def threshold_of_equal_errors(distances: np.ndarray, same: np.ndarray) -> float:
     return float(roc.distances[roc.last[np.argmax(far >= 1 - tar)]])
 
 
+def rejected_from(distances: np.ndarray, same: np.ndarray) -> tuple[float, float, float] | None:
+    """The distance beyond which hardly any same pair lies: the other end of what a threshold at a low FAR leaves open.
+
+    distances: (P,); same: (P,) bool, with pairs of both kinds. Returns the lowest of FARS that the same pairs resolve
+    as a false reject rate; the smallest distance of theirs beyond which at most that share of them lies; and the share
+    of different pairs beyond it. Returns None if LEAST_FALSE_ACCEPTS same pairs are more than the largest of FARS.
+    """
+    own = np.sort(distances[same])
+    resolved = [frr for frr in FARS if frr * len(own) >= LEAST_FALSE_ACCEPTS]
+    if not resolved:
+        return None
+    frr = min(resolved)
+    at = own[len(own) - 1 - int(frr * len(own))]
+    return frr, float(at), float(np.mean(distances[~same] > at))
+
+
 def accepted_at(far: np.ndarray, tar: np.ndarray, most: float) -> tuple[float, int]:
     """(TAR, index) of the last point of the curve (K,) whose FAR is at most `most`; (0, -1) if there is none."""
     at = int(np.searchsorted(far, most, side="right")) - 1

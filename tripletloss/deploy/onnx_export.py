@@ -4,13 +4,8 @@ Caffe's files are read by formats/caffemodel.py, so the export needs no Caffe ei
 of layer becomes. Types and settings that it does not know are refused by name: nothing is guessed.
 
 The model's metadata say what it was made from and what its numbers mean: `weights`, `weights_sha256`, `net`, `feature`,
-`input`, `channels`, `image_size`, `crop`, `alignment`, `points`, `pixel_means`, `licence`. `points` are where a face's
-five points are in its images, see core/alignment.py. They also have a threshold, measured on
-HELD_OUT_LIST with this very model: `threshold` is the largest squared distance at which at most the share
-`threshold_far` (FAR) of the pairs of two identities is accepted as the same, for the lowest FAR that the pairs resolve.
-`threshold_tar` is the share of the pairs of one identity that is accepted there, and `threshold_pairs` says how many
-pairs of which list both were measured on. If the pairs resolve no FAR, `threshold_equal_errors` is a threshold to begin
-with, at which equal shares of both kinds of pairs are mistaken.
+`input`, `channels`, `image_size`, `crop`, `alignment`, `points`, `pixel_means`, `mirrored`, `licence`. `points` are
+where a face's five points are in its images: see core/alignment.py. onnx_threshold.py adds thresholds.
 """
 
 import json
@@ -21,19 +16,14 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
-from tqdm import tqdm
 
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import digest
-from tripletloss.core import verification
 from tripletloss.core.alignment import TEMPLATES
-from tripletloss.core.pairs import pair_distances, pairs_of
-from tripletloss.data.folders import check_cut
-from tripletloss.data.images import central_box, read_image, to_pixels
-from tripletloss.data.lists import ImageList, read_list
 from tripletloss.deploy.onnx_graph import IR_VERSION, OPSET, Blob, Graph
 from tripletloss.deploy.onnx_layers import LAYERS
-from tripletloss.deploy.onnx_model import BATCH_SIZE, MOST_BYTES, Model
+from tripletloss.deploy.onnx_model import MOST_BYTES, Model
+from tripletloss.deploy.onnx_threshold import read_threshold, threshold_of
 from tripletloss.formats.caffemodel import NetParameter, made_by, read_prototxt, read_weights
 
 INPUTS = {
@@ -44,23 +34,28 @@ INPUTS = {
 
 
 def export(
-    weights: str, settings: Mapping[str, Any], pixels: str = "", licence: str = "not stated", name: str = "the model"
-) -> tuple[onnx.ModelProto, dict[str, str]]:
+    weights: str, settings: Mapping[str, Any], pixels: str = "", mirrored: bool = False, licence: str = "not stated",
+    measured: str | None = None, name: str = "the model",
+) -> tuple[onnx.ModelProto, dict[str, str]]:  # fmt: skip
     """build() with metadata. Returns the model and its metadata. Raises InputError.
 
-    licence: of the weights; name: what an error calls the model.
+    licence: of the weights; measured: path of a file of read_threshold() to take the threshold from, instead of
+    measuring it; name: what an error calls the model.
     """
-    model = build(weights, settings, pixels)
+    model = build(weights, settings, pixels, mirrored)
     about = {
         "weights": os.path.basename(weights), "weights_sha256": digest(weights),
         "net": os.path.basename(settings["DEPLOY"]), "feature": settings["FEATURE"],
         "input": INPUTS[pixels], "channels": pixels or "bgr",
         "image_size": str(settings["IMAGE_SIZE"]), "crop": str(settings["CROP"]), "alignment": settings["ALIGNMENT"],
         "points": json.dumps(TEMPLATES[settings["ALIGNMENT"]].tolist()),
-        "pixel_means": json.dumps(settings["PIXEL_MEANS"]), "licence": licence,
+        "pixel_means": json.dumps(settings["PIXEL_MEANS"]), "mirrored": "yes" if mirrored else "no", "licence": licence,
     }  # fmt: skip
     helper.set_model_props(model, about)
-    about.update(threshold_of(Model(model.SerializeToString(), name), settings))
+    if measured:
+        about.update(read_threshold(measured, about))
+    else:
+        about.update(threshold_of(Model(model.SerializeToString(), name), settings))
     helper.set_model_props(model, about)
     return model, about
 
@@ -117,10 +112,11 @@ def input_of(net: Any, layers: list, source: str) -> tuple[str, tuple[int, ...]]
     return shapes[0][0], shapes[0][1][1:]
 
 
-def build(weights: str, settings: Mapping[str, Any], pixels: str = "") -> onnx.ModelProto:
+def build(weights: str, settings: Mapping[str, Any], pixels: str = "", mirrored: bool = False) -> onnx.ModelProto:
     """Build the model of the deploy net of a stage's settings, with weights in it. It takes any number of images.
 
-    weights: path; pixels: '' for the input of the Caffe net, 'bgr' or 'rgb' for uint8 pixels: see INPUTS. Raises
+    weights: path; pixels: '' for the input of the Caffe net, 'bgr' or 'rgb' for uint8 pixels: see INPUTS; mirrored:
+    whether the result is the mean of those of an image and its mirror image, as in the commands that measure. Raises
     InputError if net, settings and weights do not fit together, or if the net cannot be exported.
     """
     source, feature, size = settings["DEPLOY"], settings["FEATURE"], settings["IMAGE_SIZE"]
@@ -139,11 +135,16 @@ def build(weights: str, settings: Mapping[str, Any], pixels: str = "") -> onnx.M
     else:
         blobs = {name: Blob(name, shape)}
         given = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape])
+    if mirrored:
+        blobs[name] = _with_mirror_images(graph, blobs[name])
     for layer in layers:
         if layer.type != "Input":
             _add_layer(graph, layer, blobs, parameters.get(layer.name, []), f"{source}: layer {layer.name!r}")
     made = blobs[feature]
     count = int(np.prod(made.shape))
+    if mirrored:
+        graph.start(helper.make_node("", [], [], "output"), [], source)
+        made = _mean_of_views(graph, made)
     graph.nodes.append(helper.make_node("Flatten", [made.name], [feature], feature, axis=1))
     result = helper.make_tensor_value_info(feature, TensorProto.FLOAT, ["N", count])
     model = helper.make_model(
@@ -182,44 +183,15 @@ def _from_pixels(graph: Graph, pixels: str, means: Sequence[float], size: int) -
     return graph.add("Sub", [blob, graph.parameter(np.array(means, np.float32)[:, None, None])], shape)
 
 
-def threshold_of(model: Model, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Measure a model's threshold on HELD_OUT_LIST, at the lowest FAR that its pairs resolve. Returns metadata.
-
-    There is no `threshold` if there is no such list, or if its pairs resolve no FAR. In the latter case, if there are
-    pairs of both kinds, there is `threshold_equal_errors`.
-    """
-    source = settings["HELD_OUT_LIST"]
-    if not source:
-        return {"threshold_pairs": "none: there was no HELD_OUT_LIST"}
-    check_cut(settings["IMAGEPATH"], settings)
-    images = read_list(source, settings["IMAGEPATH"])
-    try:
-        pairs = pairs_of(images.labels)
-    except ValueError:
-        return {"threshold_pairs": f"none: {os.path.basename(source)} has no pairs of one identity, or of two"}
-    rows = _embed_list(model, images, settings["CROP"], settings["IMAGE_SIZE"])
-    distances = pair_distances(rows, pairs.first, pairs.second)
-    found = verification.verification_of_pairs(distances, pairs.same)
-    behind = f"{found.same} same and {found.different} different of {os.path.basename(source)}"
-    if not found.thresholds:
-        return {
-            "threshold_pairs": f"{behind}, too few for FAR {max(verification.FARS):g}",
-            "threshold_equal_errors": f"{verification.threshold_of_equal_errors(distances, pairs.same):.6g}",
-        }
-    far = min(found.thresholds)
-    return {
-        "threshold": f"{found.thresholds[far]:.6g}", "threshold_far": f"{far:g}",
-        "threshold_tar": f"{found.tar[far]:.4f}", "threshold_pairs": behind,
-    }  # fmt: skip
+def _with_mirror_images(graph: Graph, images: Blob) -> Blob:
+    """N images (3, S, S) and, after them, their mirror images."""
+    backwards = graph.parameter(np.arange(images.shape[2])[::-1])
+    mirrored = graph.add("Gather", [images, backwards], images.shape, axis=3)
+    return graph.add("Concat", [images, mirrored], images.shape, axis=0)
 
 
-def _embed_list(model: Model, images: ImageList, crop: int, size: int) -> np.ndarray:
-    """A model's embeddings of a list's images, (N, D)."""
-    rows = []
-    with tqdm(total=len(images.names), desc="threshold", unit="image", mininterval=0.5) as bar:
-        for start in range(0, len(images.names), BATCH_SIZE):
-            paths = [images.path(number) for number in range(start, min(start + BATCH_SIZE, len(images.names)))]
-            batch = [to_pixels(central_box(read_image(path), crop), size) for path in paths]
-            rows.append(model.embed(np.stack(batch).transpose(0, 2, 3, 1).astype(np.uint8), paths))
-            bar.update(len(batch))
-    return np.concatenate(rows)
+def _mean_of_views(graph: Graph, made: Blob) -> Blob:
+    """The means over the two halves of the first axis, (N, D), of what was made of _with_mirror_images()."""
+    count = int(np.prod(made.shape))
+    views = graph.add("Reshape", [made, graph.parameter(np.array([2, -1, count]))], (-1, count))
+    return graph.add("ReduceMean", [views], (count,), axes=[0], keepdims=0)

@@ -1,6 +1,7 @@
 """Two photos: the same person or not?"""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,18 +11,32 @@ from tripletloss.deploy.faces import Detector, cut, weigh
 from tripletloss.deploy.onnx_model import Model, threshold_advice
 
 
-def threshold_of(model: Model) -> tuple[float, str]:
-    """A model's threshold, the largest squared distance of one person, and what it was measured on, in words.
+class Thresholds(NamedTuple):
+    """Squared distances that decide, and what they were measured on. Between them, a distance does not tell."""
 
-    Raises InputError if the model has none.
-    """
-    if "threshold" not in model.about:
-        pairs = model.about.get("threshold_pairs", "not known")
+    same: float  # the largest of one person
+    about_same: str  # how often it is wrong, in words
+    different: float  # beyond it, there are two people; the same number if nothing lies between
+    about_different: str
+    pairs: str  # that both were measured on, or ''
+
+
+def thresholds_of(model: Model) -> Thresholds:
+    """A model's thresholds. Raises InputError if it has none."""
+    about = model.about
+    if "threshold" not in about:
+        pairs = about.get("threshold_pairs", "not known")
         raise InputError(
-            f"{model.name} has no threshold (pairs that it was measured on: {pairs}): {threshold_advice(model.about)}"
+            f"{model.name} has no threshold (pairs that it was measured on: {pairs}): {threshold_advice(about)}"
         )
-    known = f"FAR {model.about['threshold_far']} on {model.about['threshold_pairs']}"
-    return float(model.about["threshold"]), known
+    same, about_same = float(about["threshold"]), f"FAR {about['threshold_far']}"
+    if "threshold_tar" in about:
+        about_same += f", TAR {float(about['threshold_tar']):.3f}"
+    different, about_different = same, about_same
+    if "threshold_different" in about:
+        different = float(about["threshold_different"])
+        about_different = f"FRR {about['threshold_frr']}, TRR {float(about['threshold_trr']):.3f}"
+    return Thresholds(same, about_same, different, about_different, about["threshold_pairs"])
 
 
 def distance(model: Model, photos: Sequence[str]) -> tuple[float, list[str]]:
