@@ -3,7 +3,7 @@
 STAGES = ['softmax', 'triplet']
 RUN_FOLDER = '../../runs/vgg_face'
 NET = 'train.prototxt'
-SOLVER = '../../solver.prototxt'
+SOLVER = 'solver.prototxt'
 DEPLOY = 'deploy.prototxt'
 
 WEIGHTS = {'softmax': '', 'triplet': ''}
@@ -26,6 +26,6 @@ MARGIN = 0.2
 
 MAX_ITERS = 20000
 SNAPSHOT_ITERS = 2000
-LEARNING_RATE = {'softmax': 0.001, 'triplet': 0.01}
+LEARNING_RATE = {'softmax': 0.0001, 'triplet': 0.001}
 DEVICE = 'auto'
 SEED = 1

@@ -355,7 +355,7 @@ def test_vgg_face_has_the_published_shapes(stage):
     convolutions = [layer.convolution_param.num_output for layer in net.layer if layer.type == "Convolution"]
     assert convolutions == [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
     outputs = {layer.name: layer.inner_product_param.num_output for layer in net.layer if layer.type == "InnerProduct"}
-    head = {"fc9": 997} if stage == "softmax" else {"fc9_1": 256}
+    head = {"fc9": 0} if stage == "softmax" else {"fc9_1": 256}
     assert outputs == {"fc6": 4096, "fc7": 4096, **head}
     trained = {layer.name for layer in net.layer}
     deployed = read_net(str(folder / "deploy.prototxt"))
