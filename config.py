@@ -12,8 +12,9 @@ SOLVER = 'solver.prototxt'          # momentum, learning rate policy
 DEPLOY = 'deploy.prototxt'          # image -> embedding, used to measure; '': nothing is measured
 
 # Weights (.caffemodel) that a stage starts from. '': it starts fresh; the triplet stage starts from the softmax stage's
-# last weights in RUN_FOLDER, and fresh only if there are none and STAGES is ['triplet'].
+# weights in RUN_FOLDER, and fresh only if there are none and STAGES is ['triplet'].
 WEIGHTS = {'softmax': 'models/face997/face997.caffemodel', 'triplet': ''}
+START_FROM = 'best'                 # these are the softmax stage's 'best' snapshot on HELD_OUT_LIST, or its 'last'
 FREEZE = {'softmax': '', 'triplet': 'fc7'}              # layers up to this blob keep their weights; '': all learn
 # What BatchNorm normalises with, above frozen layers: 'batch': the statistics of a mini-batch, while it learns those to
 # store; 'stored': those of WEIGHTS, which stay as they are, so that an image's embedding depends on no other image.

@@ -12,7 +12,7 @@ from tripletloss import config
 from tripletloss.base import command, parallel
 from tripletloss.base.errors import InputError
 from tripletloss.core.verification import Verification
-from tripletloss.training import check, snapshots
+from tripletloss.training import check, outcome, snapshots
 from tripletloss.training.device import choose_device, choose_devices, use_device
 from tripletloss.training.features import cache_features
 from tripletloss.training.folder import check_folder, claim_folder
@@ -63,11 +63,11 @@ def train(arguments: argparse.Namespace, team: parallel.OneProcess) -> int:
     if team.rank == 0:
         print(sentence)
     try:
-        for stage in stages:
-            run_stage(settings, stage, gpu, team, arguments.resume)
+        done = [run_stage(settings, stage, gpu, team, arguments.resume) for stage in stages]
     except Stopped as stopped:
         command.complain("train.py", f"{stopped}: resume with --resume")
         return 128 + stopped.number
+    report_outcome(settings, [plan for plan, _ in done], [weights for _, weights in done], team)
     return 0
 
 
@@ -92,8 +92,11 @@ def prepare(arguments: argparse.Namespace, locks: list[IO[str]]) -> tuple[config
 
 def run_stage(
     settings: config.Config, stage: str, gpu: int | None, team: parallel.OneProcess, resume: bool
-) -> None:
-    """One stage, from plan to measurement. All processes train and measure, and the first one plans and prints."""
+) -> tuple[Plan, str]:
+    """One stage, from plan to measurement. All processes train and measure, and the first one plans and prints.
+
+    Returns the plan, and the path of the weights.
+    """
     plan = team.first(lambda: plan_stage(settings, stage, gpu, team.size, resume))
     use_device(gpu)
     if line := cache_features(plan, team):
@@ -108,6 +111,19 @@ def run_stage(
     report_end(plan, weights, team)
     if team.rank == 0:
         print(flush=True)
+    return plan, weights
+
+
+def report_outcome(
+    settings: config.Config, plans: list[Plan], ends: list[str], team: parallel.OneProcess
+) -> None:
+    """Print which of the weights are best, and what to do with them. plans, ends: as for outcome.candidates()."""
+    found = outcome.candidates(plans, ends, team)
+    held_out = plans[-1].held_out
+    if found and held_out:
+        default = settings.stage("triplet")["FEATURE"]
+        given = "" if settings.source == config.default_file() else settings.source
+        print(*outcome.describe(found, held_out.labels, default, given, settings["RUN_FOLDER"]), sep="\n", flush=True)
 
 
 def check_once(arguments: argparse.Namespace) -> int:
@@ -123,7 +139,8 @@ def check_stages(arguments: argparse.Namespace, processes: int) -> int:
     gpu, sentence = choose_device(settings["DEVICE"])
     print(sentence)
     check_folder(run_folder, stages, arguments.resume)
-    trained = snapshots.last_whole(os.path.join(run_folder, "softmax")) if stages[0] == "triplet" else None
+    softmax = os.path.join(run_folder, "softmax")
+    trained = snapshots.chosen(softmax, settings["START_FROM"]) if stages[0] == "triplet" else None
     with tempfile.TemporaryDirectory() as folder:
         for stage in stages:
             plan = make_plan(settings.aside(folder, trained and trained.weights), stage, gpu, processes)

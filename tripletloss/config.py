@@ -101,6 +101,7 @@ SCHEMA = {
     "RUN_FOLDER": _path("runs/train"),
     "STAGES": _may_change(Setting(_is_stages, "['softmax'], ['triplet'] or ['softmax', 'triplet']", list(STAGES))),
     "WEIGHTS": _path_or_none(by_stage=True),
+    "START_FROM": _choice(("last", "best"), "last"),
     "FREEZE": _text("the name of a blob of the net, or '' for none", "", by_stage=True),
     "BATCHNORM": _choice(("batch", "stored"), "batch", by_stage=True),
     "FEATURE": _may_change(_text("the name of a blob of the deploy net", "", by_stage=True)),
@@ -211,9 +212,9 @@ class Config:
         softmax_weights: the weights from which its triplet stage starts if WEIGHTS does not say, or None.
         """
         values = {**self.values, "RUN_FOLDER": folder}
-        weights = values["WEIGHTS"]
-        if softmax_weights and isinstance(weights, dict) and not weights["triplet"]:
-            values["WEIGHTS"] = {**weights, "triplet": softmax_weights}
+        softmax, triplet = (self.stage(stage)["WEIGHTS"] for stage in STAGES)
+        if softmax_weights and not triplet:
+            values["WEIGHTS"] = {"softmax": softmax, "triplet": softmax_weights}
         return Config(values, self.source)
 
 
@@ -232,11 +233,15 @@ def paths(settings: Mapping[str, Any]) -> list[str]:
     return [settings[name] for name in SCHEMA if SCHEMA[name].is_path and settings.get(name)] + settings["TRAIN_LISTS"]
 
 
+def default_file() -> str:
+    """The config file of train.py and the commands, if none is named."""
+    return "config.py" if os.path.isfile("config.py") else os.path.join(PROJECT, "config.py")
+
+
 def add_argument(parser: argparse.ArgumentParser) -> None:
     """Add the argument --config, which train.py and the commands have in common."""
-    here = os.path.isfile("config.py")
     parser.add_argument(
-        "--config", metavar="FILE", default="config.py" if here else os.path.join(PROJECT, "config.py"),
+        "--config", metavar="FILE", default=default_file(),
         help="the settings (default: config.py in the current folder, else the project's)",
     )  # fmt: skip
 

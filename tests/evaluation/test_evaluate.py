@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.helpers import TINY_NET, make_project, run_train, write_config
+from tests.helpers import TINY_NET, hold_out, make_project, run_train, write_config
 from tripletloss.base.errors import InputError
 from tripletloss.data.pairs import read_pairs
 from tripletloss.evaluation.report import measure_pairs
@@ -65,7 +65,7 @@ def trained(tmp_path_factory):
     head = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 12 dim: 12 } } }\n'
     more = 'layer { name: "fc9_1" type: "InnerProduct" bottom: "fc7" top: "fc9_1" inner_product_param { num_output: 4 } }\n'
     (folder / "deploy.prototxt").write_text(head + trunk + more)
-    write_config(folder, DEPLOY="deploy.prototxt", FEATURE="fc7", HELD_OUT_LIST="list.txt")
+    write_config(folder, DEPLOY="deploy.prototxt", FEATURE="fc7", HELD_OUT_LIST=hold_out(folder))
     result = run_train(folder, "--stage", "softmax")
     assert result.returncode == 0, result.stderr
     return folder, result.stdout
@@ -84,7 +84,8 @@ def test_the_command_gives_the_figures_that_training_ended_with(trained):
     auc = said.split("AUC ")[1][:6]
     assert re.search(rf"^AUC +{auc} +\S+ to \S+ +all pairs$", result.stdout, re.MULTILINE)
     assert re.search(r"^TAR@FAR=0.01 +- +not resolved: it takes 1000 different pairs$", result.stdout, re.MULTILINE)
-    assert "6 identities have the same names as" in result.stdout  # it is the training list
+    known = evaluate(folder, folder / "run" / "softmax_iter_4.caffemodel", "--list", folder / "list.txt")
+    assert "6 identities have the same names as" in known.stdout  # it is the training list
 
 
 def test_the_command_measures_pairs_mirrored_and_cropped(trained, pairs_folder):

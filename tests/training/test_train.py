@@ -109,7 +109,7 @@ def test_a_held_out_identity_on_the_list_of_any_stage_is_refused_before_the_firs
 def scores(run, stage):
     """Iteration -> held-out score of a stage, as its table has them."""
     rows = csv.DictReader((run / f"{stage}_held_out.csv").open())
-    return {int(row["iteration"]): float(row["tar_at_far_0.01"]) for row in rows}
+    return {int(row["iteration"]): float(row["TAR@FAR=0.01"]) for row in rows}
 
 
 def tar_at_one_percent(deploy, weights, project):
@@ -191,7 +191,7 @@ def test_a_snapshot_whose_embeddings_are_nan_has_no_score_and_is_said_to_be_brok
     assert result.returncode == 1 and f"train.py: {broken}" in result.stderr
     for number in (2, 4):
         assert f"no score   for iteration {number}: {broken}" in result.stdout
-        assert json.loads((project / "run" / f"softmax_iter_{number}.json").read_text())["held_out_tar"] is None
+        assert json.loads((project / "run" / f"softmax_iter_{number}.json").read_text())["held_out"] is None
 
 
 def test_stages_one_by_one_and_finetuning_with_a_renamed_layer(project):

@@ -146,6 +146,16 @@ def resolved_fars(far: np.ndarray, tar: np.ndarray, different: int) -> dict[floa
     return found
 
 
+def headline_figure(labels: np.ndarray) -> str:
+    """The name of the figure that embeddings of images are compared by: TAR at FAR 1%, or AUC with too few pairs.
+
+    labels: (N,). It takes LEAST_FALSE_ACCEPTS / 1% = 1,000 different pairs to resolve that FAR.
+    """
+    sizes = np.unique(labels, return_counts=True)[1]
+    different = (len(labels) ** 2 - int((sizes**2).sum())) // 2
+    return "TAR@FAR=0.01" if different * 0.01 >= LEAST_FALSE_ACCEPTS else "AUC"
+
+
 def verification_of_pairs(distances: np.ndarray, same: np.ndarray) -> Verification:
     """Verification of pairs: distances (P,), same (P,) bool.
 

@@ -65,12 +65,13 @@ def tsne(path: str, embeddings: np.ndarray, labels: np.ndarray, most: int = 20, 
 
 
 def curves(
-    path: str, title: str, table: Mapping[str, Sequence[float]], held_out: Sequence[tuple[int, float]] = ()
+    path: str, title: str, table: Mapping[str, Sequence[float]], held_out: Sequence[tuple[int, float]] = (),
+    figure_name: str = "",
 ) -> None:
     """Draw a stage's curves against its iterations.
 
     table: column name -> (I,) values, with `iteration`, `learning_rate`, and any of loss, accuracy, active_share,
-    d_ap, d_an; held_out: (iteration, TAR at FAR 1%) for the weights measured so far.
+    d_ap, d_an; held_out: (iteration, figure) for the weights measured so far; figure_name: what figure that is.
     """
     panels = [("loss", ["loss"]), ("learning rate", ["learning_rate"])]
     panels += [(label, columns) for label, columns in (
@@ -93,7 +94,7 @@ def curves(
             smooth = np.convolve(values, np.ones(window) / window, "valid")
             axes.plot(iterations[window - 1 :], smooth, label=column, color=axes.lines[-1].get_color())
         if not columns:
-            axes.plot(*np.transpose(held_out), "o-", color=GREEN, label="TAR at FAR 1%")
+            axes.plot(*np.transpose(held_out), "o-", color=GREEN, label=figure_name)
         axes.set_ylabel(label)
         axes.grid(alpha=0.25)
         if len(columns) != 1:

@@ -21,6 +21,7 @@ from tripletloss.net.roles import embeddings_of
 from tripletloss.net.weights import Shapes
 from tripletloss.training import begun, passes, prepare, snapshots
 
+SCORED_IMAGES = 600  # held-out images that are measured after each snapshot
 LONG_RUN = 5  # layers in a row, of which a plan shows the first and the last
 
 
@@ -64,6 +65,12 @@ class Plan:
         A softmax stage that changes the CNN has none: the triplet stage's projection was made for another CNN.
         """
         return self.weights if self.stage == "triplet" or self.cached else ""
+
+    @property
+    def scored(self) -> ImageList:
+        """The held-out images that are measured after each snapshot: the first ones. Needs `measured`."""
+        assert self.held_out is not None
+        return self.held_out.only(np.arange(min(SCORED_IMAGES, len(self.held_out.names))))
 
     def describe(self) -> str:
         """The plan, for a person to read."""
@@ -224,10 +231,10 @@ def _counted(settings, stage, prefix, images, processes):
 
 
 def _find_weights(settings, stage, say):
-    """The path of the weights that a stage starts from: WEIGHTS, or the softmax stage's last; '' for none."""
+    """The path of the weights that a stage starts from: WEIGHTS, or those of the softmax stage; '' for none."""
     if settings["WEIGHTS"] or stage == "softmax":
         return settings["WEIGHTS"]
-    softmax = snapshots.last_whole(os.path.join(settings["RUN_FOLDER"], "softmax"), say)
+    softmax = snapshots.chosen(os.path.join(settings["RUN_FOLDER"], "softmax"), settings["START_FROM"], say)
     return softmax.weights if softmax else ""
 
 
@@ -235,7 +242,7 @@ def _check_weights(config, stage, weights):
     """Raise InputError if the triplet stage would start fresh, although the softmax stage is to come before it."""
     if stage == "triplet" and not weights and "softmax" in config["STAGES"]:
         raise InputError(
-            "WEIGHTS is '' for the triplet stage, which means the softmax stage's last weights, but RUN_FOLDER has "
+            "WEIGHTS is '' for the triplet stage, which means the softmax stage's weights, but RUN_FOLDER has "
             "none: train the softmax stage first, set WEIGHTS to a file, or start fresh with STAGES = ['triplet']"
         )
 

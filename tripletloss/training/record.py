@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from tripletloss.base.errors import InputError
 from tripletloss.core import diagnosis
+from tripletloss.core.verification import headline_figure
 from tripletloss.evaluation import plots
 from tripletloss.net.roles import embeddings_of, margin_of
 from tripletloss.net.settings import DATA_SECONDS
@@ -94,8 +95,10 @@ class Record:
         self.recent: collections.deque[list[float]] = collections.deque(maxlen=AVERAGED_ITERATIONS)
         self.reports = [diagnosis.Report(*row[1:]) for row in self.looks.rows]
         self.scores: _Table | None = None
+        self.figure = ""  # that the scores are
         if plan.settings["FEATURE"] in plan.measured:
-            self.scores = _Table(f"{plan.prefix}_held_out.csv", ["iteration", "tar_at_far_0.01"], done)
+            self.figure = headline_figure(plan.scored.labels)
+            self.scores = _Table(f"{plan.prefix}_held_out.csv", ["iteration", self.figure], done)
             known = {iteration for iteration, _ in self.scores.rows}
             for one in snapshots.described(plan.prefix):  # a run can be killed before its score is in the table
                 if one.score is not None and one.iteration <= done and one.iteration not in known:
@@ -164,19 +167,19 @@ class Record:
 
     @_explained
     def score(self, number: int, held_out: float | None) -> None:
-        """Record the TAR at FAR 1% of held-out identities at an iteration; None if it is not known."""
+        """Record the score of held-out identities at an iteration; None if it is not known."""
         if held_out is not None and self.scores is not None:
             self.scores.add([number, held_out])
             self.scores.flush()
-            self._write_events(number, {"held_out_tar": held_out})
+            self._write_events(number, {f"held_out_{self.figure}": held_out})
 
     @_explained
     def snapshot(self, number: int, held_out: float | None) -> None:
         """Record the snapshot of an iteration, and draw the curves. held_out: as in score()."""
         self.score(number, held_out)
         title = f"{self.plan.stage} stage, {os.path.basename(self.plan.settings['RUN_FOLDER'])}"
-        scores = [(int(at), tar) for at, tar in self.scores.rows] if self.scores else []
-        plots.curves(f"{self.plan.prefix}_curves.png", title, self.log.columns(), scores)
+        scores = [(int(at), score) for at, score in self.scores.rows] if self.scores else []
+        plots.curves(f"{self.plan.prefix}_curves.png", title, self.log.columns(), scores, self.figure)
 
     def _write_events(self, number, values):
         if self.events:

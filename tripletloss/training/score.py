@@ -6,12 +6,13 @@ import tempfile
 from collections.abc import Iterator
 
 import caffe
+import numpy as np
 
 from tripletloss.base.errors import NotFiniteError
 from tripletloss.base.parallel import OneProcess
 from tripletloss.base.process import caffe_log
 from tripletloss.core.pairs import pairs_of
-from tripletloss.core.verification import Verification, verification
+from tripletloss.core.verification import Verification, headline_figure, verification
 from tripletloss.data.images import Preprocessing
 from tripletloss.evaluation.compare import Comparison, compare
 from tripletloss.evaluation.embed import ALONE, extract_all
@@ -23,20 +24,17 @@ from tripletloss.training import snapshots
 from tripletloss.training.plan import Plan
 from tripletloss.training.record import NoRecord, Record
 
-SCORED_IMAGES = 600  # held-out images that are measured after each snapshot: the first ones
-
 
 def score(plan: Plan, weights: str, iteration: int, team: OneProcess, record: Record | NoRecord) -> float | None:
-    """TAR at FAR 1% of the stage's feature on some of the held-out images, or None if it cannot be measured.
+    """The headline_figure() of the stage's feature on the plan's scored images, or None if it cannot be measured.
 
     weights: the path of an iteration's weights. If the feature of an image is NaN or infinite, there is no score, and
     the record says so: so the iteration's snapshot is never the best one.
     """
-    feature, held_out = plan.settings["FEATURE"], plan.held_out
-    if feature not in plan.measured or held_out is None:
+    feature = plan.settings["FEATURE"]
+    if feature not in plan.measured:
         return None
-    labels = held_out.labels[:SCORED_IMAGES]
-    images = held_out._replace(names=held_out.names[: len(labels)], labels=labels)
+    images = plan.scored
     with _deploy_net(plan, weights, team) as (net, features):
         if feature not in features:
             return None
@@ -46,7 +44,8 @@ def score(plan: Plan, weights: str, iteration: int, team: OneProcess, record: Re
             record.say(f"no score   for iteration {iteration}: {error}")
             return None
     try:
-        return verification(rows, labels).tar.get(1e-2) if team.rank == 0 else None
+        figures = verification(rows, images.labels).figures if team.rank == 0 else {}
+        return figures.get(headline_figure(images.labels))
     except ValueError:
         return None  # a single identity, or one image of each
 
@@ -62,20 +61,24 @@ def score_of_net(plan: Plan, net: caffe.Net, team: OneProcess, record: Record | 
         return score(plan, path, 0, team, record)
 
 
-def measure(plan: Plan, weights: str, team: OneProcess = ALONE) -> dict[str, Verification]:
-    """Verification on the held-out identities: feature -> Verification. weights: path.
+def embed_held_out(plan: Plan, weights: str, team: OneProcess = ALONE) -> dict[str, np.ndarray]:
+    """Embed the held-out images: feature -> (N, D). weights: path.
 
-    Measured are the features of both stages, if the weights have all layers that they depend on. {} if there is
-    nothing to measure with, and in processes other than the first.
+    The features are those of both stages, if the weights have all layers that they depend on. {} if there is nothing to
+    measure with, and in processes other than the first.
     """
     held_out = plan.held_out
     if not plan.measured or held_out is None:
         return {}
     with _deploy_net(plan, weights, team) as (net, features):
         found = extract_all(net, features, held_out, Preprocessing.of(plan.settings), team=team) if features else []
-    if team.rank > 0:
-        return {}
-    return {feature: verification(rows, held_out.labels) for feature, rows in zip(features, found, strict=True)}
+    return dict(zip(features, found, strict=True)) if team.rank == 0 else {}
+
+
+def measure(plan: Plan, weights: str, team: OneProcess = ALONE) -> dict[str, Verification]:
+    """Verification on the held-out identities: feature -> Verification. The features are those of embed_held_out()."""
+    found = embed_held_out(plan, weights, team)
+    return {feature: verification(rows, plan.held_out.labels) for feature, rows in found.items() if plan.held_out}
 
 
 def compare_stages(plan: Plan, weights: str, team: OneProcess = ALONE) -> Comparison | None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import caffe
@@ -78,7 +78,7 @@ def write(solver: caffe._caffe.Solver, prefix: str, suffix: str, weights: str = 
             contents.append(file.read())
     digests = [hashlib.sha256(content).hexdigest() for content in contents]
     files = dict(zip(map(os.path.basename, paths), digests, strict=True))
-    about = {"iteration": solver.iter, "files": files, "held_out_tar": None}
+    about = {"iteration": solver.iter, "files": files, "held_out": None}
     try:
         for path, content in zip(paths, contents, strict=True):
             write_whole(path, content)
@@ -150,7 +150,7 @@ def note_score(prefix: str, snapshot: Snapshot, score: float | None) -> Snapshot
     try:
         with open(path, encoding="utf-8") as file:
             about = json.load(file)
-        write_whole(path, json.dumps({**about, "held_out_tar": score}, indent=1).encode())
+        write_whole(path, json.dumps({**about, "held_out": score}, indent=1).encode())
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}): make room, then resume with --resume") from None
     return snapshot._replace(score=score)
@@ -165,7 +165,8 @@ def _snapshot(prefix, about):
     }
     [weights], [state] = kinds[".caffemodel"], kinds[".solverstate"]
     mined = kinds["_mined.npz"][0] if kinds["_mined.npz"] else ""
-    return Snapshot(int(about["iteration"]), weights, state, mined, about["held_out_tar"])
+    score = about["held_out"] if "held_out" in about else about["held_out_tar"]  # as earlier versions named it
+    return Snapshot(int(about["iteration"]), weights, state, mined, score)
 
 
 def described(prefix: str) -> list[Snapshot]:
@@ -192,6 +193,23 @@ def last_whole(prefix: str, say: Callable[[str], object] | None = None) -> Snaps
     return None
 
 
+def chosen(prefix: str, which: str, say: Callable[[str], object] | None = None) -> Snapshot | None:
+    """The Snapshot of a stage that another one starts from, or None if there is no whole one.
+
+    which: 'last', or 'best' for the one with the highest held-out score, the later one of equals; if none has a score,
+    that is the last one. say: as for last_whole().
+    """
+    found = described(prefix) if which == "best" else []
+    whole = [snapshot for snapshot in found if snapshot.score is not None and not _damaged(prefix, snapshot)]
+    return best(whole) or last_whole(prefix, say)
+
+
+def best(found: Iterable[Snapshot]) -> Snapshot | None:
+    """The snapshot with the highest held-out score, the later one of equals, or None if none has a score."""
+    scored = [snapshot for snapshot in found if snapshot.score is not None]
+    return max(scored, key=lambda snapshot: (snapshot.score, snapshot.iteration), default=None)
+
+
 def _damaged(prefix, snapshot):
     """The path of a file that is missing or does not match its digest, or ''."""
     with open(f"{prefix}_iter_{snapshot.iteration}.json", encoding="utf-8") as file:
@@ -208,10 +226,9 @@ def _damaged(prefix, snapshot):
 def prune(prefix: str, keep: int, iteration: int) -> None:
     """Remove the snapshots of a stage up to an iteration, but keep the last `keep` and the best one; 0 keeps all."""
     found = [snapshot for snapshot in described(prefix) if snapshot.iteration <= iteration]
-    scored = [snapshot for snapshot in found if snapshot.score is not None]
-    best = max(scored, key=lambda snapshot: (snapshot.score, snapshot.iteration), default=None)
+    kept = best(found)
     for snapshot in found[:-keep] if keep else ():
-        if snapshot is not best:
+        if snapshot is not kept:
             # The description first: without it the other files are no snapshot.
             description = f"{prefix}_iter_{snapshot.iteration}.json"
             for path in filter(None, (description, snapshot.state, snapshot.mined, snapshot.weights)):

@@ -7,6 +7,8 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import caffe
 from caffe.proto import caffe_pb2
@@ -45,15 +47,21 @@ def train_stage(plan: Plan, team: OneProcess = ALONE, gpu: int | None = None) ->
     of this process's GPU, or None for the CPU.
     Raises Stopped after SIGINT, SIGTERM or SIGHUP, and InputError if the loss or the weights explode.
     """
-    if plan.snapshot and plan.snapshot.iteration >= plan.settings["MAX_ITERS"]:
-        return plan.snapshot.weights
+    done = plan.snapshot
+    if done and done.iteration >= plan.settings["MAX_ITERS"]:
+        if is_unscored(plan):
+            found = score(plan, done.weights, done.iteration, team, NoRecord())
+            team.first(lambda: snapshots.note_score(plan.prefix, done, found))
+        return done.weights
     with caffe_log(team.caffe_log(plan.prefix)), _signals(team.signals) as caught:
         training = _Training(plan, team, gpu, caught)
         with contextlib.closing(training.record), contextlib.closing(training.steps):
+            if is_unscored(plan):
+                training.score_snapshot()
             training.score_start()
             while not training.is_over():
                 training.iterate()
-                if training.is_snapshot_due():
+                if is_due(training.solver.iter, plan.settings):
                     training.write_snapshot()
                     training.score_snapshot()
             training.steps.agree_to_stop()
@@ -63,6 +71,18 @@ def train_stage(plan: Plan, team: OneProcess = ALONE, gpu: int | None = None) ->
     if stop:
         raise Stopped(stop, training.last)
     return training.last.weights
+
+
+def is_unscored(plan: Plan) -> bool:
+    """Whether the run was killed after it had written the snapshot that it resumes from, and before it scored it."""
+    if not plan.snapshot or plan.snapshot.score is not None or plan.settings["FEATURE"] not in plan.measured:
+        return False
+    return is_due(plan.snapshot.iteration, plan.settings)
+
+
+def is_due(iteration: int, settings: Mapping[str, Any]) -> bool:
+    """Whether an iteration gets a snapshot, even if the run is not stopped there."""
+    return iteration % settings["SNAPSHOT_ITERS"] == 0 or iteration == settings["MAX_ITERS"]
 
 
 class _Training:
@@ -115,11 +135,6 @@ class _Training:
     def _mine(self):
         assert self.miner is not None
         self.miner.mine(self.solver.net, self.solver.iter * self.plan.iter_size)
-
-    def is_snapshot_due(self):
-        """Whether the iteration that is done gets a snapshot."""
-        s = self.plan.settings
-        return self.solver.iter % s["SNAPSHOT_ITERS"] == 0 or self.solver.iter == s["MAX_ITERS"]
 
     def write_snapshot(self):
         """Write a snapshot, unless the processes' weights differ or are not finite: then raises InputError."""
