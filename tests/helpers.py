@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+PHOTOS = ROOT / "models" / "face997" / "unseen"  # photographs of 112 x 112 pixels, 12 of each of the people 2033 to 2045
 
 ITERATIONS = {"softmax": 4, "triplet": 30}
 TINY_NET = """

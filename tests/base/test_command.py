@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import PHOTOS, ROOT
 
-SAMPLE = ROOT / "data" / "images"
 WEIGHTS = str(ROOT / "models" / "face997" / "face997.caffemodel")
 COMMANDS = {
     "cluster": [WEIGHTS, "--images", "people", "--out", "out"],
@@ -46,7 +45,7 @@ def crowd(tmp_path_factory):
     for person in range(2):
         (folder / "people" / str(person)).mkdir(parents=True)
         for number in range(2000):
-            os.link(SAMPLE / f"face{2000 + person}@00.jpg", folder / "people" / str(person) / f"{number}.jpg")
+            os.link(PHOTOS / f"face{2033 + person}@00.jpg", folder / "people" / str(person) / f"{number}.jpg")
     return folder
 
 

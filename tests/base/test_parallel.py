@@ -15,7 +15,7 @@ import caffe
 import numpy as np
 import pytest
 
-from tests.helpers import ROOT, plain_net, replace, run_train, weights, write_config
+from tests.helpers import PHOTOS, ROOT, plain_net, replace, run_train, weights, write_config
 from tripletloss.base.errors import InputError
 from tripletloss.base.parallel import OneProcess
 from tripletloss.core.sampling import make_batches
@@ -236,8 +236,8 @@ def test_features_and_embeddings_are_divided_and_the_same(project):
 
 @needs_mpi
 def test_extract_and_evaluate_divide_their_images(project, tmp_path):
-    arguments = [str(ROOT / "models" / "face997" / "face997.caffemodel"), "--list", str(ROOT / "data" / "held_out.txt"),
-                 "--images", str(ROOT / "data" / "images")]  # fmt: skip
+    arguments = [str(ROOT / "models" / "face997" / "face997.caffemodel"), "--list", f"{PHOTOS}.txt",
+                 "--images", str(PHOTOS)]  # fmt: skip
     shutil.copy(ROOT / "config.py", project / "config.py")
     for name in ("deploy.prototxt", "train.prototxt", "solver.prototxt"):
         shutil.copy(ROOT / name, project / name)
@@ -266,7 +266,7 @@ class Second(OneProcess):
 
 def test_a_process_embeds_its_own_batches_only():
     net = caffe.Net(str(ROOT / "deploy.prototxt"), str(ROOT / "models" / "face997" / "face997.caffemodel"), caffe.TEST)
-    images = read_list(str(ROOT / "data" / "held_out.txt"), str(ROOT / "data" / "images"))
+    images = read_list(f"{PHOTOS}.txt", str(PHOTOS))
     many = images._replace(names=images.names[:130], labels=images.labels[:130])
     whole = [rows for _, rows in extract(net, ["norm2"], many, Preprocessing(0, 64, [0, 0, 0]))]
     own = list(extract(net, ["norm2"], many, Preprocessing(0, 64, [0, 0, 0]), team=Second()))

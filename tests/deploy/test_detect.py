@@ -11,13 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.helpers import ROOT, empty_png
+from tests.helpers import PHOTOS, ROOT, empty_png
 from tripletloss.base.errors import InputError
 from tripletloss.core.alignment import TEMPLATES
 from tripletloss.data.folders import check_cut, cut_for
 from tripletloss.deploy.faces import PICKS, Detector, Face, cut, weigh
 
-SAMPLE = ROOT / "data" / "images"
 COMMAND = [sys.executable, "-c", "import runpy, sys; sys.modules['caffe'] = None; runpy.run_module('tripletloss.detect', run_name='__main__')"]
 
 
@@ -27,11 +26,11 @@ def detect(*arguments):
 
 
 def picture(name, side):
-    return cv2.resize(cv2.imread(str(SAMPLE / f"{name}.jpg")), (side, side), interpolation=cv2.INTER_CUBIC)
+    return cv2.resize(cv2.imread(str(PHOTOS / f"{name}.jpg")), (side, side), interpolation=cv2.INTER_CUBIC)
 
 
 def scene(*placed, size=(480, 640)):
-    """A photo with pictures of the sample in it: (name, side, middle's x and y), as far as they lie in it."""
+    """A photo with pictures of PHOTOS in it: (name, side, middle's x and y), as far as they lie in it."""
     edge = 400
     photo = np.full((size[0] + 2 * edge, size[1] + 2 * edge, 3), 120, np.uint8)
     for name, side, x, y in placed:
@@ -56,7 +55,7 @@ def taken(detector, photo, pick="best"):
 
 
 def test_a_half_cut_bystander_at_the_edge_is_not_taken_although_its_face_is_the_largest(detector):
-    photo = scene(("face2000@00", 200, 320, 240), ("face2003@00", 270, 640, 240))
+    photo = scene(("face2033@00", 200, 320, 240), ("face2036@00", 270, 640, 240))
     found = detector.find(photo)
     assert len(found) == 2
     assert np.allclose(taken(detector, photo), (320, 260), atol=25)
@@ -65,7 +64,7 @@ def test_a_half_cut_bystander_at_the_edge_is_not_taken_although_its_face_is_the_
 
 
 def test_a_small_face_in_the_middle_is_not_taken_before_a_large_one_beside_it(detector):
-    photo = scene(("face2003@00", 260, 180, 260), ("face2000@00", 90, 330, 240))
+    photo = scene(("face2036@00", 260, 180, 260), ("face2033@00", 90, 330, 240))
     assert np.allclose(taken(detector, photo), (180, 280), atol=30)
     assert np.allclose(taken(detector, photo, "largest"), (180, 280), atol=30)
     assert np.allclose(taken(detector, photo, "central"), (330, 248), atol=15)
@@ -85,7 +84,7 @@ def test_weights_are_those_of_plain_arithmetic():
 
 def test_the_second_look_keeps_to_the_face_that_was_picked(detector):
     """A larger face beside it is in the upright picture as well."""
-    photo = scene(("face2000@00", 150, 260, 240), ("face2003@00", 190, 420, 240))
+    photo = scene(("face2033@00", 150, 260, 240), ("face2036@00", 190, 420, 240))
     faces = sorted(detector.find(photo), key=lambda face: face.box[0])
     assert len(faces) == 2
     for face in faces:
@@ -100,10 +99,10 @@ def photos(tmp_path):
     """Photos of people, a wall, an empty file and one of gigabytes, two with names that make the same one."""
     folder = tmp_path / "photos"
     (folder / "ann").mkdir(parents=True)
-    cv2.imwrite(str(folder / "ann" / "1.jpg"), scene(("face2000@00", 200, 300, 240)))
-    cv2.imwrite(str(folder / "ann" / "1.png"), scene(("face2000@01", 200, 300, 240)))
-    cv2.imwrite(str(folder / "ann" / "two.png"), scene(("face2000@02", 200, 300, 240), ("face2003@00", 120, 520, 300)))
-    cv2.imwrite(str(folder / "ann" / "doubt.png"), scene(("face2000@02", 200, 200, 240), ("face2003@00", 200, 440, 240)))
+    cv2.imwrite(str(folder / "ann" / "1.jpg"), scene(("face2033@00", 200, 300, 240)))
+    cv2.imwrite(str(folder / "ann" / "1.png"), scene(("face2033@01", 200, 300, 240)))
+    cv2.imwrite(str(folder / "ann" / "two.png"), scene(("face2033@02", 200, 300, 240), ("face2036@00", 120, 520, 300)))
+    cv2.imwrite(str(folder / "ann" / "doubt.png"), scene(("face2033@02", 200, 200, 240), ("face2036@00", 200, 440, 240)))
     cv2.imwrite(str(folder / "wall.jpg"), np.full((90, 120, 3), 120, np.uint8))
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "huge.png").write_bytes(empty_png(30000))
@@ -123,8 +122,8 @@ def test_a_folder_of_photos_becomes_one_of_faces(photos, tmp_path):
     assert "faces: 4 faces of 7 photos" in result.stdout
     pictures = [cv2.imread(str(tmp_path / "faces" / face)) for face in faces]
     assert all(one.shape == (96, 96, 3) for one in pictures)
-    for cut_out, name in zip(pictures[:2], ("face2000@00", "face2000@01"), strict=True):  # each its own photo's
-        unlike = [np.abs(cut_out.astype(float) - picture(other, 96)).mean() for other in ("face2000@00", "face2000@01")]
+    for cut_out, name in zip(pictures[:2], ("face2033@00", "face2033@01"), strict=True):  # each its own photo's
+        unlike = [np.abs(cut_out.astype(float) - picture(other, 96)).mean() for other in ("face2033@00", "face2033@01")]
         assert unlike[int(name[-1])] == min(unlike)
     rows = {row["photo"]: row for row in table(tmp_path / "faces.csv")}
     assert list(rows)[:2] == ["ann/doubt.png", "ann/two.png"]  # those with several faces, the most doubtful first
@@ -191,7 +190,7 @@ def test_photos_without_any_face_leave_nothing(tmp_path):
 def test_a_run_that_is_stopped_is_resumed_by_the_same_command(tmp_path, number):
     (tmp_path / "photos").mkdir()
     for name in range(60):
-        os.link(SAMPLE / f"face{2000 + name % 10}@0{name % 5}.jpg", tmp_path / "photos" / f"{name}.jpg")
+        os.link(PHOTOS / f"face{2033 + name % 10}@0{name % 5}.jpg", tmp_path / "photos" / f"{name}.jpg")
     (tmp_path / "photos" / "60.jpg").write_bytes(b"")
     assert detect(tmp_path / "photos", "--out", tmp_path / "whole").returncode == 0
     arguments = [*COMMAND, str(tmp_path / "photos"), "--out", str(tmp_path / "faces")]
@@ -214,7 +213,7 @@ def test_a_run_that_is_stopped_is_resumed_by_the_same_command(tmp_path, number):
         del done[newest.name]
     changed = next(name for name in done if name != "0.jpg")
     (tmp_path / "photos" / changed).unlink()
-    cv2.imwrite(str(tmp_path / "photos" / changed), picture("face2011@00", 200))
+    cv2.imwrite(str(tmp_path / "photos" / changed), picture("face2043@00", 200))
     again = detect(tmp_path / "photos", "--out", tmp_path / "faces")
     assert again.returncode == 0 and "faces: 60 faces of 61 photos" in again.stdout, again.stderr
     for path in (tmp_path / "whole").glob("*.jpg"):

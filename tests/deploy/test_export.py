@@ -15,7 +15,7 @@ import pytest
 from caffe.proto import caffe_pb2
 from google.protobuf import descriptor_pb2
 
-from tests.helpers import ROOT
+from tests.helpers import PHOTOS, ROOT
 from tripletloss import config
 from tripletloss.base.errors import InputError
 from tripletloss.core.alignment import TEMPLATES
@@ -28,7 +28,7 @@ from tripletloss.deploy.onnx_threshold import MEASURED, different_from, read_thr
 from tripletloss.evaluation.embed import embed, open_net
 from tripletloss.formats import caffemodel
 
-WEIGHTS = ROOT / "models" / "face997" / "face997.caffemodel"
+WEIGHTS, UNSEEN = (ROOT / "models" / "face997" / name for name in ("face997.caffemodel", "unseen.py"))
 HEAD = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: SIZE dim: SIZE } } }\n'
 needs_opencv_5 = pytest.mark.skipif(int(cv2.__version__.split(".")[0]) < 5, reason="it is about OpenCV 5")
 
@@ -203,13 +203,13 @@ def test_weights_are_read_as_caffe_has_them(tmp_path):
 
 @pytest.fixture(scope="module")
 def settings():
-    return config.load(str(ROOT / "config.py")).stage("triplet")
+    return config.load(str(UNSEEN)).stage("triplet")
 
 
 @pytest.fixture(scope="module")
 def thousand(settings):
     """1,000 pictures (N, 64, 64, 3) uint8, the sample's and their mirror images, and Caffe's embeddings of them."""
-    images = list_folder(settings["IMAGEPATH"])
+    images = list_folder(str(ROOT / "data" / "images"))
     pixels = np.stack([to_pixels(read_image(images.path(number)), 64) for number in range(500)])
     pixels = np.concatenate([pixels, pixels[..., ::-1]])
     means = np.array(settings["PIXEL_MEANS"], np.float32)[:, None, None]
@@ -298,14 +298,14 @@ def run(*arguments, **options):
 
 
 def test_the_command_needs_no_caffe_and_tells_what_it_made(tmp_path, settings, thousand):
-    result = run(WEIGHTS, "--out", tmp_path / "model.onnx", "--pixels", "bgr", "--licence", "MIT")
+    result = run(WEIGHTS, "--config", UNSEEN, "--out", tmp_path / "model.onnx", "--pixels", "bgr", "--licence", "MIT")
     assert result.returncode == 0, result.stderr
     model = onnx.load(str(tmp_path / "model.onnx"))
     about = {one.key: one.value for one in model.metadata_props}
     assert about["weights_sha256"] in (ROOT / "models" / "face997" / "README.md").read_text()
     assert about["licence"] == "MIT" and about["feature"] == "embedding" and about["image_size"] == "64"
     assert about["alignment"] == "face997" and json.loads(about["points"]) == TEMPLATES["face997"].tolist()
-    assert about["threshold_pairs"] == "858 same and 11232 different of held_out.txt"
+    assert about["threshold_pairs"] == "858 same and 11232 different of unseen.txt"
     assert all(f"{name}: {value}" in result.stdout for name, value in about.items())
     # One in a thousand pairs of two identities is that near: measured again, with Caffe's embeddings.
     images = read_list(settings["HELD_OUT_LIST"], settings["IMAGEPATH"])
@@ -318,7 +318,7 @@ def test_the_command_needs_no_caffe_and_tells_what_it_made(tmp_path, settings, t
 def with_held_out(folder, lines):
     """The project's config.py with these lines as its held-out list."""
     (folder / "few.txt").write_text("\n".join(lines) + "\n")
-    places = {"DEPLOY": ROOT / "deploy.prototxt", "IMAGEPATH": ROOT / "data" / "images", "HELD_OUT_LIST": folder / "few.txt"}
+    places = {"DEPLOY": ROOT / "deploy.prototxt", "IMAGEPATH": PHOTOS, "HELD_OUT_LIST": folder / "few.txt"}
     text = (ROOT / "config.py").read_text()
     for name, path in places.items():
         text, count = re.subn(rf"^{name} = '[^']*'", f"{name} = {str(path)!r}", text, flags=re.MULTILINE)
@@ -329,7 +329,7 @@ def with_held_out(folder, lines):
 
 def test_the_threshold_is_that_of_the_lowest_far_which_the_pairs_resolve(tmp_path, settings):
     """Of 6 identities x 4 images: 240 different pairs resolve FAR 0.1, as 24 are accepted, and no lower one."""
-    lines = (ROOT / "data" / "held_out.txt").read_text().splitlines()
+    lines = UNSEEN.with_suffix(".txt").read_text().splitlines()
     lines = [line for start in range(0, 72, 12) for line in lines[start : start + 4]]
     result = run(WEIGHTS, "--out", tmp_path / "model.onnx", "--config", with_held_out(tmp_path, lines))
     assert result.returncode == 0, result.stderr
@@ -364,14 +364,14 @@ def test_the_image_is_named_that_a_model_makes_nan_of(tmp_path, settings):
 
 
 def test_too_few_pairs_for_any_far_give_no_threshold(tmp_path):
-    lines = (ROOT / "data" / "held_out.txt").read_text().splitlines()
+    lines = UNSEEN.with_suffix(".txt").read_text().splitlines()
     config_file = with_held_out(tmp_path, [*lines[:4], *lines[12:16]])
     result = run(WEIGHTS, "--out", tmp_path / "model.onnx", "--config", config_file)
     assert result.returncode == 0, result.stderr
     pairs = "12 same and 16 different of few.txt, too few for FAR 0.1"
     model = Model(str(tmp_path / "model.onnx"))
     assert model.about["threshold_pairs"] == pairs and "threshold" not in model.about
-    names = [ROOT / "data" / "images" / line.split()[0] for line in (tmp_path / "few.txt").read_text().splitlines()]
+    names = [PHOTOS / line.split()[0] for line in (tmp_path / "few.txt").read_text().splitlines()]
     rows = model.embed(np.stack([to_pixels(read_image(name), 64).transpose(1, 2, 0) for name in names]).astype(np.uint8))
     distances = ((rows[:, None] - rows[None]) ** 2).sum(2)[np.triu_indices(8, 1)]
     same = np.array([i // 4 == j // 4 for i, j in zip(*np.triu_indices(8, 1), strict=True)])
@@ -380,7 +380,7 @@ def test_too_few_pairs_for_any_far_give_no_threshold(tmp_path):
     assert float(model.about["threshold_equal_errors"]) == pytest.approx(first, rel=1e-4)
     advice = f"give verify one with --threshold, such as {first:.3f}, where errors of both kinds are equal, or export with a"
     assert f"no threshold was measured (pairs: {pairs}): {advice}" in result.stdout
-    face = ROOT / "data" / "images" / "face2000@00.jpg"
+    face = PHOTOS / "face2033@00.jpg"
     verify = subprocess.run([sys.executable, "-m", "tripletloss.verify", tmp_path / "model.onnx", face, face], capture_output=True, text=True)
     assert verify.returncode == 2 and f"has no threshold (pairs that it was measured on: {pairs}): {advice}" in verify.stderr
 
@@ -485,26 +485,27 @@ def test_there_is_no_second_threshold_that_does_not_exceed_the_first():
 
 
 def test_thresholds_of_all_pairs_of_a_folder_are_measured_and_taken(tmp_path):
-    """On the sample's held-out identities, against plain loops; and they go into the model that was measured."""
+    """On the shipped model's own pictures, against plain loops; and they go into the model that was measured."""
     (tmp_path / "faces").mkdir()
-    names = [line.split()[0] for line in (ROOT / "data" / "held_out.txt").read_text().splitlines()]
+    names = [line.split()[0] for line in UNSEEN.with_suffix(".txt").read_text().splitlines()]
     for name in names:
-        (tmp_path / "faces" / name).symlink_to(ROOT / "data" / "images" / name)
-    assert run(WEIGHTS, "--out", tmp_path / "model.onnx", "--pixels", "bgr").returncode == 0
+        (tmp_path / "faces" / name).symlink_to(PHOTOS / name)
+    arguments = [WEIGHTS, "--config", UNSEEN, "--pixels", "bgr"]
+    assert run(*arguments, "--out", tmp_path / "model.onnx").returncode == 0
     tool = [sys.executable, ROOT / "tools" / "measure_threshold.py", tmp_path / "model.onnx", tmp_path / "faces", "13 people", tmp_path / "t.json"]
     measured = subprocess.run([str(word) for word in tool], capture_output=True, text=True, cwd=ROOT)
     assert measured.returncode == 0, measured.stderr
     found = json.loads((tmp_path / "t.json").read_text())
     assert not any(name.partition("@")[0] in (tmp_path / "t.json").read_text() for name in names)
     model = Model(str(tmp_path / "model.onnx"))
-    rows = model.embed(np.stack([to_pixels(read_image(str(ROOT / "data" / "images" / n)), 64).transpose(1, 2, 0) for n in names]).astype(np.uint8))
+    rows = model.embed(np.stack([to_pixels(read_image(str(PHOTOS / n)), 64).transpose(1, 2, 0) for n in names]).astype(np.uint8))
     pairs = [(((rows[i] - rows[j]) ** 2).sum(), names[i].partition("@")[0] == names[j].partition("@")[0]) for i in range(len(names)) for j in range(i)]
     apart, together = sorted(d for d, same in pairs if not same), sorted(d for d, same in pairs if same)
     assert float(found["threshold"]) == pytest.approx(apart[10], abs=1e-5)  # the eleventh of 11,232
     assert float(found["threshold_tar"]) == pytest.approx(np.mean([d <= apart[10] for d in together]), abs=2e-3)
     assert float(found["threshold_different"]) == pytest.approx(together[-1 - 85], abs=1e-5)  # of 858, 85 lie beyond it
     assert found["threshold_pairs"] == "858 same and 11232 different of 13 people"
-    again = run(WEIGHTS, "--out", tmp_path / "again.onnx", "--pixels", "bgr", "--threshold", tmp_path / "t.json")
+    again = run(*arguments, "--out", tmp_path / "again.onnx", "--threshold", tmp_path / "t.json")
     assert again.returncode == 0 and Model(str(tmp_path / "again.onnx")).about["threshold"] == found["threshold"], again.stderr
-    other = run(WEIGHTS, "--out", tmp_path / "other.onnx", "--mirrored", "--threshold", tmp_path / "t.json")
+    other = run(*arguments, "--out", tmp_path / "other.onnx", "--mirrored", "--threshold", tmp_path / "t.json")
     assert other.returncode == 1 and "about a model with the mirrored no, not yes" in other.stderr

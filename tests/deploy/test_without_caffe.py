@@ -16,7 +16,7 @@ from skimage.data import astronaut
 from skimage.transform import SimilarityTransform, warp
 from sklearn.cluster import AgglomerativeClustering
 
-from tests.helpers import ROOT, empty_png
+from tests.helpers import PHOTOS, ROOT, empty_png
 from tripletloss import verify
 from tripletloss.base.errors import InputError
 from tripletloss.base.wheels import cache_folder
@@ -25,7 +25,7 @@ from tripletloss.deploy import faces
 from tripletloss.deploy.onnx_model import Model
 from tripletloss.deploy.verification import thresholds_of
 
-SAMPLE = ROOT / "data" / "images"
+WEIGHTS, UNSEEN = (ROOT / "models" / "face997" / name for name in ("face997.caffemodel", "unseen.py"))
 TEMPLATE = TEMPLATES["face997"]
 
 
@@ -73,7 +73,7 @@ def test_a_user_whom_the_system_does_not_know_has_a_cache_or_none(what):
 def model(tmp_path_factory):
     """The shipped model, face997."""
     path = tmp_path_factory.mktemp("model") / "face997.onnx"
-    result = run("tripletloss.export", ROOT / "models" / "face997" / "face997.caffemodel", "--out", path, "--pixels", "bgr")
+    result = run("tripletloss.export", WEIGHTS, "--out", path, "--pixels", "bgr", "--config", UNSEEN)
     assert result.returncode == 0, result.stderr
     return path
 
@@ -90,8 +90,8 @@ def points_in(detector, photo):
 
 
 def photo_of(name, angle=8, scale=1.6, size=(640, 480), middle=(400, 200)):
-    """A picture of the sample somewhere in a photo, turned and enlarged; and where its pixels went, (2, 3)."""
-    picture = cv2.imread(str(SAMPLE / name))
+    """A picture of PHOTOS somewhere in a photo, turned and enlarged; and where its pixels went, (2, 3)."""
+    picture = cv2.imread(str(PHOTOS / name))
     matrix = cv2.getRotationMatrix2D((56, 56), angle, scale)
     matrix[:, 2] += np.array(middle) - 56
     return cv2.warpAffine(picture, matrix, size, borderMode=cv2.BORDER_REPLICATE), matrix
@@ -100,16 +100,16 @@ def photo_of(name, angle=8, scale=1.6, size=(640, 480), middle=(400, 200)):
 # ---------------------------------------------------------------------------------------------- faces in photos
 
 
-def test_a_face_is_cut_out_of_a_photo_as_it_lies_in_the_samples_picture(detector):
+def test_a_face_is_cut_out_of_a_photo_as_it_lies_in_the_picture(detector):
     """Turned, shifted and enlarged photos; the points are found where training's pictures have them."""
     found, differences, unlike = [], [], []
-    for number in range(2000, 2024):
-        name = f"face{number}@00.jpg"
+    for number in range(24):
+        name = f"face{2033 + number // 2}@0{number % 2}.jpg"
         photo, matrix = photo_of(name, angle=number % 21 - 10, scale=1 + (number % 5) / 4)
         points = points_in(detector, photo)
         back = cv2.invertAffineTransform(matrix)
         found.append((points @ back[:, :2].T + back[:, 2]) / 112)
-        picture = cv2.resize(cv2.imread(str(SAMPLE / name)), (64, 64), interpolation=cv2.INTER_AREA).astype(float)
+        picture = cv2.resize(cv2.imread(str(PHOTOS / name)), (64, 64), interpolation=cv2.INTER_AREA).astype(float)
         square = faces.cut(photo, points, 64, TEMPLATE)
         differences.append(np.abs(square - picture).mean())
         unlike.append(np.abs(cv2.resize(photo, (64, 64)) - picture).mean())
@@ -131,7 +131,7 @@ def test_the_square_is_that_of_the_nearest_similarity():
 
 
 def test_in_a_large_photo_a_face_is_found_where_it_is(detector):
-    photo, _ = photo_of("face2000@00.jpg")
+    photo, _ = photo_of("face2036@00.jpg")
     wide = cv2.resize(photo, (2560, 1920))
     assert np.allclose(points_in(detector, wide) / 4, points_in(detector, photo), atol=3)
 
@@ -142,7 +142,7 @@ def test_a_real_photo_gives_the_same_face_turned_and_smaller(detector, model):
     turned = cv2.warpAffine(photo, cv2.getRotationMatrix2D((220, 120), 12, 0.7), (512, 512), borderMode=cv2.BORDER_REPLICATE)
     squares = [faces.cut(one, points_in(detector, one), 64, TEMPLATE) for one in (photo, turned)]
     assert np.abs(squares[0].astype(float) - squares[1]).mean() < 25
-    someone = cv2.resize(cv2.imread(str(SAMPLE / "face2000@00.jpg")), (64, 64), interpolation=cv2.INTER_AREA)
+    someone = cv2.resize(cv2.imread(str(PHOTOS / "face2033@00.jpg")), (64, 64), interpolation=cv2.INTER_AREA)
     rows = Model(str(model)).embed(np.stack([*squares, someone]))
     assert ((rows[0] - rows[1]) ** 2).sum() < 0.4 and ((rows[0] - rows[2]) ** 2).sum() > 0.87
 
@@ -153,16 +153,16 @@ def test_photos_of_any_shape_are_looked_at(detector, shape):
 
 
 def test_one_command_tells_who_is_the_same_person_in_two_photos(tmp_path, model):
-    for name in ("face2000@00", "face2000@01", "face2001@01"):
+    for name in ("face2033@00", "face2033@01", "face2034@01"):
         cv2.imwrite(str(tmp_path / f"{name}.png"), photo_of(f"{name}.jpg", scale=2)[0])
-    same = run("tripletloss.verify", model, tmp_path / "face2000@00.png", tmp_path / "face2000@01.png")
+    same = run("tripletloss.verify", model, tmp_path / "face2033@00.png", tmp_path / "face2033@01.png")
     assert same.returncode == 0 and same.stdout.startswith("the same person: squared distance 0."), same.stderr
-    assert "(FAR 0.001, TAR 0.756; on 858 same and 11232 different of held_out.txt)" in same.stdout and not same.stderr
-    other = run("tripletloss.verify", model, tmp_path / "face2000@00.png", tmp_path / "face2001@01.png")
-    assert other.returncode == 1 and other.stdout.startswith("two people: squared distance 1."), other.stderr
+    assert "(FAR 0.001, TAR 0.756; on 858 same and 11232 different of unseen.txt)" in same.stdout and not same.stderr
+    other = run("tripletloss.verify", model, tmp_path / "face2033@00.png", tmp_path / "face2034@01.png")
+    assert other.returncode == 1 and other.stdout.startswith("two people: squared distance 2."), other.stderr
     assert "(FRR 0.1, TRR 0.9" in other.stdout
     assert "0 for the same person, 1 for two people, 2 if" in " ".join(run("tripletloss.verify", "--help").stdout.split())
-    given = run("tripletloss.verify", model, *[tmp_path / "face2000@00.png"] * 2, "--threshold", "0.5")
+    given = run("tripletloss.verify", model, *[tmp_path / "face2033@00.png"] * 2, "--threshold", "0.5")
     assert given.stdout == "the same person: squared distance 0.000, threshold 0.500 (given)\n"
 
 
@@ -172,9 +172,9 @@ def test_a_distance_between_the_thresholds_does_not_tell(tmp_path, model):
     near = {"threshold": "0.01", "threshold_different": "3.9", "threshold_frr": "0.001", "threshold_trr": "0.5"}
     onnx.helper.set_model_props(loaded, {**about, **near})
     onnx.save(loaded, str(tmp_path / "near.onnx"))
-    faces = [SAMPLE / "face2000@00.jpg", SAMPLE / "face2001@01.jpg"]
+    faces = [PHOTOS / "face2033@00.jpg", PHOTOS / "face2034@01.jpg"]
     result = run("tripletloss.verify", tmp_path / "near.onnx", *faces)
-    assert result.returncode == 3 and result.stdout.startswith("cannot tell: squared distance 1."), result.stderr
+    assert result.returncode == 3 and result.stdout.startswith("cannot tell: squared distance 2."), result.stderr
     assert "between the thresholds 0.010 (FAR 0.001, TAR 0.756) and 3.900 (FRR 0.001, TRR 0.500; on 858 same" in result.stdout
     given = run("tripletloss.verify", tmp_path / "near.onnx", *faces, "--threshold", "0.5")
     assert given.returncode == 1 and given.stdout.endswith("threshold 0.500 (given)\n")
@@ -206,7 +206,7 @@ def test_a_real_persons_photos_are_told_from_others(tmp_path, dlib_model):
     same = run("tripletloss.verify", dlib_model, tmp_path / "one.png", tmp_path / "turned.png")
     assert same.returncode == 0 and same.stdout.startswith("the same person: squared distance 0.0"), same.stderr
     assert "FAR 0.001" in same.stdout and "different of 3,554 people of LFW" in same.stdout
-    other = run("tripletloss.verify", dlib_model, tmp_path / "one.png", SAMPLE / "face2003@00.jpg")
+    other = run("tripletloss.verify", dlib_model, tmp_path / "one.png", PHOTOS / "face2036@00.jpg")
     assert other.returncode == 1 and other.stdout.startswith("two people: squared distance 0."), (other.stdout, other.stderr)
 
 
@@ -223,7 +223,7 @@ def test_without_a_model_verify_says_how_to_make_it(monkeypatch, capsys):
 
 
 def test_what_cannot_be_verified_is_told(tmp_path, model):
-    face = SAMPLE / "face2000@00.jpg"
+    face = PHOTOS / "face2033@00.jpg"
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((100, 100, 3), 120, np.uint8))
     (tmp_path / "huge.png").write_bytes(empty_png(30000))
     bare = onnx.load(str(model))
@@ -255,14 +255,14 @@ def test_a_model_whose_parameters_are_not_numbers_is_refused(tmp_path, model, va
     values.flat[7] = value
     parameter.CopyFrom(onnx.numpy_helper.from_array(values, parameter.name))
     onnx.save(loaded, str(tmp_path / "broken.onnx"))
-    result = run("tripletloss.verify", tmp_path / "broken.onnx", *[SAMPLE / "face2000@00.jpg"] * 2)
+    result = run("tripletloss.verify", tmp_path / "broken.onnx", *[PHOTOS / "face2033@00.jpg"] * 2)
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1, result.stderr
     assert f"broken.onnx: the parameter {parameter.name!r} holds NaN or infinity" in result.stderr
 
 
 @pytest.mark.parametrize("threshold", ["nan", "inf", "-0.1"])
 def test_a_threshold_that_is_no_distance_is_refused(model, threshold):
-    result = run("tripletloss.verify", model, *[SAMPLE / "face2000@00.jpg"] * 2, f"--threshold={threshold}")
+    result = run("tripletloss.verify", model, *[PHOTOS / "face2033@00.jpg"] * 2, f"--threshold={threshold}")
     assert result.returncode == 2 and "--threshold is a squared distance, 0 or more" in result.stderr
 
 
@@ -307,26 +307,26 @@ def test_the_clean_environment_lacks_the_rest(clean_python, tmp_path, package):
 
 
 def test_the_examples_run_in_a_clean_environment(clean_python, tmp_path, model):
-    faces = [SAMPLE / f"face{name}.jpg" for name in ("2000@00", "2000@01", "2001@01")]
+    faces = [PHOTOS / f"face{name}.jpg" for name in ("2033@00", "2033@01", "2034@01")]
     example = ROOT / "examples" / "verify.py"
     same, other = (run_clean(clean_python, example, model, faces[0], face, cwd=tmp_path) for face in faces[1:])
     assert same.stdout.startswith("the same person: squared distance 0."), same.stderr
-    assert "(FAR 0.001 on 858 same and 11232 different of held_out.txt)" in same.stdout
-    assert other.stdout.startswith("not the same person: squared distance 1."), other.stderr
+    assert "(FAR 0.001 on 858 same and 11232 different of unseen.txt)" in same.stdout
+    assert other.stdout.startswith("not the same person: squared distance 2."), other.stderr
     rows = Model(str(model)).embed(np.stack([cv2.resize(cv2.imread(str(p)), (64, 64), interpolation=cv2.INTER_AREA) for p in faces]))
     assert f"{((rows[0] - rows[1]) ** 2).sum():.3f}" in same.stdout
     (tmp_path / "folder").mkdir()
-    for name in ("2000@00", "2000@01", "2000@02", "2003@00", "2003@01", "2015@04"):
-        (tmp_path / "folder" / f"{name}.jpg").symlink_to(SAMPLE / f"face{name}.jpg")
+    for name in ("2033@00", "2033@01", "2033@02", "2036@00", "2036@01", "2041@04"):
+        (tmp_path / "folder" / f"{name}.jpg").symlink_to(PHOTOS / f"face{name}.jpg")
     result = run_clean(clean_python, ROOT / "examples" / "cluster.py", model, tmp_path / "folder", cwd=tmp_path)
     assert result.stdout.splitlines() == [
-        "0: 3 images: 2000@00.jpg 2000@01.jpg 2000@02.jpg", "1: 2 images: 2003@00.jpg 2003@01.jpg", "2: 1 images: 2015@04.jpg",
+        "0: 3 images: 2033@00.jpg 2033@01.jpg 2033@02.jpg", "1: 2 images: 2036@00.jpg 2036@01.jpg", "2: 1 images: 2041@04.jpg",
     ], result.stderr  # fmt: skip
-    assert "(FAR 0.001 on 858 same and 11232 different of held_out.txt)" in result.stderr
+    assert "(FAR 0.001 on 858 same and 11232 different of unseen.txt)" in result.stderr
 
 
 def test_the_examples_tell_what_is_wrong(clean_python, tmp_path, model):
-    examples, face = ROOT / "examples", SAMPLE / "face2000@00.jpg"
+    examples, face = ROOT / "examples", PHOTOS / "face2033@00.jpg"
     bare = onnx.load(str(model))
     kept = {one.key: one.value for one in bare.metadata_props if not one.key.startswith("threshold")}
     onnx.helper.set_model_props(bare, {**kept, "threshold_pairs": "9 same and 16 different of some.txt, too few for FAR 0.1"})

