@@ -27,8 +27,8 @@ BATCHES = {'softmax': 'shuffled', 'triplet': 'identities'}
 BATCH_SIZE = {'softmax': 32, 'triplet': 120}
 IMAGES_PER_IDENTITY = 4
 
-SELECTION = 'batch-hard'
-MARGIN = 0.4
+SELECTION = 'semi-hard'
+MARGIN = 0.1                # as large as many distances of two people: descriptors lie close together
 
 MAX_ITERS = {'softmax': 150, 'triplet': 300}
 SNAPSHOT_ITERS = 100

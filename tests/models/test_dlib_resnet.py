@@ -4,7 +4,7 @@ import caffe
 import numpy as np
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, run_train
 from tripletloss import config
 from tripletloss.formats import caffemodel, dlib_resnet
 from tripletloss.net.definition import for_stage, read_net
@@ -102,3 +102,24 @@ def test_its_config_adapts_the_whole_net_and_then_the_projection():
     loaded = config.load(str(FOLDER / "config.py"))
     assert loaded["IMAGE_SIZE"] == 150 and loaded.stage("softmax")["WEIGHTS"] == str(FOLDER / "dlib_resnet.caffemodel")
     assert loaded.stage("triplet")["FREEZE"] == "descriptor" and loaded["PIXEL_MEANS"] == list(dlib_resnet.PIXEL_MEANS)
+
+
+def test_both_stages_train_from_the_fetched_weights(weights, tmp_path):
+    """The whole net, then the projection on its frozen descriptors; a step of each on a few faces of the sample."""
+    names = [f"face{person}@{number:02d}.jpg" for person in range(2000, 2003) for number in range(2)]
+    (tmp_path / "list.txt").write_text("".join(f"{name} {number // 2}\n" for number, name in enumerate(names)))
+    changes = {
+        "RUN_FOLDER": str(tmp_path / "run"), "FEATURE_CACHE": str(tmp_path / "cache"), "HELD_OUT_LIST": "",
+        "TRAIN_LIST": str(tmp_path / "list.txt"), "WEIGHTS": {"softmax": str(weights), "triplet": ""},
+        "BATCH_SIZE": {"softmax": 3, "triplet": 6}, "IMAGES_PER_IDENTITY": 2, "MAX_ITERS": {"softmax": 1, "triplet": 5},
+        "WORKERS": 0,
+    }  # fmt: skip
+    (tmp_path / "config.py").write_text(config.copy_text(str(FOLDER / "config.py"), str(tmp_path / "config.py"), changes))
+    result = run_train(tmp_path)
+    assert result.returncode == 0, result.stderr
+    before, softmax, triplet = (caffemodel.read_weights(str(path)) for path in (
+        weights, tmp_path / "run" / "softmax_iter_1.caffemodel", tmp_path / "run" / "triplet_iter_5.caffemodel"
+    ))  # fmt: skip
+    assert not np.array_equal(softmax["conv1"][0], before["conv1"][0])
+    assert np.array_equal(triplet["conv1"][0], softmax["conv1"][0]) and triplet["fc9_1"][0].any()
+    assert " of 6 images x 2 views, 6 computed now" in result.stdout
