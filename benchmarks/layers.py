@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 
-os.environ.update(OPENBLAS_NUM_THREADS="1", GLOG_minloglevel="2")
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", GLOG_minloglevel="2")
 
 import caffe
 import numpy as np

@@ -6,7 +6,7 @@ The three take turns on images of the sample. Reading and resizing images is not
 import os
 import time
 
-os.environ.update(OPENBLAS_NUM_THREADS="1", GLOG_minloglevel="2")
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", GLOG_minloglevel="2")
 
 import cv2
 import numpy as np

@@ -7,6 +7,7 @@ import pytest
 from tests.helpers import make_project, run_train, write_config
 
 # Nets as small as those of tests are fastest with one thread, and two wait for each other where data workers are busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 

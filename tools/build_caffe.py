@@ -14,6 +14,7 @@ from pathlib import Path
 from caffe_build import programs, venv
 from caffe_build.cache import cache_folder, is_whole, keep
 from caffe_build.cuda import Cuda, find_cuda
+from caffe_build.onednn import fetch_wheels
 from caffe_build.package import assemble, build_key, check_import, compile_caffe, install
 from caffe_build.programs import Refused, clean_environment, remove, show
 from caffe_build.source import fetch_source, unpack
@@ -40,8 +41,11 @@ unittest.main(module=None, argv=["", *names])
 """
 
 
-def get_caffe(key: str, config: str, cuda: Cuda | None) -> None:
-    """Put the Caffe of this key into .venv, unless it is there: from the cache, or by a build."""
+def get_caffe(
+    config: str, switches: dict[str, str], installed: dict[str, str], interpreter: str, cuda: Cuda | None
+) -> None:
+    """Put the Caffe of a configuration into .venv, unless it is there: from the cache, or by a build."""
+    key = build_key(config, switches, installed, interpreter, cuda)
     if is_whole(venv.site_packages() / "caffe", key):
         show("Caffe is already in .venv")
         return
@@ -53,7 +57,15 @@ def get_caffe(key: str, config: str, cuda: Cuda | None) -> None:
             return
         except Refused as error:
             show(f"{error}; building it anew")
-    tree = unpack(fetch_source(), key, config)
+    wheels = []
+    if switches["USE_ONEDNN"] == "1":
+        try:
+            wheels = fetch_wheels(switches)
+        except Refused as error:
+            show(f"Using Caffe's own CPU layers, which are slower, as oneDNN cannot be had: {error}")
+            get_caffe(config, switches | {"USE_ONEDNN": "0"}, installed, interpreter, cuda)
+            return
+    tree = unpack(fetch_source(), key, config, wheels)
     compile_caffe(tree, cuda)
     folder = assemble(tree, key)
     install(folder, cuda)
@@ -107,8 +119,7 @@ def run(command: str) -> None:
     remove(venv.site_packages() / "caffe_root.pth")
     if command == "caffe":
         sys.path.append(str(venv.site_packages()))
-        cuda = find_cuda(switches)
-        get_caffe(build_key(config, switches, installed, interpreter, cuda), config, cuda)
+        get_caffe(config, switches, installed, interpreter, find_cuda(switches))
 
 
 if __name__ == "__main__":

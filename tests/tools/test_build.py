@@ -17,7 +17,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
-from caffe_build import cache, cuda, package, programs, source, system, venv  # noqa: E402
+import build_caffe  # noqa: E402
+from caffe_build import cache, cuda, onednn, package, programs, source, system, venv  # noqa: E402
 
 ours = pytest.mark.skipif(bool(os.environ.get("CAFFE_ROOT")), reason="CAFFE_ROOT: Caffe was not built here")
 debian = pytest.mark.skipif(not shutil.which("dpkg-query"), reason="there are no distribution packages to ask for")
@@ -60,13 +61,20 @@ def test_key_tells_builds_apart(monkeypatch, tmp_path):
         package.build_key(config, switches, packages, "/usr/bin/python3.12"),
         package.build_key(config, switches, packages | {"python3": "3.11.9"}, "/usr/bin/python3.11"),
     ]
+    others.append(package.build_key(config, switches | {"USE_ONEDNN": "0"}, packages, "/usr/bin/python3.11"))
+    layers = tmp_path / "layers"
+    shutil.copytree(onednn.LAYERS, layers)
+    (layers / "fast_layers.cpp").write_text("another")
+    with monkeypatch.context() as changed:
+        changed.setattr(onednn, "LAYERS", layers)
+        others.append(package.build_key(config, switches, packages, "/usr/bin/python3.11"))
     monkeypatch.setattr(source, "SOURCE_PIN", pin)
     others.append(package.build_key(config, switches, packages, "/usr/bin/python3.11"))
     program(tmp_path / "bin" / "nvcc", "echo release 13.0")
     for architectures in ("-arch=sm_80", "-arch=sm_90"):
         gpu = cuda.Cuda(tmp_path, architectures, {"cublas": tmp_path / "libcublas.so"}, [])
         others.append(package.build_key(config, switches, packages, "/usr/bin/python3.11", gpu))
-    assert len({key, *others}) == 7
+    assert len({key, *others}) == 9
 
 
 def test_own_config_comes_before_the_example(tmp_path):
@@ -191,6 +199,22 @@ def test_half_made_source_tree_is_not_used(build_folder, tmp_path):
     assert sorted(path.name for path in tree.iterdir()) == ["Makefile", "Makefile.config", "python", "src"]
 
 
+def test_source_that_is_not_as_expected_is_refused(tmp_path):
+    (tmp_path / "file").write_text("twice, twice")
+    for wanted, count in (("once", 0), ("twice", 2)):
+        with refused(f"^file of Caffe's source has {count} times, not once, what is to be replaced there: '{wanted}'$"):
+            programs.edit(tmp_path / "file", [(wanted, "changed")])
+    assert (tmp_path / "file").read_text() == "twice, twice"
+
+
+def test_layers_are_not_added_to_another_layer_factory(tmp_path):
+    for folder in ("include/caffe/layers", "src/caffe/layers", "python/caffe", "onednn/lib"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "include/caffe/layer_factory.hpp").write_text("class LayerRegistry {};\n")
+    with refused("^layer_factory.hpp of Caffe's source has 0 times, not once"):
+        onednn.add_layers(tmp_path, [])
+
+
 def test_lock_outlives_a_killed_build(build_folder):
     code = f"""
 import pathlib, sys
@@ -242,6 +266,30 @@ def test_no_network_is_one_sentence(build_folder, tmp_path, monkeypatch):
     with refused(r"Downloading Caffe's source with pip failed.*check the network") as no:
         source.fetch_source()
     assert "\n" not in str(no.value)
+
+
+def test_without_onednns_wheels_caffes_own_layers_are_taken_and_one_line_says_so(build_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    (build_folder / "onednn_cpu_gomp-2022.2.1-py2.py3-none-manylinux1_x86_64.whl").write_bytes(b"not the pinned one")
+    config, switches = system.read_config()
+    arguments = ({"python3": "3.11.2"}, "/usr/bin/python3.11", None)
+    monkeypatch.setattr(build_caffe, "is_whole", lambda package, key: key == own)
+    own = package.build_key(config, switches | {"USE_ONEDNN": "0"}, *arguments)
+    build_caffe.get_caffe(config, switches | {"USE_ONEDNN": "1"}, *arguments)
+    *_, said, done = capsys.readouterr().out.splitlines()
+    assert re.match("Using Caffe's own CPU layers, which are slower, as oneDNN cannot be had: Downloading oneDNN with pip", said)
+    assert done == "Caffe is already in .venv"
+
+
+@pytest.mark.parametrize(("machine", "compiler", "why"), [
+    ("aarch64", "", "oneDNN 2.6 is for x86-64, and this machine is aarch64"),
+    ("x86_64", "clang++-14", "need g[+][+]"),
+])
+def test_onednn_is_for_some_machines_and_compilers(monkeypatch, machine, compiler, why):
+    monkeypatch.setattr(onednn.platform, "machine", lambda: machine)
+    with refused(why):
+        onednn.fetch_wheels({"CUSTOM_CXX": compiler})
 
 
 @debian
@@ -323,6 +371,17 @@ def test_another_caffe_on_the_library_path_is_not_taken(tmp_path):
     library = next((venv.site_packages() / "caffe").glob("libcaffe.so*"))
     (tmp_path / library.name).write_bytes(b"no library")
     assert in_child("import caffe; print(caffe.__version__)", "/", LD_LIBRARY_PATH=str(tmp_path)) == ["1.0.0-rc3"]
+
+
+@ours
+def test_the_library_and_its_licence_are_beside_caffes(tmp_path):
+    package = venv.site_packages() / "caffe"
+    if not (package / "onednn.py").exists():
+        pytest.skip("this Caffe was built without oneDNN")
+    shutil.copytree(package, tmp_path / "caffe")
+    code = "import caffe; print([line.split()[-1] for line in open('/proc/self/maps') if 'libdnnl' in line][0])"
+    assert in_child(code, "/", PYTHONPATH=str(tmp_path)) == [str(tmp_path / "caffe" / onednn.LIBRARY)]
+    assert "Apache License" in (package / "oneDNN-LICENSE").read_text()
 
 
 def test_hdf5_weights(tmp_path):

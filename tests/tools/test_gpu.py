@@ -44,7 +44,7 @@ def test_auto_falls_back_to_the_cpu_in_one_line(project):
     write_config(project, DEVICE="auto")
     result = run_train(project, "--stage", "softmax")
     assert result.returncode == 0, result.stderr
-    assert "\ndevice     CPU (no GPU: Caffe stopped: " in result.stdout
+    assert re.search(r"\ndevice     CPU, with [^\n(]* \(no GPU: Caffe stopped: ", result.stdout)
     assert "ublas" not in result.stdout + result.stderr  # which Caffe looks for, in vain
     assert "InitGoogleLogging" not in result.stderr
 

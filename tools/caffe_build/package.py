@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from caffe_build import programs, source, venv
+from caffe_build import onednn, programs, source, venv
 from caffe_build.cache import digest
 from caffe_build.cuda import Cuda, cuda_rpaths, link_cuda
 from caffe_build.programs import Refused, clean_environment, output_of, put, remove, run_logged, show
@@ -37,6 +37,8 @@ def build_key(
     compilers = [switches["CUSTOM_CXX"] or "g++"]
     steps = [path.read_text() for path in sorted(Path(__file__).parent.glob("*.py"))]
     parts = [source.SOURCE_PIN.read_text(), *steps, config, platform.machine(), interpreter]
+    if switches["USE_ONEDNN"] == "1":
+        parts += onednn.parts_of_key()
     if cuda:
         compilers.append(f"{cuda.toolkit}/bin/nvcc")
         parts += [cuda.architectures, *map(str, cuda.libraries), *cuda_rpaths(cuda)]
@@ -63,6 +65,8 @@ def compile_caffe(tree: Path, cuda: Cuda | None) -> None:
         path.unlink()  # it may be cut off, and the headers that it names do not change here
     jobs = len(os.sched_getaffinity(0))
     make = ["make", f"-j{jobs}", "--output-sync=target"]  # each line appears when its step is done
+    if not (tree / "onednn").exists():
+        make.append("USE_ONEDNN=0")  # it is switched on, but could not be had
     if cuda:
         link_cuda(tree, cuda)
         env["CUDA_ARCH"] = cuda.architectures
@@ -107,6 +111,8 @@ def assemble(tree: Path, key: str) -> Path:
     shutil.copytree(tree / "python" / "caffe", package, ignore=shutil.ignore_patterns("__pycache__", "*_pb2.py"))
     library = next(tree.glob(".*_release/lib/libcaffe.so.*"))
     shutil.copy(library, package)
+    if (tree / "onednn").exists():
+        onednn.add_library(tree, package)
     output_of(["protoc", "--proto_path=src/caffe/proto", f"--descriptor_set_out={package}/proto/caffe.desc",
                "caffe.proto"], cwd=tree, env=clean_environment())
     (package / "proto" / "caffe_pb2.py").write_text(CAFFE_PB2)

@@ -91,6 +91,17 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def edit(path: Path, changes: Sequence[tuple[str, str]]) -> None:
+    """Replace texts in a file; raise Refused unless each occurs exactly once."""
+    text = path.read_text()
+    for before, after in changes:
+        if text.count(before) != 1:
+            raise Refused(f"{path.name} of Caffe's source has {text.count(before)} times, not once, what is to be "
+                          f"replaced there: {before.strip()!r}")
+        text = text.replace(before, after)
+    path.write_text(text)
+
+
 def put(source: Path, target: Path) -> None:
     """Copy a file or a folder, replacing the target; the target appears only when the copy is complete."""
     part = target.with_name(f"{target.name}.part-{os.getpid()}")

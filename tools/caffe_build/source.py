@@ -7,7 +7,8 @@ from pathlib import Path
 
 from caffe_build import programs, venv
 from caffe_build.cache import cache_folder, keep
-from caffe_build.programs import ROOT, Refused, remove, run_logged, show
+from caffe_build.onednn import add_layers
+from caffe_build.programs import ROOT, Refused, edit, remove, run_logged, show
 
 SOURCE_PIN = ROOT / "tools" / "caffe_source.txt"
 
@@ -66,8 +67,11 @@ def fetch_source() -> Path:
     return archive
 
 
-def unpack(archive: Path, key: str, config: str) -> Path:
-    """Return the source tree of this key with its Makefile.config: that of an interrupted build, or a new one."""
+def unpack(archive: Path, key: str, config: str, wheels: list[Path] = ()) -> Path:
+    """Return the source tree of this key with its Makefile.config: that of an interrupted build, or a new one.
+
+    With the wheels of oneDNN, it has our layers, too.
+    """
     tree = programs.BUILD / f"caffe-{key}"
     # An interrupted make removes the file that it was writing. A killed make cannot, and `running` remains.
     if tree.exists() and not (tree / "running").exists():
@@ -78,10 +82,9 @@ def unpack(archive: Path, key: str, config: str) -> Path:
     part.mkdir()
     run_logged(["tar", "-xzf", archive, "-C", part, "--strip-components=1", "--no-same-owner"], "Unpacking the source")
     for name, changes in SOURCE_CHANGES.items():
-        text = (part / name).read_text()
-        for before, after in changes:
-            text = text.replace(before, after)
-        (part / name).write_text(text)
+        edit(part / name, changes)
+    if wheels:
+        add_layers(part, wheels)
     (part / "Makefile.config").write_text(config)
     part.rename(tree)
     return tree

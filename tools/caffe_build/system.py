@@ -8,8 +8,8 @@ from pathlib import Path
 
 from caffe_build.programs import ROOT, Refused, clean_environment, output_of, run_logged, show
 
-SWITCHES = ("CPU_ONLY", "CUDA_DIR", "CUDA_ARCH", "USE_NCCL", "USE_LMDB", "USE_LEVELDB", "USE_OPENCV", "BLAS",
-            "CUSTOM_CXX")
+SWITCHES = ("CPU_ONLY", "CUDA_DIR", "CUDA_ARCH", "USE_NCCL", "USE_LMDB", "USE_LEVELDB", "USE_OPENCV", "USE_ONEDNN",
+            "BLAS", "CUSTOM_CXX")
 
 # What every build needs, by the names of Debian and Ubuntu; needed_packages adds what the configuration asks for.
 PACKAGES = (

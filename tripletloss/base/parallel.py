@@ -70,7 +70,7 @@ def leave() -> None:
 
 
 def _share_cores():
-    """Divide the cores among the processes of this machine, unless a variable sets the number of BLAS threads."""
+    """Divide the cores among the processes of this machine, unless a variable sets the number of threads."""
     local = next((int(os.environ[name]) for name in LOCAL_SIZES if os.environ.get(name, "").isdigit()), 1)
     if not {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"} & set(os.environ):
         from threadpoolctl import threadpool_limits  # comes with scikit-learn

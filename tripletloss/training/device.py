@@ -25,15 +25,21 @@ def choose_device(wanted: str | int, local_rank: int = 0) -> tuple[int | None, s
     other GPUs. Raises InputError if a GPU is asked for and cannot be used.
     """
     if wanted == "cpu":
-        return None, "device     CPU"
+        return None, f"device     {_cpu()}"
     gpu = local_rank + (wanted if isinstance(wanted, int) else 0)
     try:
         try_in_child(lambda: _try_gpu(gpu), "no GPU" if wanted == "auto" else f"DEVICE asks for GPU {gpu}")
     except InputError as error:
         if wanted == "auto":
-            return None, f"device     CPU ({error})"
+            return None, f"device     {_cpu()} ({error})"
         raise InputError(f"{error}: set DEVICE to 'cpu' or 'auto', or build Caffe for the GPU") from None
     return gpu, f"device     GPU {gpu}"
+
+
+def _cpu():
+    """The CPU, and whose layers Caffe has for it; a Caffe that was built elsewhere has no has_onednn."""
+    fast = hasattr(caffe, "has_onednn") and caffe.has_onednn()
+    return "CPU, with oneDNN" if fast else "CPU, with Caffe's own layers"
 
 
 def _try_gpu(gpu):
@@ -53,7 +59,7 @@ def choose_devices(wanted: str | int, team: OneProcess) -> tuple[int | None, str
     gpus = team.gather(gpu)
     without = team.first(lambda: gpus.count(None))
     if 0 < without < team.size:
-        return None, f"device     CPU ({without} of {team.size} processes have no GPU of their own)"
+        return None, f"device     {_cpu()} ({without} of {team.size} processes have no GPU of their own)"
     return gpu, sentence
 
 
