@@ -98,9 +98,10 @@ def test_the_trunk_is_the_same_in_both_nets():
     assert len(trunks[0]) > 10_000 and trunks[0] == trunks[1]
 
 
-def test_its_config_adapts_the_whole_net_and_then_the_projection():
+def test_its_config_adapts_the_projection_of_the_fetched_weights():
     loaded = config.load(str(FOLDER / "config.py"))
-    assert loaded["IMAGE_SIZE"] == 150 and loaded.stage("softmax")["WEIGHTS"] == str(FOLDER / "dlib_resnet.caffemodel")
+    assert loaded["STAGES"] == ["triplet"] and loaded["IMAGE_SIZE"] == 150
+    assert loaded["WEIGHTS"] == str(FOLDER / "dlib_resnet.caffemodel")
     assert loaded.stage("triplet")["FREEZE"] == "descriptor" and loaded["PIXEL_MEANS"] == list(dlib_resnet.PIXEL_MEANS)
 
 
@@ -112,7 +113,7 @@ def test_both_stages_train_from_the_fetched_weights(weights, tmp_path):
         "RUN_FOLDER": str(tmp_path / "run"), "FEATURE_CACHE": str(tmp_path / "cache"), "HELD_OUT_LIST": "",
         "TRAIN_LIST": str(tmp_path / "list.txt"), "WEIGHTS": {"softmax": str(weights), "triplet": ""},
         "BATCH_SIZE": {"softmax": 3, "triplet": 6}, "IMAGES_PER_IDENTITY": 2, "MAX_ITERS": {"softmax": 1, "triplet": 5},
-        "WORKERS": 0,
+        "STAGES": ["softmax", "triplet"], "WORKERS": 0,
     }  # fmt: skip
     (tmp_path / "config.py").write_text(config.copy_text(str(FOLDER / "config.py"), str(tmp_path / "config.py"), changes))
     result = run_train(tmp_path)
