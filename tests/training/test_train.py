@@ -388,7 +388,7 @@ def test_bad_input_ends_in_one_sentence_and_status_1(project, change, sentence):
         (in_config(FREEZE="fc9_1", STAGES=["triplet"]), "all layers are frozen"),
         (in_config(FREEZE="fc99", STAGES=["triplet"]), "FREEZE names the blob 'fc99'"),
         (in_config(STAGES=["triplet"]), "FREEZE would keep conv1, bn1, fc7"),
-        (lambda p: None, "WEIGHTS is '' for the triplet stage, which means the softmax stage's last weights, but RUN_FOLDER has none"),
+        (lambda p: None, "WEIGHTS is '' for the triplet stage, which means the softmax stage's weights, but RUN_FOLDER has none"),
     ],
 )  # fmt: skip
 def test_bad_input_of_the_triplet_stage(project, change, sentence):

@@ -73,7 +73,8 @@ def _keeping_ctrl_c() -> Iterator[None]:
             sys.__unraisablehook__(unraisable)
             return
         timers.append(threading.Timer(AGAIN_S, _thread.interrupt_main))
-        timers[-1].start()
+        with contextlib.suppress(KeyboardInterrupt):  # another one, while this waits for the thread that has begun
+            timers[-1].start()
 
     before, sys.unraisablehook = sys.unraisablehook, dropped
     try:
