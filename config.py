@@ -23,7 +23,9 @@ FEATURE = {'softmax': 'norm2', 'triplet': 'embedding'}  # blob of DEPLOY that is
 
 # --- images ------------------------------------------------------------------------------------------------------
 IMAGEPATH = 'data/images/'          # folder of the images that the lists name
-TRAIN_LIST = 'data/train.txt'       # lines `person@file.jpg LABEL`, labels counted from 0; may differ between stages
+# Lines `person@file.jpg LABEL`, labels counted from 0. The stages may have the same list; triplets of identities that
+# the softmax stage has not seen teach most.
+TRAIN_LIST = {'softmax': 'data/train.txt', 'triplet': 'data/triplet.txt'}
 HELD_OUT_LIST = 'data/held_out.txt' # identities to measure on, which are never trained on; '': none
 ALIGNMENT = 'face997'               # faces are cut as this model takes them (`detect --for`): or 'dlib_resnet'
 CROP = 0                            # pixels; use only the central square with this side; 0: use the whole image
@@ -32,11 +34,11 @@ PIXEL_MEANS = [102.9801, 115.9465, 122.7717]    # subtracted from B, G, R (0 to 
 
 # Augmentation: how much the training images vary at random.
 MIRROR = True                       # flip half of the images horizontally
-CROP_JITTER = 0.05                  # shift by up to this share of the side, in each direction
-ZOOM_JITTER = 0.0                   # enlarge or shrink by a factor of up to exp(this)
-LIGHT_JITTER = 0.0                  # change contrast and brightness by up to this share, up or down
+CROP_JITTER = 0.06                  # shift by up to this share of the side, in each direction
+ZOOM_JITTER = 0.1                   # enlarge or shrink by a factor of up to exp(this)
+LIGHT_JITTER = 0.3                  # change contrast and brightness by up to this share, up or down
 GREY_SHARE = 0.0                    # share of the images converted to grey
-ROTATION_JITTER = 0.0               # rotate by up to this many degrees, in either direction
+ROTATION_JITTER = 5.0               # rotate by up to this many degrees, in either direction
 COLOUR_JITTER = 0.0                 # change each of B, G, R by up to this share, up or down
 COARSE_SHARE = 0.0                  # share of the images that lose resolution: shrunk, to no less than a quarter of
                                     # IMAGE_SIZE, and enlarged again
@@ -60,11 +62,11 @@ PASS_IMAGES = 0                     # images that go through the net at once, fo
 
 # --- the softmax stage's classifier ------------------------------------------------------------------------------
 COSINE_SCALE = 24.0                 # cosines are multiplied by this before the softmax
-COSINE_MARGIN = 0.15                # a cosine, subtracted for an image's own identity, so that it must win by this much
+COSINE_MARGIN = 0.2                 # a cosine, subtracted for an image's own identity, so that it must win by this much
 
 # --- triplets ----------------------------------------------------------------------------------------------------
-# Or 'semi-hard', 'batch-all', 'distance-weighted'; 'rank-paired' needs BATCHES = 'anchor'.
-SELECTION = 'batch-hard'
+# Or 'batch-hard', 'batch-all', 'distance-weighted'; 'rank-paired' needs BATCHES = 'anchor'.
+SELECTION = 'semi-hard'
 GATHER = True                       # with several processes: select among the images of all of them; False: each
                                     # process selects within its own share of the mini-batch
 MARGIN = 0.4                        # a squared distance: how much farther a negative must be than a positive
@@ -74,14 +76,14 @@ POSITIVE_CAP = 0.0                  # with MINE_ITERS: ignore positives farther 
                                     # may be mislabelled; 0: no cap
 
 # --- training ----------------------------------------------------------------------------------------------------
-MAX_ITERS = {'softmax': 150, 'triplet': 300}            # iterations
+MAX_ITERS = {'softmax': 200, 'triplet': 300}            # iterations
 SNAPSHOT_ITERS = 100                # iterations between snapshots; there is always one at the end
 KEEP_SNAPSHOTS = 5                  # snapshots kept per stage: this many of the latest, and the best; 0: all
-LEARNING_RATE = {'softmax': 0.001, 'triplet': 0.3}      # at the start; SOLVER determines how it changes
+LEARNING_RATE = {'softmax': 0.01, 'triplet': 0.3}       # at the start; SOLVER determines how it changes
 # Share of itself, times the learning rate, that every learning weight loses in an iteration. In the triplet stage it
 # pulls the embedding back to the softmax stage's feature: raise it for few identities, or if the embedding gets worse;
 # lower it to about 0.0005 if the CNN is to learn from triplets too (FREEZE ''). None: the weight_decay of SOLVER.
-WEIGHT_DECAY = {'softmax': 0.0005, 'triplet': 0.02}
+WEIGHT_DECAY = {'softmax': 0.0005, 'triplet': 0.05}
 WORKERS = 2                         # processes that read images ahead, for each process that trains; 0: none
 DEVICE = 'auto'                     # 'auto': the first GPU if it works, otherwise the CPU; 'cpu'; 'gpu'; a GPU's number
 SEED = 1                            # of every random draw

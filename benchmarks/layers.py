@@ -26,7 +26,7 @@ ITERATIONS = 10
 def measure(stage, first_learning):
     """Print the share of each kind of layer, and of each Python layer, in a stage's iterations."""
     settings = config.load(os.path.join(ROOT, "config.py")).stage(stage)
-    settings.update(IDENTITIES=33, RANK=0, RANKS=1, WORKERS=0)
+    settings.update(IDENTITIES=160, RANK=0, RANKS=1, WORKERS=0)
     net = for_stage(read_net(settings["NET"]), caffe.TRAIN, stage)
     net, _ = fill_settings(net, settings, settings["NET"])
     with tempfile.TemporaryDirectory() as folder:

@@ -18,11 +18,11 @@ def draw_from_ceiling(person: Identity, image: int) -> Nuisance:
     # People look where they walk. Seen from above, their heads are nodded.
     return replace(
         draw_nuisance(person, image),
-        yaw=float(np.clip(rng.normal(0, 18), -45, 45)),
-        pitch=float(np.clip(rng.normal(-20, 7), -38, 0)),
-        roll=float(rng.normal(0, 2.5)),
+        yaw=float(np.clip(rng.normal(0, 24), -50, 50)),
+        pitch=float(np.clip(rng.normal(-26, 9), -45, 0)),
+        roll=float(rng.normal(0, 3)),
         scale=float(np.exp(rng.normal(0, 0.05))),
-        shift=plain(rng.normal(0, 0.015, 2)),
+        shift=plain(rng.normal(0, 0.02, 2)),
         distance=float(rng.uniform(25, 60)),
         gaze=plain(rng.normal(0, 1, 2) * (0.12, 0.08)),
         light=_light(rng),
@@ -65,18 +65,18 @@ def _backdrop(rng: np.random.Generator) -> dict[str, Any]:
 def _camera(rng: np.random.Generator) -> dict[str, Any]:
     """A small sensor in poor light, and strong compression; setting.draw_camera explains the keys."""
     return {
-        "exposure": float(np.exp(rng.normal(0, 0.25))),
+        "exposure": float(np.exp(rng.normal(-0.1, 0.3))),
         "white_balance": (1.0, 1.0, 1.0),
-        "contrast": float(rng.uniform(1, 1.4)),
+        "contrast": float(rng.uniform(0.9, 1.4)),
         "saturation": 0.0,
         "grey": True,
         "vignette": 0.0,
-        "resolution": float(rng.uniform(0.75, 1)),
-        "blur": float(rng.uniform(0.5, 1.3)),
-        "motion": float(rng.uniform(1, 4) if rng.random() < 0.1 else 0),
+        "resolution": float(rng.uniform(0.6, 1)),
+        "blur": float(rng.uniform(0.6, 1.8)),
+        "motion": float(rng.uniform(1, 6) if rng.random() < 0.15 else 0),
         "motion_angle": float(rng.normal(0, 30) % 180),
         "sharpen": 0.0,
-        "noise": float(rng.uniform(0.01, 0.03)),
+        "noise": float(rng.uniform(0.01, 0.035)),
         "noise_seed": int(rng.integers(1 << 31)),
-        "jpeg": int(rng.integers(50, 85)),
+        "jpeg": int(rng.integers(40, 80)),
     }
