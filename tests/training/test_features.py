@@ -165,7 +165,7 @@ def test_a_net_that_learns_from_two_frozen_blobs_is_not_cut():
 
 
 def test_a_few_iterations_are_not_worth_a_cache(softmax):
-    write_config(softmax, STAGES=["triplet"], WEIGHTS="run/softmax_iter_4.caffemodel", RUN_FOLDER="few",
+    write_config(softmax, STAGES=["triplet"], WEIGHTS="run/triplet_iter_4.caffemodel", RUN_FOLDER="few",
                  FEATURE_CACHE="cache", MAX_ITERS=2)  # fmt: skip
     result = run_train(softmax)
     assert result.returncode == 0 and "features " not in result.stdout and not (softmax / "cache").exists()

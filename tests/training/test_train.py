@@ -36,7 +36,7 @@ def test_both_stages_end_to_end(project):
     assert "active_share=" in result.stderr and "images/s" in result.stderr
     assert "] Creating Layer" not in result.stderr
     before = weights(run / "softmax_iter_4.caffemodel", run / "softmax_train.prototxt")
-    after = weights(run / "triplet_iter_4.caffemodel", run / "triplet_train.prototxt")
+    after = weights(run / "triplet_iter_4.caffemodel", run / "triplet_uncut.prototxt")
     for name in ("conv1", "bn1", "fc7"):
         for b, a in zip(before[name], after[name], strict=True):
             np.testing.assert_array_equal(b, a)

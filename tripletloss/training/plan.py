@@ -17,6 +17,7 @@ from tripletloss.data.lists import ImageList, read_list, show_one_of, some
 from tripletloss.net.definition import write_prototxt
 from tripletloss.net.deploy import Deploy
 from tripletloss.net.freezing import Cut, batch_statistics, find_cut
+from tripletloss.net.projection import narrowing
 from tripletloss.net.roles import embeddings_of
 from tripletloss.net.weights import Shapes
 from tripletloss.training import begun, passes, prepare, snapshots
@@ -52,6 +53,7 @@ class Plan:
     cut: Cut | None  # where the net can be cut, to be trained on features that are computed once,
     cached: bool  # whether it is cut there,
     cut_size: int  # and how many numbers per image there are
+    components: str  # name of the projection that starts from the principal components of the features; '' for none
 
     @property
     def parameters(self) -> int:
@@ -103,6 +105,9 @@ class Plan:
         if s["BATCHNORM"] == "stored" and self.own_statistics:
             normed = layers_text(self.own_statistics, self.shapes)
             lines.append(f"batchnorm  a mini-batch's statistics in {normed}, where WEIGHTS or the prototxt want it")
+        if self.components and self.cut and not self.snapshot:
+            count = self.shapes[self.components][0][0]
+            lines.append(f"start      {self.components} from the {count} principal components of {self.cut.blob}")
         if self.stage == "triplet":
             lines.append(f"triplets   {s['SELECTION']}, margin {s['MARGIN']:g}")
         lines += [f"prototxt   layer {layer} sets {name} to {value}" for name, value, layer in self.decided]
@@ -181,7 +186,9 @@ def make_plan(
     if sampling.count_passes(settings["BATCH_SIZE"], processes, settings["PASS_IMAGES"]) > 1:
         passes.divide(net, source)
     cut = _find_cut(net, matched.shapes, settings, weights, suffix)
-    cached = beginning.cached if beginning else _is_worth_it(cut, settings, len(images.names), solver.iter_size)
+    components = _components(net, matched, cut, source) if stage == "triplet" else ""
+    worth_it = bool(components) or _is_worth_it(cut, settings, len(images.names), solver.iter_size)
+    cached = beginning.cached if beginning else worth_it
     _write(net, solver, prefix)
     begun.write(prefix, settings, weights, cached)
     return Plan(
@@ -190,7 +197,7 @@ def make_plan(
         frozen=frozen, own_statistics=batch_statistics(net), renamed=matched.renamed, loss=prepare.loss_of(net),
         suffix=suffix, iter_size=solver.iter_size, weight_decay=solver.weight_decay, deploy=deploy, measured=measured,
         cut=cut, cached=cached,
-        cut_size=int(np.prod(blobs[cut.blob][1:])) if cut else 0,
+        cut_size=int(np.prod(blobs[cut.blob][1:])) if cut else 0, components=components,
     )  # fmt: skip
 
 
@@ -263,6 +270,12 @@ def _find_cut(net, shapes, settings, weights, suffix):
             "and BATCHES = 'identities' for the triplet stage, or MINE_ITERS to 0"
         )
     return cut
+
+
+def _components(net, matched, cut, source):
+    """The name of a fresh projection that makes fewer numbers of the features than they have, or ''."""
+    layer = narrowing(net, matched.shapes, source)
+    return layer.name if layer and cut and layer.bottom[0] == cut.blob and layer.name in matched.fresh else ""
 
 
 def _is_worth_it(cut: Cut | None, settings: dict[str, Any], images: int, iter_size: int) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import caffe
+import numpy as np
 from caffe.proto import caffe_pb2
 
 from tripletloss import layers
@@ -22,6 +23,7 @@ from tripletloss.evaluation.embed import ALONE
 from tripletloss.formats.caffemodel import read_prototxt
 from tripletloss.net.definition import read_net, write_prototxt
 from tripletloss.net.freezing import changing_blobs
+from tripletloss.net.projection import start_from_components
 from tripletloss.net.settings import features_of, for_process
 from tripletloss.net.weights import load_weights
 from tripletloss.training import health, snapshots
@@ -73,6 +75,20 @@ def train_stage(plan: Plan, team: OneProcess = ALONE, gpu: int | None = None) ->
     return training.last.weights
 
 
+def train_only(plan: Plan) -> caffe.Net:
+    """Train a planned stage in this process, on the CPU, and do nothing else: no record, no snapshot, no score.
+
+    Returns the trained net, whose weights are those of train_stage(). Raises InputError if the loss or the weights
+    explode.
+    """
+    training = _Training(plan, ALONE, None, [], NoRecord())
+    with contextlib.closing(training.steps):
+        while not training.is_over():
+            training.iterate()
+    health.check_weights(plan, training.net, training.solver)
+    return training.solver.net
+
+
 def is_unscored(plan: Plan) -> bool:
     """Whether the run was killed after it had written the snapshot that it resumes from, and before it scored it."""
     if not plan.snapshot or plan.snapshot.score is not None or plan.settings["FEATURE"] not in plan.measured:
@@ -88,13 +104,18 @@ def is_due(iteration: int, settings: Mapping[str, Any]) -> bool:
 class _Training:
     """A stage in one process while it trains."""
 
-    def __init__(self, plan, team, gpu, caught):
-        """caught: the list that signals are appended to. Others: as in train_stage()."""
+    def __init__(self, plan, team, gpu, caught, record=None):
+        """caught: the list that signals are appended to; record: the one to keep, or None for the stage's own.
+
+        Others: as in train_stage().
+        """
         self.plan, self.team, self.last = plan, team, plan.snapshot
         self.solver, self.net = _start(plan, team, gpu)
         blobs = self.solver.net.blobs
         self.scalars = [name for name in self.solver.net.outputs if blobs[name].count == 1]
-        self.record = Record(plan, self.net, blobs, self.scalars, team.size) if team.rank == 0 else NoRecord()
+        if record is None:
+            record = Record(plan, self.net, blobs, self.scalars, team.size) if team.rank == 0 else NoRecord()
+        self.record = record
         self.mined_every = plan.settings["MINE_ITERS"] if plan.settings["MINED"] else 0
         self.miner: Miner | None = None  # in the first process only
         if self.mined_every and team.rank == 0:
@@ -182,6 +203,9 @@ def _start(plan, team, gpu):
             layers.start_at(solver.net, solver.iter * plan.iter_size)
         elif plan.weights and team.rank == 0:
             load_weights(solver.net, plan.weights)
+            if plan.components:
+                features = np.load(features_of(net), mmap_mode="r")
+                start_from_components(solver.net.params[plan.components], features)
     team.start_equal(solver.net.params)
     return solver, net
 
