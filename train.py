@@ -12,7 +12,7 @@ from tripletloss import config
 from tripletloss.base import command, parallel
 from tripletloss.base.errors import InputError
 from tripletloss.core.verification import Verification
-from tripletloss.training import check, outcome, snapshots
+from tripletloss.training import check, outcome, snapshots, tuning
 from tripletloss.training.device import choose_device, choose_devices, use_device
 from tripletloss.training.features import cache_features
 from tripletloss.training.folder import check_folder, claim_folder
@@ -34,7 +34,17 @@ def main() -> int:
         help="a Python module that NET and DEPLOY may run, besides this package's; once for each module",
     )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="resume RUN_FOLDER from its last whole snapshot")
+    parser.add_argument(
+        "--tune", action="store_true",
+        help="choose WEIGHT_DECAY, MARGIN and SELECTION of the triplet stage by cross-validation before it is trained",
+    )  # fmt: skip
+    parser.add_argument(
+        "--widths", type=int, nargs="+", default=[], metavar="N",
+        help="with --tune: choose among embeddings of these many numbers, too",
+    )  # fmt: skip
     arguments = parser.parse_args()
+    if (arguments.widths and not arguments.tune) or (arguments.tune and arguments.check):
+        parser.error("--widths needs --tune, and --tune does not go with --check")
     if arguments.check:
         return command.run("train.py", lambda: check_once(arguments))
     stopped = "stopped at once; snapshots written before are whole: resume with --resume"
@@ -63,7 +73,7 @@ def train(arguments: argparse.Namespace, team: parallel.OneProcess) -> int:
     if team.rank == 0:
         print(sentence)
     try:
-        done = [run_stage(settings, stage, gpu, team, arguments.resume) for stage in stages]
+        done = [run_stage(settings, stage, gpu, team, arguments) for stage in stages]
     except Stopped as stopped:
         command.complain("train.py", f"{stopped}: resume with --resume")
         return 128 + stopped.number
@@ -86,18 +96,21 @@ def prepare(arguments: argparse.Namespace, locks: list[IO[str]]) -> tuple[config
     """The settings and the stages of the run. Its folder is locked, and the lock is added to locks."""
     settings = load_config(arguments)
     stages = stages_of(arguments, settings)
+    if arguments.tune and "triplet" not in stages:
+        raise InputError("--tune chooses settings of the triplet stage, which is not to be trained: see STAGES")
     locks.append(claim_folder(settings["RUN_FOLDER"], stages, arguments.resume))
     return settings, stages
 
 
 def run_stage(
-    settings: config.Config, stage: str, gpu: int | None, team: parallel.OneProcess, resume: bool
+    settings: config.Config, stage: str, gpu: int | None, team: parallel.OneProcess, arguments: argparse.Namespace
 ) -> tuple[Plan, str]:
     """One stage, from plan to measurement. All processes train and measure, and the first one plans and prints.
 
     Returns the plan, and the path of the weights.
     """
-    plan = team.first(lambda: plan_stage(settings, stage, gpu, team.size, resume))
+    own = team.first(lambda: choose_settings(settings, gpu, team.size, arguments)) if stage == "triplet" else settings
+    plan = team.first(lambda: plan_stage(own, stage, gpu, team.size, arguments.resume))
     use_device(gpu)
     if line := cache_features(plan, team):
         print(line, flush=True)
@@ -112,6 +125,25 @@ def run_stage(
     if team.rank == 0:
         print(flush=True)
     return plan, weights
+
+
+def choose_settings(
+    settings: config.Config, gpu: int | None, processes: int, arguments: argparse.Namespace
+) -> config.Config:
+    """The settings of the triplet stage, with what --tune chooses now or has chosen before. Prints both."""
+    begun = snapshots.described(os.path.join(settings["RUN_FOLDER"], "triplet"))
+    if arguments.tune and not begun:
+        use_device(gpu)
+        print(*tuning.tune(settings, arguments.widths, processes), sep="\n")
+    chosen, line = tuning.applied(settings)
+    if arguments.tune and not line:
+        raise InputError(
+            "the triplet stage has begun without --tune, which is too late now: resume without it, or set RUN_FOLDER "
+            "to a new folder"
+        )
+    if line:
+        print(line, flush=True)
+    return chosen
 
 
 def report_outcome(
@@ -143,7 +175,8 @@ def check_stages(arguments: argparse.Namespace, processes: int) -> int:
     trained = snapshots.chosen(softmax, settings["START_FROM"]) if stages[0] == "triplet" else None
     with tempfile.TemporaryDirectory() as folder:
         for stage in stages:
-            plan = make_plan(settings.aside(folder, trained and trained.weights), stage, gpu, processes)
+            own = tuning.applied(settings)[0] if stage == "triplet" else settings
+            plan = make_plan(own.aside(folder, trained and trained.weights), stage, gpu, processes)
             found = check.look_closely(plan, stage != stages[-1], run_folder)
             print("\n".join([plan.describe(), *found]), "\n", flush=True)
     return 0

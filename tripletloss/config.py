@@ -211,11 +211,15 @@ class Config:
 
         softmax_weights: the weights from which its triplet stage starts if WEIGHTS does not say, or None.
         """
-        values = {**self.values, "RUN_FOLDER": folder}
+        changes: dict[str, Any] = {"RUN_FOLDER": folder}
         softmax, triplet = (self.stage(stage)["WEIGHTS"] for stage in STAGES)
         if softmax_weights and not triplet:
-            values["WEIGHTS"] = {"softmax": softmax, "triplet": softmax_weights}
-        return Config(values, self.source)
+            changes["WEIGHTS"] = {"softmax": softmax, "triplet": softmax_weights}
+        return self.changed(changes)
+
+    def changed(self, values: Mapping[str, Any]) -> "Config":
+        """The same settings with some values changed."""
+        return Config({**self.values, **values}, self.source)
 
 
 def need_files(settings: Mapping[str, Any], *names: str) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 
 # The purposes of random streams. Each has its own stream, so that no two draws coincide by accident.
-ORDER, CHOICE, AUGMENTATION, CLASS_WEIGHTS, CAFFE, NEGATIVES = range(6)
+ORDER, CHOICE, AUGMENTATION, CLASS_WEIGHTS, CAFFE, NEGATIVES, FOLDS = range(7)
 
 
 def random_stream(seed: int, purpose: int, first: int, second: int = 0) -> np.random.Generator:

@@ -56,6 +56,20 @@ def fill_settings(
     return filled, decided
 
 
+def given_settings(net: caffe_pb2.NetParameter, source: str) -> set[str]:
+    """The names of the settings that the layers of a net give themselves, before fill_settings(), which keeps them.
+
+    source: the prototxt's path. Raises InputError for a wrong param_str.
+    """
+    found: set[str] = set()
+    for layer in net.layer:
+        if is_a(layer, SettingsLayer):
+            where = f"{source}: layer {layer.name!r}"
+            own = parse_param_str(layer.python_param.param_str, layer_class(layer).keys, where)
+            found.update(key.upper() for key in own)
+    return found
+
+
 def _check_paths(own, settings, source, where):
     """Raise InputError for a path in a layer's own settings that is outside the folders that config.py names."""
     named = [settings[key] for key in ("IMAGEPATH", "RUN_FOLDER", "FEATURE_CACHE", "TRAIN_LIST") if settings[key]]
