@@ -9,48 +9,31 @@ FACES has a folder of images for each identity, as tripletloss.detect writes the
 import json
 import sys
 
-import numpy as np
-
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import write_whole
 from tripletloss.base.outputs import check_outputs
-from tripletloss.core.verification import LEAST_FALSE_ACCEPTS
+from tripletloss.core.pairs import pair_distances, pairs_of
 from tripletloss.data.folders import check_cut, list_folder
 from tripletloss.deploy.onnx_model import Model
-from tripletloss.deploy.onnx_threshold import different_from, embed_list
+from tripletloss.deploy.onnx_threshold import describe_pairs, embed_list
 
 FAR = 1e-3
 ABOUT = ("weights_sha256", "feature", "mirrored", "alignment", "image_size")
-
-
-def all_pairs(rows, labels):
-    """The squared distances of all pairs, (P,) float32, and whether each is of one identity, (P,) bool."""
-    distances, same = [], []
-    squares = (rows**2).sum(1)
-    for number in range(len(rows) - 1):
-        others = slice(number + 1, None)
-        apart = squares[number] + squares[others] - 2 * rows[others] @ rows[number]
-        distances.append(np.maximum(apart, 0).astype(np.float32))
-        same.append(labels[others] == labels[number])
-    return np.concatenate(distances), np.concatenate(same)
 
 
 def measure(model_path, folder, whose):
     """What OUT says. Raises InputError."""
     model, images = Model(model_path), list_folder(folder)
     check_cut(folder, {"ALIGNMENT": model.about.get("alignment", "face997")})
-    distances, same = all_pairs(embed_list(model, images).astype(np.float64), images.labels)
-    apart = np.sort(distances[~same])
-    accepted = int(FAR * len(apart))
-    if accepted < LEAST_FALSE_ACCEPTS or not same.any():
-        raise InputError(f"{folder} has too few pairs: at FAR {FAR:g}, {accepted} pairs of two identities are accepted")
-    threshold = float(apart[accepted - 1])
-    return {
-        **{name: model.about[name] for name in ABOUT},
-        "threshold": f"{threshold:.6g}", "threshold_far": f"{FAR:g}",
-        "threshold_tar": f"{np.mean(distances[same] <= threshold):.4f}", **different_from(distances, same, threshold),
-        "threshold_pairs": f"{same.sum()} same and {len(apart)} different of {whose}",
-    }  # fmt: skip
+    try:
+        pairs = pairs_of(images.labels, most=len(images.names) ** 2)  # all of them
+    except ValueError:
+        raise InputError(f"{folder} has no pairs of one identity, or of two: add identities or images") from None
+    distances = pair_distances(embed_list(model, images), pairs.first, pairs.second)
+    found = describe_pairs(distances, pairs.same, whose, FAR)
+    if "threshold" not in found:
+        raise InputError(f"{folder} has {found['threshold_pairs']}: add images of other identities")
+    return {**{name: model.about[name] for name in ABOUT}, **found}
 
 
 def main():

@@ -12,9 +12,11 @@ from tests.helpers import PHOTOS, ROOT
 from tripletloss import config
 from tripletloss.core import clustering
 from tripletloss.core.pairs import pair_distances, pairs_of
+from tripletloss.data.images import Preprocessing
 from tripletloss.data.lists import read_list, shared_identities
 from tripletloss.evaluation import suspects
-from tripletloss.evaluation.embed import embed
+from tripletloss.evaluation.compare import compare
+from tripletloss.evaluation.embed import embed, extract_all, open_net
 from tripletloss.evaluation.report import measure_list
 from tripletloss.formats import caffemodel
 from tripletloss.net.definition import for_stage, read_net
@@ -118,3 +120,17 @@ def test_clusters_of_unseen_identities_are_mostly_theirs(unseen):
     distances = pair_distances(unseen.rows, pairs.first, pairs.second)
     clusters = clustering.cluster(unseen.rows, clustering.threshold_of_best_f(distances, pairs.same))
     assert clustering.clustering(clusters, unseen.images.labels).b_cubed[2] > 0.6
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_residual_of_zeros_compares_as_equal_to_the_softmax_feature(mirrored):
+    settings = config.load(str(MODEL / "unseen.py")).stage("triplet")
+    settings["TRAIN_LIST"] = settings["HELD_OUT_LIST"]  # on which PCA is fitted
+    images = read_list(settings["HELD_OUT_LIST"], settings["IMAGEPATH"])
+    net = open_net(str(WEIGHTS), settings, ["norm2", "embedding"])
+    net.params["fc9_1"][0].data[...] = 0
+    found = compare(net, settings, "norm2", images, pairs_of(images.labels), mirrored)
+    np.testing.assert_allclose(found.distances[-1], found.distances[0], atol=1e-6)
+    [rows] = extract_all(net, ["norm2"], images, Preprocessing.of(settings), mirrored)
+    first, second, _ = pairs_of(images.labels)
+    np.testing.assert_allclose(found.distances[0], ((rows[first] - rows[second]) ** 2).sum(1), atol=1e-6)

@@ -72,20 +72,30 @@ def threshold_of(model: Model, settings: Mapping[str, Any]) -> dict[str, str]:
     except ValueError:
         return {"threshold_pairs": f"none: {os.path.basename(source)} has no pairs of one identity, or of two"}
     rows = embed_list(model, images)
-    distances = pair_distances(rows, pairs.first, pairs.second)
-    found = verification.verification_of_pairs(distances, pairs.same)
-    behind = f"{found.same} same and {found.different} different of {os.path.basename(source)}"
-    if not found.thresholds:
+    return describe_pairs(pair_distances(rows, pairs.first, pairs.second), pairs.same, os.path.basename(source))
+
+
+def describe_pairs(
+    distances: np.ndarray, same: np.ndarray, source: str, far: float | None = None
+) -> dict[str, str]:
+    """Metadata about the thresholds of pairs: distances (P,), same (P,) bool, with pairs of both kinds.
+
+    source: of the pairs, in words; far: one of verification.FARS, or None for the lowest that the pairs resolve. If
+    they do not resolve it, there is `threshold_equal_errors` instead of `threshold`.
+    """
+    found = verification.verification_of_pairs(distances, same)
+    behind = f"{found.same} same and {found.different} different of {source}"
+    wanted = min(found.thresholds, default=max(verification.FARS)) if far is None else far
+    if wanted not in found.thresholds:
         return {
-            "threshold_pairs": f"{behind}, too few for FAR {max(verification.FARS):g}",
-            "threshold_equal_errors": f"{verification.threshold_of_equal_errors(distances, pairs.same):.6g}",
+            "threshold_pairs": f"{behind}, too few for FAR {wanted:g}",
+            "threshold_equal_errors": f"{verification.threshold_of_equal_errors(distances, same):.6g}",
         }
-    far = min(found.thresholds)
     about = {
-        "threshold": f"{found.thresholds[far]:.6g}", "threshold_far": f"{far:g}",
-        "threshold_tar": f"{found.tar[far]:.4f}", "threshold_pairs": behind,
+        "threshold": f"{found.thresholds[wanted]:.6g}", "threshold_far": f"{wanted:g}",
+        "threshold_tar": f"{found.tar[wanted]:.4f}", "threshold_pairs": behind,
     }  # fmt: skip
-    return {**about, **different_from(distances, pairs.same, found.thresholds[far])}
+    return {**about, **different_from(distances, same, found.thresholds[wanted])}
 
 
 def different_from(distances: np.ndarray, same: np.ndarray, threshold: float) -> dict[str, str]:

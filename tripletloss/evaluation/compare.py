@@ -16,7 +16,7 @@ from tripletloss.core.norm import l2_normalize
 from tripletloss.core.pairs import Pairs, pair_distances
 from tripletloss.data.images import Preprocessing
 from tripletloss.data.lists import ImageList, read_list
-from tripletloss.evaluation.embed import ALONE, extract_all, open_net
+from tripletloss.evaluation.embed import ALONE, extract_all, open_net, passes
 
 SOFTMAX_SNAPSHOT = re.compile(r"softmax_iter_\d+\.caffemodel(\.h5)?")  # as snapshots.py names it
 FITTED_IMAGES = 2000  # of the training list, on which PCA is fitted
@@ -129,12 +129,19 @@ def compare(
     broken: dict[str, str] | None = {} if s["BROKEN_IMAGES"] == "skip" else None
     with team.together():
         train = read_list(s["TRAIN_LIST"], s["IMAGEPATH"], must_exist=s["BROKEN_IMAGES"] == "stop")
-    softmax, triplet = extract_all(net, blobs, images, preprocessing, mirrored, show, team=team)
+    views = (False, True) if mirrored else (False,)
+    bar = "embedding" if show else ""
+    batches = [rows for _, rows in passes(net, blobs, images, preprocessing, views, bar, team=team)]
     rng = np.random.default_rng(s["SEED"])
     chosen = np.sort(rng.permutation(len(train.names))[:FITTED_IMAGES])
-    [fitted] = extract_all(net, [softmax_feature], train.only(chosen), preprocessing, mirrored, show, broken, team)
+    [fitted] = extract_all(net, [softmax_feature], train.only(chosen), preprocessing, False, show, broken, team)
     if team.rank > 0:
         return None
+    count = len(views) * len(images.names)  # of rows: view by view
+    softmax, triplet = (
+        np.concatenate([batch[view][blob] for view in range(len(views)) for batch in batches]).reshape(count, -1)
+        for blob in range(len(blobs))
+    )
     dimension = triplet.shape[1]
     embeddings = {softmax_feature: l2_normalize(softmax)[0]}
     least = min(dimension, softmax.shape[1], len(fitted))
@@ -143,6 +150,9 @@ def compare(
     directions = rng.standard_normal((dimension, softmax.shape[1])).astype(np.float32)
     embeddings[f"random projection to {dimension}"] = l2_normalize(softmax @ directions.T)[0]
     embeddings[s["FEATURE"]] = triplet
+    # The mean over views comes last for all of them, as the net has normalised each view of the triplet embedding.
+    for name, rows in embeddings.items():
+        embeddings[name] = rows.reshape(len(views), len(images.names), -1).mean(axis=0)
     return compare_embeddings(embeddings, images, pairs)
 
 
