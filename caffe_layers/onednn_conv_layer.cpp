@@ -23,6 +23,9 @@ typedef dnnl::convolution_backward_weights BackwardWeights;
 const int kWinogradTiles = 48;
 const int kWinogradTilesOfWeights = 24;  // in the gradient of the weights
 const int kWinogradChannels = 16;
+// With fewer products of two numbers, waking other threads costs more than
+// they save.
+const int64_t kProductsWorthThreads = 16 << 20;
 
 /// What a convolution's passes depend on, besides the layer's parameters.
 struct Shape {
@@ -39,6 +42,20 @@ struct Plan {
   Shape shape;
   bool covered;  // whether oneDNN has a fast way for it
   OneDnnPass pass;
+};
+
+/// Limits OpenMP, and so oneDNN, to so many threads while it lives.
+class ThreadLimit {
+ public:
+  explicit ThreadLimit(int threads) : before_(omp_get_max_threads()) {
+    omp_set_num_threads(threads);
+  }
+  ~ThreadLimit() { omp_set_num_threads(before_); }
+
+ private:
+  const int before_;
+
+  DISABLE_COPY_AND_ASSIGN(ThreadLimit);
 };
 
 // oneDNN's slowest ways are slower than Caffe's own.
@@ -78,6 +95,7 @@ class OneDnnConvolutionLayer : public ConvolutionLayer<float> {
    */
   bool Prepare(Maker make, int winograd_tiles, Plan* plan);
   int64_t Tiles() const;
+  int Threads() const;
   void Describe();
   Forward::primitive_desc DescribeForward(dnnl::algorithm algorithm) const;
   bool MakeForward(dnnl::algorithm algorithm, OneDnnPass* pass);
@@ -126,6 +144,11 @@ void OneDnnConvolutionLayer::Describe() {
 int64_t OneDnnConvolutionLayer::Tiles() const {
   return int64_t(num_) * ((output_shape_[0] + 3) / 4) *
       ((output_shape_[1] + 3) / 4);
+}
+
+int OneDnnConvolutionLayer::Threads() const {
+  const int64_t products = int64_t(num_) * top_dim_ * blobs_[0]->count(1);
+  return products < kProductsWorthThreads ? 1 : omp_get_max_threads();
 }
 
 bool OneDnnConvolutionLayer::Prepare(Maker make, int winograd_tiles,
@@ -222,6 +245,7 @@ bool OneDnnConvolutionLayer::MakeBackwardWeights(dnnl::algorithm algorithm,
 
 void OneDnnConvolutionLayer::Forward_cpu(const vector<Blob<float>*>& bottom,
     const vector<Blob<float>*>& top) {
+  const ThreadLimit limit(Threads());
   if (!Prepare(&OneDnnConvolutionLayer::MakeForward, kWinogradTiles,
                &forward_)) {
     ConvolutionLayer<float>::Forward_cpu(bottom, top);
@@ -240,6 +264,7 @@ void OneDnnConvolutionLayer::Forward_cpu(const vector<Blob<float>*>& bottom,
 
 void OneDnnConvolutionLayer::Backward_cpu(const vector<Blob<float>*>& top,
     const vector<bool>& propagate_down, const vector<Blob<float>*>& bottom) {
+  const ThreadLimit limit(Threads());
   const bool to_weights = param_propagate_down_[0];
   const bool to_bottom = std::count(propagate_down.begin(),
                                     propagate_down.end(), true) > 0;

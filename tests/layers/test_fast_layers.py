@@ -354,7 +354,7 @@ def test_the_shipped_weights_give_the_embeddings_of_caffes_own_layers(monkeypatc
 
 def test_a_forked_child_runs_nets_after_its_parent_did(tmp_path):
     """libgomp's threads are not in the child; without care, it waits for them forever."""
-    (tmp_path / "net.prototxt").write_text(RESIDUAL)
+    (tmp_path / "net.prototxt").write_text(convolution((4, 32, 64, 64), 32, 3, "pad: 1"))  # worth threads
     code = """
 import multiprocessing, caffe, numpy as np
 def run():
@@ -380,3 +380,18 @@ def test_one_limit_holds_for_all_threads(given):
     env = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
     done = subprocess.run([sys.executable, "-c", code], env=env | {given: "1"}, capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) == {"1"}
+
+
+@pytest.mark.parametrize("images, threads", [(1, 1), (8, 2)])
+def test_a_second_thread_is_woken_only_for_work_that_is_worth_it(tmp_path, images, threads):
+    (tmp_path / "net.prototxt").write_text(convolution((images, 32, 16, 16), 32, 3, "pad: 1"))
+    code = """
+import os, caffe
+net = caffe.Net("net.prototxt", caffe.TRAIN)
+before = len(os.listdir("/proc/self/task"))
+net.forward(), net.backward()
+print(1 + len(os.listdir("/proc/self/task")) - before)
+"""
+    env = {**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1", "CAFFE_ONEDNN": "1", "GLOG_minloglevel": "2"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{threads}\n"
