@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from tests.browser import Browser
 from tests.helpers import make_project, run_train, write_config
 
 # Nets as small as those of tests are fastest with one thread, and two wait for each other where data workers are busy.
@@ -23,3 +24,11 @@ def softmax(project):
     write_config(project, FEATURE_CACHE="")
     assert run_train(project).returncode == 0
     return project
+
+
+@pytest.fixture
+def browser(tmp_path_factory):
+    """Chromium, which remembers nothing of other tests. Clearing the storage of a running one takes effect too late."""
+    started = Browser(tmp_path_factory.mktemp("downloads"))
+    yield started
+    started.driver.quit()
