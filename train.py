@@ -6,12 +6,16 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
-from typing import IO
+from typing import IO, NamedTuple
 
 from tripletloss import config
 from tripletloss.base import command, parallel
 from tripletloss.base.errors import InputError
+from tripletloss.base.files import write_whole
 from tripletloss.core.verification import Verification
+from tripletloss.evaluation.compare import Comparison
+from tripletloss.reporting import history, page
+from tripletloss.reporting import run as run_page
 from tripletloss.training import check, outcome, snapshots, tuning
 from tripletloss.training.device import choose_device, choose_devices, use_device
 from tripletloss.training.features import cache_features
@@ -72,13 +76,24 @@ def train(arguments: argparse.Namespace, team: parallel.OneProcess) -> int:
     gpu, sentence = choose_devices(settings["DEVICE"], team)
     if team.rank == 0:
         print(sentence)
+        outcome.forget(settings["RUN_FOLDER"])
+        device = sentence.removeprefix("device").strip()
+        history.note(settings["RUN_FOLDER"], config_given(settings), device, team.size)
     try:
-        done = [run_stage(settings, stage, gpu, team, arguments) for stage in stages]
+        pages = run_page.Snapshots(settings["RUN_FOLDER"])
+        done = [run_stage(settings, stage, gpu, team, arguments, pages) for stage in stages]
     except Stopped as stopped:
+        write_page(settings["RUN_FOLDER"], None, team)
         command.complain("train.py", f"{stopped}: resume with --resume")
         return 128 + stopped.number
-    report_outcome(settings, [plan for plan, _ in done], [weights for _, weights in done], team)
+    plans, ends = [stage.plan for stage in done], [stage.weights for stage in done]
+    report_outcome(settings, plans, ends, done[-1].comparison, team)
     return 0
+
+
+def config_given(settings: config.Config) -> str:
+    """The config file as commands need it; '' for the one that they find themselves."""
+    return "" if settings.source == config.default_file() else settings.source
 
 
 def load_config(arguments: argparse.Namespace) -> config.Config:
@@ -102,13 +117,19 @@ def prepare(arguments: argparse.Namespace, locks: list[IO[str]]) -> tuple[config
     return settings, stages
 
 
-def run_stage(
-    settings: config.Config, stage: str, gpu: int | None, team: parallel.OneProcess, arguments: argparse.Namespace
-) -> tuple[Plan, str]:
-    """One stage, from plan to measurement. All processes train and measure, and the first one plans and prints.
+class Done(NamedTuple):
+    """A stage that was trained."""
 
-    Returns the plan, and the path of the weights.
-    """
+    plan: Plan
+    weights: str  # path
+    comparison: Comparison | None  # of the stages
+
+
+def run_stage(
+    settings: config.Config, stage: str, gpu: int | None, team: parallel.OneProcess, arguments: argparse.Namespace,
+    pages: run_page.Snapshots,
+) -> Done:  # fmt: skip
+    """One stage, from plan to measurement. All processes train and measure, and the first one plans and prints."""
     own = team.first(lambda: choose_settings(settings, gpu, team.size, arguments)) if stage == "triplet" else settings
     plan = team.first(lambda: plan_stage(own, stage, gpu, team.size, arguments.resume))
     use_device(gpu)
@@ -116,15 +137,15 @@ def run_stage(
         print(line, flush=True)
     if plan.weights and stage == "softmax" and not plan.snapshot:
         report("before", measure(plan, plan.weights, team))
-    weights = train_stage(plan, team, gpu)
+    weights = train_stage(plan, team, gpu, pages.write)
     if team.rank == 0:
         print(f"weights    {weights}")
         if line := plan.skipped():
             print(line)
-    report_end(plan, weights, team)
+    comparison = report_end(plan, weights, team)
     if team.rank == 0:
         print(flush=True)
-    return plan, weights
+    return Done(plan, weights, comparison)
 
 
 def choose_settings(
@@ -147,15 +168,35 @@ def choose_settings(
 
 
 def report_outcome(
-    settings: config.Config, plans: list[Plan], ends: list[str], team: parallel.OneProcess
-) -> None:
-    """Print which of the weights are best, and what to do with them. plans, ends: as for outcome.candidates()."""
+    settings: config.Config, plans: list[Plan], ends: list[str], comparison: Comparison | None,
+    team: parallel.OneProcess,
+) -> None:  # fmt: skip
+    """Print which of the weights are best, and what to do with them, and write the page about the run.
+
+    plans, ends: as for outcome.candidates(); comparison: of the last stage.
+    """
     found = outcome.candidates(plans, ends, team)
-    held_out = plans[-1].held_out
-    if found and held_out:
-        default = settings.stage("triplet")["FEATURE"]
-        given = "" if settings.source == config.default_file() else settings.source
-        print(*outcome.describe(found, held_out.labels, default, given, settings["RUN_FOLDER"]), sep="\n", flush=True)
+    held_out, folder = plans[-1].held_out, settings["RUN_FOLDER"]
+    judged = outcome.judge(found, held_out.labels) if held_out else None
+    kept = None
+    if judged and held_out:
+        best = judged.found[judged.best]
+        following = outcome.export(best, settings.stage("triplet")["FEATURE"], config_given(settings), folder)
+        print(*outcome.describe(judged, following), sep="\n", flush=True)
+        kept = outcome.kept(judged, held_out, following, comparison.report() if comparison else None)
+    write_page(folder, kept, team)
+
+
+def write_page(folder: str, kept: outcome.Kept | None, team: parallel.OneProcess) -> None:
+    """Write the page about the run, and print its path. kept: the run's outcome, if it has one."""
+
+    def write() -> str:
+        if kept:
+            outcome.save(folder, kept)
+        return run_page.write(folder)
+
+    if team.rank == 0:
+        print(page.attempt(write), flush=True)
 
 
 def check_once(arguments: argparse.Namespace) -> int:
@@ -185,17 +226,20 @@ def check_stages(arguments: argparse.Namespace, processes: int) -> int:
 def plan_stage(settings: config.Config, stage: str, gpu: int | None, processes: int, resume: bool) -> Plan:
     """The stage's plan, printed."""
     plan = make_plan(settings, stage, gpu, processes, resume)
-    print("\n".join([plan.describe(), *check.look_before(plan)]), flush=True)
+    lines = [*plan.describe().splitlines(), *check.look_before(plan)]
+    write_whole(f"{plan.prefix}_plan.txt", "".join(f"{line}\n" for line in lines).encode())
+    print(*lines, sep="\n", flush=True)
     return plan
 
 
-def report_end(plan: Plan, weights: str, team: parallel.OneProcess) -> None:
-    """Print how good the stage's weights are; after the triplet stage, also what it added."""
+def report_end(plan: Plan, weights: str, team: parallel.OneProcess) -> Comparison | None:
+    """Print how good the stage's weights are; after the triplet stage, also what it added, which is returned."""
     comparison = compare_stages(plan, weights, team) if plan.stage == "triplet" else None
     if comparison:
         print(f"\n{comparison.describe()}", flush=True)
     if not team.first(lambda: comparison is not None):
         report("after", measure(plan, weights, team))
+    return comparison
 
 
 def report(when: str, held_out: Mapping[str, Verification]) -> None:

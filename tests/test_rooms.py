@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "net": {"layers", "formats", "data", "config", "core", "base"},
     "evaluation": {"net", "layers", "formats", "data", "config", "core", "base"},
     "training": {"evaluation", "net", "layers", "formats", "data", "config", "core", "base"},
+    "reporting": {"training", "evaluation", "net", "layers", "formats", "data", "config", "core", "base"},
     "deploy": {"formats", "data", "config", "core", "base"},
 }
 WITHOUT_CAFFE = ("base", "core", "data", "formats", "deploy")

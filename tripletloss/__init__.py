@@ -9,6 +9,7 @@ evaluate  measure weights, or embeddings
 extract   write the embeddings of images to a file
 cluster   group images by identity
 suspects  rank images by how probably they are mislabelled
+report    write a page about a run
 export    write a net with its weights as ONNX
 verify    say whether two photos show the same person
 
@@ -23,6 +24,7 @@ layers      the Caffe layers, which a prototxt names as tripletloss.layers
 net         nets prepared for training
 evaluation  embedding images, and what embeddings are good for
 training    plan, checks, stages, features, mining, snapshots, health, record
+reporting   pages about runs and measurements
 deploy      without Caffe, from base, core, config, data and formats: ONNX export, exported models, faces in photos
 
 tests/test_rooms.py keeps these arrows.

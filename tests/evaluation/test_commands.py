@@ -295,13 +295,13 @@ def test_an_identity_of_more_images_than_are_clustered_is_measured(monkeypatch):
     monkeypatch.setattr(reports, "MOST_CLUSTERED", 100)
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2, 3], [10, 150, 120, 8])
-    few = reports._few_images(labels)
-    assert len(few) <= reports.MOST_CLUSTERED and len(np.unique(labels[few])) >= 2 and (np.diff(few) > 0).all()
-    assert max(np.bincount(labels[few])) == reports.MOST_CLUSTERED // 2
+    few = reports.few_images(labels, 100)
+    assert len(few) <= 100 and len(np.unique(labels[few])) >= 2 and (np.diff(few) > 0).all()
+    assert max(np.bincount(labels[few])) == 100 // 2
     report = reports.measure_list(labels, rng.normal(size=(4, 2))[labels] + 0.1 * rng.normal(size=(len(labels), 2)))
     assert report["clustering"]["images"] == len(few) and report["clustering"]["B-cubed"]["F"] > 0.5
     labels = np.repeat(np.arange(20), 10)  # whole identities, where they are small
-    assert set(np.bincount(labels[reports._few_images(labels)])) == {0, 10}
+    assert set(np.bincount(labels[reports.few_images(labels, 100)])) == {0, 10}
 
 
 def test_images_that_are_a_part_of_a_list_are_clustered_at_the_threshold_for_that_part(monkeypatch):
@@ -309,7 +309,7 @@ def test_images_that_are_a_part_of_a_list_are_clustered_at_the_threshold_for_tha
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(100), 12)
     rows = rng.normal(size=(100, 8))[labels] + 0.6 * rng.normal(size=(1200, 8))
-    few = reports._few_images(labels)
+    few = reports.few_images(labels, 120)
     d = ((rows[few, None] - rows[None, few]) ** 2).sum(2)[np.triu_indices(120, 1)]
     same = (labels[few, None] == labels[few])[np.triu_indices(120, 1)]
 

@@ -12,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 from tests.helpers import TINY_NET, hold_out, run_train, write_config
 from tripletloss.core.pairs import pairs_of
 from tripletloss.core.verification import headline_figure
-from tripletloss.training.outcome import Candidate, describe
+from tripletloss.training import outcome
+from tripletloss.training.outcome import Candidate
 
 MEASURED = {"DEPLOY": "deploy.prototxt", "FEATURE": {"softmax": "fc7", "triplet": "fc9_1"}, "HELD_OUT_LIST": "held.txt"}
 LABELS = np.repeat(np.arange(8), 5)
@@ -36,6 +37,11 @@ def candidate(stage, name, noise):
     return Candidate(stage, f"/run/{name}", "norm2", rng.normal(size=(8, 4))[LABELS] + noise * rng.normal(size=(40, 4)))
 
 
+def describe(found, *about):
+    judged = outcome.judge(found, LABELS)
+    return outcome.describe(judged, outcome.export(judged.found[judged.best], *about))
+
+
 def auc(one):
     """By scikit-learn, over all pairs in a plain loop."""
     pairs = [(i, j) for i in range(40) for j in range(i)]
@@ -53,7 +59,7 @@ def test_the_figure_of_a_score_is_auc_up_to_a_thousand_different_pairs():
 
 def test_the_best_weights_are_named_with_their_gain_and_the_next_command():
     start, softmax, triplet = candidate("", "w", 0.9), candidate("softmax", "s", 0.7), candidate("triplet", "t", 0.3)
-    best, following = describe([start, softmax, triplet], LABELS, "embedding", "my.py", "/run/mine")
+    best, following = describe([start, softmax, triplet], "embedding", "my.py", "/run/mine")
     found = re.fullmatch(
         r"best {7}/run/t, norm2: AUC (\S+) on the held-out identities, (\S+) \(95% interval (\S+) to (\S+)\) from where the "
         "run began, /run/w, norm2", best,
@@ -66,13 +72,13 @@ def test_the_best_weights_are_named_with_their_gain_and_the_next_command():
 
 def test_a_stage_that_made_it_worse_is_named_with_the_weights_before_it():
     start, softmax, triplet = candidate("", "w", 0.7), candidate("softmax", "s", 0.3), candidate("triplet", "t", 0.9)
-    best, worse, following = describe([start, softmax, triplet], LABELS, "norm2", "", "/run/mine")
+    best, worse, following = describe([start, softmax, triplet], "norm2", "", "/run/mine")
     assert best.startswith("best       /run/s, norm2: AUC ")
     change = f"{auc(triplet) - auc(softmax):+.4f}"
     assert worse.startswith(f"worse      the triplet stage, /run/t, norm2: {change} (95% interval -")
     assert worse.endswith("from /run/s, norm2: use those")
     assert following == "next       python -m tripletloss.export /run/s --out mine.onnx"
-    best, *worse = describe([candidate("", "w", 0.3), candidate("softmax", "s", 0.9)], LABELS, "norm2", "", "/run/mine")
+    best, *worse = describe([candidate("", "w", 0.3), candidate("softmax", "s", 0.9)], "norm2", "", "/run/mine")
     assert best.startswith("best       /run/w, norm2: ") and "training did not improve on these" in best
     assert len(worse) == 2 and worse[0].startswith("worse      the softmax stage, /run/s, norm2: -")
 
@@ -85,7 +91,9 @@ def test_a_run_ends_with_its_best_weights_as_evaluate_measures_them(measured):
     command = [sys.executable, "-m", "tripletloss.evaluate", *arguments]
     said = subprocess.run(command, capture_output=True, text=True, cwd=measured).stdout
     assert re.search(rf"^AUC +{found[3]} ", said, re.MULTILINE), said
-    assert result.stdout.splitlines()[-1].startswith("next       python -m tripletloss.export run/")
+    following, page = result.stdout.splitlines()[-2:]
+    assert following.startswith("next       python -m tripletloss.export run/")
+    assert page.startswith("report     run/report.html (")
     scores = (measured / "run" / "softmax_held_out.csv").read_text().splitlines()
     assert scores[0] == "iteration,AUC" and [line.split(",")[0] for line in scores[1:]] == ["2", "4"]
 

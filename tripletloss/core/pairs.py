@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tripletloss.core.distances import check_finite, rounding_of
+from tripletloss.core.distances import check_finite, distance_blocks, rounding_of
 
 NEEDS_BOTH_KINDS = "verification needs pairs of the same identity and pairs of different identities"
 
@@ -92,3 +92,46 @@ def pair_distances(embeddings: np.ndarray, first: np.ndarray, second: np.ndarray
         found[block] = np.square(embeddings[first[block]].astype(np.float64) - embeddings[second[block]]).sum(axis=1)
     found[found <= rounding_of(embeddings) ** 2] = 0
     return found
+
+
+class HardPairs(NamedTuple):
+    """K pairs of images that are hard to tell, the hardest first."""
+
+    first: np.ndarray  # (K,) int, row numbers
+    second: np.ndarray  # (K,) int
+    distances: np.ndarray  # (K,) float64, squared
+
+
+def hardest_of(distances: np.ndarray, pairs: Pairs, count: int) -> tuple[HardPairs, HardPairs]:
+    """The nearest different pairs and the farthest same pairs among `pairs`, `count` of each or fewer.
+
+    distances: (P,), squared.
+    """
+
+    def first_of(which: np.ndarray, sign: int) -> HardPairs:
+        chosen = which[np.argsort(sign * distances[which], kind="stable")[:count]]
+        return HardPairs(pairs.first[chosen], pairs.second[chosen], distances[chosen])
+
+    return first_of(np.flatnonzero(~pairs.same), 1), first_of(np.flatnonzero(pairs.same), -1)
+
+
+def hardest_pairs(embeddings: np.ndarray, labels: np.ndarray, count: int) -> tuple[HardPairs, HardPairs]:
+    """hardest_of() all pairs of images, an exact search in blocks: time grows with N^2 D, memory with N D.
+
+    embeddings: (N, D); labels: (N,). Raises FloatingPointError as pair_distances does.
+    """
+    first: list[np.ndarray] = []
+    second: list[np.ndarray] = []
+    columns = np.arange(len(labels))
+    for numbers, distances in distance_blocks(embeddings, columns):
+        later = columns > numbers[:, None]  # each pair once
+        same = labels[numbers, None] == labels
+        for values in (np.where(later & ~same, distances, np.inf), np.where(later & same, -distances, np.inf)):
+            flat = values.ravel()
+            few = np.argpartition(flat, min(count, len(flat) - 1))[:count]
+            rows, found = np.divmod(few[np.isfinite(flat[few])], len(labels))
+            first.append(numbers[rows])
+            second.append(found)
+    one, other = np.concatenate(first), np.concatenate(second)
+    pairs = Pairs(one, other, labels[one] == labels[other])
+    return hardest_of(pair_distances(embeddings, one, other), pairs, count)

@@ -22,6 +22,7 @@ import numpy as np
 
 from tripletloss.base.errors import InputError
 from tripletloss.core import sampling, streams
+from tripletloss.core.batches import Batch
 from tripletloss.data import images
 from tripletloss.data.lists import ImageList, read_list
 
@@ -45,19 +46,24 @@ class BatchMaker:
         self.broken: dict[str, str] | None = {} if s["broken_images"] == "skip" else None
         self.shape = s["batch_size"] // s["ranks"] // self.passes, 3, s["image_size"], s["image_size"]
 
-    def pixels(self, number: int) -> np.ndarray:
-        """The pixels, (N, 3, S, S) float32. Raises InputError for an image that cannot be decoded."""
+    def pixels(self, number: int, most: int | None = None) -> np.ndarray:
+        """The pixels, (N, 3, S, S) float32, of the first `most` rows or all. Raises InputError as load_batch does."""
         s = self.settings
         iteration, rows = sampling.rows_of_pass(self.batches, number, self.passes)
+        rows = Batch(rows.images[:most], rows.draws[:most])
 
         def rng_of(draw):
             return streams.random_stream(s["seed"], streams.AUGMENTATION, iteration, draw)
 
         return images.load_batch(self.images, rows, self.preprocessing, self.augmentation, rng_of, self.broken)
 
+    def numbers(self, number: int) -> np.ndarray:
+        """The numbers of the images in the list, (N,) int."""
+        return sampling.rows_of_pass(self.batches, number, self.passes)[1].images
+
     def labels(self, number: int) -> np.ndarray:
         """The labels, (N,) int."""
-        return self.images.labels[sampling.rows_of_pass(self.batches, number, self.passes)[1].images]
+        return self.images.labels[self.numbers(number)]
 
 
 class Loader:

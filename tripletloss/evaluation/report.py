@@ -51,7 +51,7 @@ def measure_list(labels: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
     ):  # fmt: skip
         resampled = bootstrap.resampled_means(values, queries.labels)
         found[name] = {"value": float(values.mean()), "interval": bootstrap.interval(resampled), "queries": len(values)}
-    few = _few_images(labels)
+    few = few_images(labels, MOST_CLUSTERED)
     # F depends on the number of different pairs per same pair, which is lower among fewer identities.
     threshold = clustering.threshold_of_best_f(distances, pairs.same, different_weight(pairs, labels[few]))
     clusters = clustering.cluster(rows[few], threshold)
@@ -78,12 +78,12 @@ def _verification(distances: np.ndarray, pairs: Pairs, labels: np.ndarray) -> di
     return report
 
 
-def _few_images(labels: np.ndarray, seed: int = 0) -> np.ndarray:
-    """The numbers of the images to cluster: all, or those of identities drawn at random, MOST_CLUSTERED at most.
+def few_images(labels: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
+    """The numbers of `most` images at most, (K,): all, or those of identities drawn at random. labels: (N,).
 
-    An identity with more than half of MOST_CLUSTERED images is cut down to that half, so there are always two.
+    An identity with more than half of `most` images is cut down to that half, so there are always two.
     """
-    if len(labels) <= MOST_CLUSTERED:
+    if len(labels) <= most:
         return np.arange(len(labels))
     rng = np.random.default_rng(seed)
     numbers = np.unique(labels, return_inverse=True)[1]
@@ -92,8 +92,8 @@ def _few_images(labels: np.ndarray, seed: int = 0) -> np.ndarray:
     images = images[np.argsort(numbers[images], kind="stable")]  # identity by identity, each in random order
     sizes = np.bincount(numbers)
     ends = np.cumsum(sizes)
-    capped = np.minimum(sizes, MOST_CLUSTERED // 2)
-    taken = order[np.cumsum(capped[order]) <= MOST_CLUSTERED]
+    capped = np.minimum(sizes, most // 2)
+    taken = order[np.cumsum(capped[order]) <= most]
     return np.sort(np.concatenate([images[ends[one] - sizes[one] :][: capped[one]] for one in taken]))
 
 

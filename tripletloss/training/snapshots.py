@@ -35,9 +35,10 @@ from tripletloss.net.weights import (
 ASIDE = ".snapshot"  # folder in the run's folder that Caffe seems to write its files to
 # Files that a run writes and then renames: snapshots, and what is rewritten while it trains.
 HALF_WRITTEN = re.compile(
-    rf"({'|'.join(STAGES)})_"
+    rf"(({'|'.join(STAGES)})_"
     r"(iter_\d+(\.caffemodel(\.h5)?|\.solverstate|\.json|_mined\.npz)"
-    r"|mined\.npz|settings\.json|log\.csv|embeddings\.csv|held_out\.csv|curves\.png)(\.[0-9a-f]{8})?\.part"
+    r"|mined\.npz|settings\.json|plan\.txt|log\.csv|embeddings\.csv|held_out\.csv|curves\.png)"
+    r"|report\.html|outcome\.(json|npz)|commands\.json)(\.[0-9a-f]{8})?\.part"
 )
 
 

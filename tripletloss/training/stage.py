@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import caffe
@@ -42,11 +42,14 @@ class Stopped(Exception):
         self.number = number
 
 
-def train_stage(plan: Plan, team: OneProcess = ALONE, gpu: int | None = None) -> str:
+def train_stage(
+    plan: Plan, team: OneProcess = ALONE, gpu: int | None = None, after_snapshot: Callable[[], None] = lambda: None
+) -> str:
     """Train a planned stage to its last iteration. Returns the path of the weights.
 
     team: of parallel.join(); all its processes call this, and the first one writes, prints and logs. gpu: the number
-    of this process's GPU, or None for the CPU.
+    of this process's GPU, or None for the CPU. after_snapshot: is called in the first process once a snapshot has been
+    written and scored.
     Raises Stopped after SIGINT, SIGTERM or SIGHUP, and InputError if the loss or the weights explode.
     """
     done = plan.snapshot
@@ -66,6 +69,8 @@ def train_stage(plan: Plan, team: OneProcess = ALONE, gpu: int | None = None) ->
                 if is_due(training.solver.iter, plan.settings):
                     training.write_snapshot()
                     training.score_snapshot()
+                    if team.rank == 0:
+                        after_snapshot()
             training.steps.agree_to_stop()
             stop = training.steps.stop
             if stop and (not training.last or training.last.iteration != training.solver.iter):
