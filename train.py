@@ -14,7 +14,7 @@ from tripletloss.base.errors import InputError
 from tripletloss.base.files import write_whole
 from tripletloss.core.verification import Verification
 from tripletloss.evaluation.compare import Comparison
-from tripletloss.reporting import history, page
+from tripletloss.reporting import page
 from tripletloss.reporting import run as run_page
 from tripletloss.training import check, outcome, snapshots, tuning
 from tripletloss.training.device import choose_device, choose_devices, use_device
@@ -76,12 +76,10 @@ def train(arguments: argparse.Namespace, team: parallel.OneProcess) -> int:
     gpu, sentence = choose_devices(settings["DEVICE"], team)
     if team.rank == 0:
         print(sentence)
-        outcome.forget(settings["RUN_FOLDER"])
-        device = sentence.removeprefix("device").strip()
-        history.note(settings["RUN_FOLDER"], config_given(settings), device, team.size)
+    device = sentence.removeprefix("device").strip()
+    ongoing = run_page.Ongoing(settings["RUN_FOLDER"], config_given(settings), device, team.size)
     try:
-        pages = run_page.Snapshots(settings["RUN_FOLDER"])
-        done = [run_stage(settings, stage, gpu, team, arguments, pages) for stage in stages]
+        done = [run_stage(settings, stage, gpu, team, arguments, ongoing) for stage in stages]
     except Stopped as stopped:
         write_page(settings["RUN_FOLDER"], None, team)
         command.complain("train.py", f"{stopped}: resume with --resume")
@@ -127,17 +125,18 @@ class Done(NamedTuple):
 
 def run_stage(
     settings: config.Config, stage: str, gpu: int | None, team: parallel.OneProcess, arguments: argparse.Namespace,
-    pages: run_page.Snapshots,
+    ongoing: run_page.Ongoing,
 ) -> Done:  # fmt: skip
     """One stage, from plan to measurement. All processes train and measure, and the first one plans and prints."""
     own = team.first(lambda: choose_settings(settings, gpu, team.size, arguments)) if stage == "triplet" else settings
     plan = team.first(lambda: plan_stage(own, stage, gpu, team.size, arguments.resume))
+    team.first(ongoing.begin)
     use_device(gpu)
     if line := cache_features(plan, team):
         print(line, flush=True)
     if plan.weights and stage == "softmax" and not plan.snapshot:
         report("before", measure(plan, plan.weights, team))
-    weights = train_stage(plan, team, gpu, pages.write)
+    weights = train_stage(plan, team, gpu, ongoing.write)
     if team.rank == 0:
         print(f"weights    {weights}")
         if line := plan.skipped():

@@ -104,7 +104,7 @@ def test_every_picture_decodes_and_there_are_as_many_as_the_lists_give(finished)
 
 def test_the_mini_batch_is_what_the_net_got(finished):
     caffe = pytest.importorskip("caffe")
-    project, folder, _ = finished
+    _project, folder, _ = finished
     net = caffe.Net(str(folder / "softmax_train.prototxt"), caffe.TRAIN)
     net.forward()
     means = np.array([102.9801, 115.9465, 122.7717])[:, None, None]
@@ -210,7 +210,7 @@ def test_a_folder_that_is_no_run_is_refused_in_a_sentence(tmp_path, damage):
 
 
 def test_images_that_are_gone_are_named(finished, tmp_path):
-    project, folder, _ = finished
+    project, _folder, _ = finished
     held_out = read_list(str(project / "held.txt"), str(project / "images"))
     rows = np.random.default_rng(0).normal(size=(24, 4))
     thumbnails = Thumbnails()
@@ -236,7 +236,7 @@ def test_a_page_of_noise_is_small_enough(tmp_path):
 def test_a_page_is_written_at_a_snapshot_if_there_is_time(finished):
     _, folder, _ = finished
     (folder / "report.html").unlink()
-    pages = run_page.Snapshots(str(folder))
+    pages = run_page.Ongoing(str(folder), "", "CPU", 1)
     pages.write()
     assert not (folder / "report.html").exists()
     pages.last -= 60

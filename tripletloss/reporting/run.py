@@ -16,6 +16,7 @@ from tripletloss.reporting.folder import Stage, stages_of
 from tripletloss.reporting.measured import Measured, measure
 from tripletloss.reporting.page import Curves, Page, Score, Scores, Table, Verdict
 from tripletloss.reporting.pictures import Thumbnails
+from tripletloss.training import outcome
 from tripletloss.training.outcome import Kept, load, short
 from tripletloss.training.record import clock
 
@@ -36,14 +37,23 @@ def write(folder: str, kept: Kept | None = None) -> str:
     return f"{short(path)} ({amount(os.path.getsize(path))})"
 
 
-class Snapshots:
-    """Writes the page of a run that goes on, at its snapshots, but spends little time on it."""
+class Ongoing:
+    """The page of a run that goes on."""
 
-    def __init__(self, folder: str) -> None:
-        self.folder, self.seconds, self.last = folder, USUAL_SECONDS, time.monotonic()
+    def __init__(self, folder: str, config_file: str, device: str, processes: int) -> None:
+        """The arguments are those of history.note()."""
+        self.folder, self.note = folder, (config_file, device, processes)
+        self.has_begun, self.seconds, self.last = False, USUAL_SECONDS, time.monotonic()
+
+    def begin(self) -> None:
+        """Note the command, once it is sure to train, and forget an earlier outcome. Raises OSError."""
+        if not self.has_begun:
+            outcome.forget(self.folder)
+            history.note(self.folder, *self.note)
+        self.has_begun = True
 
     def write(self) -> None:
-        """Write the page, unless that would take more than SHARE of the time. What fails is said at the run's end."""
+        """Write the page at a snapshot, if that takes no more than SHARE of the time. The run's end says what fails."""
         start = time.monotonic()
         if start - self.last < self.seconds / SHARE:
             return
