@@ -9,9 +9,9 @@ from typing import Any
 from tripletloss import config
 from tripletloss.base import command
 from tripletloss.base.errors import InputError
-from tripletloss.base.files import write_all
+from tripletloss.base.files import write_all, write_whole
 from tripletloss.base.outputs import add_force, check_outputs
-from tripletloss.data import folders
+from tripletloss.data import cleaning, folders
 
 
 def main() -> int:
@@ -20,7 +20,10 @@ def main() -> int:
         prog="python -m tripletloss.dataset",
         description="Write train.txt and held_out.txt for a folder that has one folder of images per identity.",
     )
-    parser.add_argument("folder", help="FOLDER/identity/image.jpg")
+    parser.add_argument("folder", help="FOLDER/identity/image.jpg; with --apply, a list file")
+    parser.add_argument(
+        "--apply", metavar="DECISIONS.json", help="of suspects --review: write the list cleaned, beside the old one"
+    )
     parser.add_argument("--out", default=".", help="where the two lists go (default: here)")
     add_force(parser)
     parser.add_argument("--held-out", type=float, default=0.2, help="share of identities to measure on (default: 0.2)")
@@ -33,7 +36,25 @@ def main() -> int:
     arguments = parser.parse_args()
     if not 0 <= arguments.held_out < 1 or arguments.seed < 0 or arguments.enough < 1:
         parser.error("--held-out is a share from 0 to below 1, --seed a whole number from 0, and --enough one from 1")
-    return command.run("tripletloss.dataset", lambda: print(run(arguments)))
+    return command.run("tripletloss.dataset", lambda: print((clean if arguments.apply else run)(arguments)))
+
+
+def clean(arguments: argparse.Namespace) -> str:
+    """Write a list cleaned by decisions. Returns text for the terminal. Raises InputError."""
+    source, out = arguments.folder, cleaning.cleaned_path(arguments.folder)
+    check_outputs([out], [source, arguments.apply], arguments.force)
+    images, counts, lost = cleaning.apply(arguments.apply, source)
+    try:
+        write_whole(out, cleaning.text_of(images).encode())
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}): make room") from None
+    lines = [
+        f"{out}: {len(images.names)} images of {images.labels.max() + 1} identities; {counts['right']} confirmed, "
+        f"{counts['other']} moved, {counts['drop']} dropped"
+    ]
+    if lost:
+        lines.append(f"{lost} identities lost all their images, so the labels are numbered anew from 0 without gaps")
+    return "\n".join(lines)
 
 
 def run(arguments: argparse.Namespace) -> str:

@@ -1,6 +1,7 @@
 """Images that are probably mislabelled: python -m tripletloss.suspects WEIGHTS. It suggests and never deletes."""
 
 import argparse
+import os
 import sys
 
 import numpy as np
@@ -9,7 +10,7 @@ from tabulate import tabulate
 from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.base.outputs import add_force, check_outputs
-from tripletloss.evaluation import suspects
+from tripletloss.evaluation import review, suspects
 from tripletloss.evaluation.arguments import add_arguments, images_of, inputs_of, settings_of
 from tripletloss.evaluation.embed import embed
 
@@ -25,6 +26,7 @@ def main() -> int:
     add_arguments(parser, "TRAIN_LIST")
     parser.add_argument("--top", type=int, default=30, help="how many to show (default: 30)")
     parser.add_argument("--out", default="suspects", help="write OUT.csv, all images, and OUT.jpg (default: suspects)")
+    parser.add_argument("--review", metavar="PAGE.html", help="also write a page on which to decide about the shown")
     add_force(parser)
     arguments = parser.parse_args()
     if arguments.top < 1:
@@ -38,12 +40,16 @@ def run(arguments: argparse.Namespace) -> None:
     images = images_of(arguments, settings)
     if len(np.unique(images.labels)) < 2 or (images.labels < 0).any():
         raise InputError(f"{images.source} must have two identities or more, and say one for every image")
-    outputs = f"{arguments.out}.csv", f"{arguments.out}.jpg"
+    if arguments.review and not os.path.isfile(images.source):
+        raise InputError("--review needs a list file, whose labels it decides about: name one with --list")
+    outputs = [f"{arguments.out}.csv", f"{arguments.out}.jpg", *filter(None, [arguments.review])]
     check_outputs(outputs, inputs_of(arguments, settings, images), arguments.force)
     rows = embed(arguments.weights, settings, settings["FEATURE"], images, arguments.mirrored).rows
     found = suspects.suspicion(rows, images.labels)
     order, who = suspects.rank(found), suspects.identities_of(images)
     suspects.write(arguments.out, images, found, order, arguments.top, who)
+    if arguments.review:
+        review.write(arguments.review, images, found, order[: arguments.top], who)
     shown = [
         [images.names[i], *(f"{label} {who[label]}".rstrip() for label in (images.labels[i], found.nearest[i])),
          *(f"{value:.3f}" for value in (found.score[i], found.own[i], found.other[i]))]
@@ -56,6 +62,8 @@ def run(arguments: argparse.Namespace) -> None:
     more = int((found.score > 0.5).sum())
     print(f"\n{more} of {len(order)} images are nearer to another identity than to their own (score above 0.5)")
     print(f"{arguments.out}.csv ranks all images; {arguments.out}.jpg shows each suspect, its identity, and the other")
+    if arguments.review:
+        print(f"{arguments.review} is the page on which to decide: open it in a browser")
 
 
 if __name__ == "__main__":

@@ -387,8 +387,10 @@ def test_suspicion_is_that_of_plain_loops():
 
 def test_the_command_ranks_all_images_and_shows_the_first(trained):
     folder, _ = trained
-    result = run("suspects", folder, folder / "run" / "triplet_iter_4.caffemodel", "--list", "list.txt", "--top", 5, "--out", "ranked")
+    result = run("suspects", folder, folder / "run" / "triplet_iter_4.caffemodel", "--list", "list.txt", "--top", 5, "--out", "ranked",
+                 "--review", "page.html")  # fmt: skip
     assert result.returncode == 0, result.stderr
+    assert (folder / "page.html").read_text().count('class="suspect"') == 5
     rows = list(csv.DictReader((folder / "ranked.csv").open()))
     scores = [float(row["score"]) for row in rows]
     assert len(rows) == 24 and scores == sorted(scores, reverse=True)
