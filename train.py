@@ -27,7 +27,7 @@ from tripletloss.training.stage import Stopped, train_stage
 
 def main() -> int:
     """Plan, train and measure each stage in turn. Returns the exit status."""
-    parser = argparse.ArgumentParser(description="Train an embedding with Caffe: softmax first, then triplets.")
+    parser = command.Parser(description="Train an embedding with Caffe: softmax first, then triplets.")
     config.add_argument(parser)
     parser.add_argument("--stage", choices=config.STAGES, help="train this stage only (default: STAGES of the config)")
     parser.add_argument(

@@ -1,7 +1,7 @@
 """tripletloss trains embeddings with Caffe Python layers: softmax first, then FaceNet's triplet loss.
 
-The modules beside this file are commands, `python -m tripletloss.NAME`. They parse arguments, print and set the exit
-status, and no other module imports them. In the order of the work:
+The modules beside this file are commands, `python -m tripletloss.NAME`, and `python -m tripletloss` lists them. They
+parse arguments, print and set the exit status, and no other module imports them. In the order of the work:
 
 detect    cut the faces out of photos
 dataset   write list files for a folder that has a folder of images for each identity
@@ -30,8 +30,8 @@ deploy      without Caffe, from base, core, config, data and formats: ONNX expor
 tests/test_rooms.py keeps these arrows.
 """
 
-from tripletloss.base.command import answer_ctrl_c
+from tripletloss.base.command import VERSION, answer_ctrl_c
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 answer_ctrl_c()

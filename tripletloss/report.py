@@ -1,6 +1,5 @@
 """A page about a run, report.html in its folder: python -m tripletloss.report RUN_FOLDER."""
 
-import argparse
 import sys
 
 from tripletloss.base import command
@@ -10,7 +9,7 @@ from tripletloss.reporting.late import outcome_of
 
 def main() -> int:
     """Run python -m tripletloss.report. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog="python -m tripletloss.report",
         description="Write RUN_FOLDER/report.html, a page about a run. train.py writes it, too; this command also "
         "takes a run that was stopped or is still going on, and measures its snapshots so far.",

@@ -17,7 +17,7 @@ from tripletloss.evaluation.embed import embed
 
 def main() -> int:
     """Run python -m tripletloss.suspects. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog="python -m tripletloss.suspects",
         description="Rank the images of a list by how probably they are mislabelled: far from their own identity, and "
         "close to another. It only suggests: look at the images.",

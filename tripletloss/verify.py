@@ -20,7 +20,7 @@ DEFAULT_MODEL = os.path.join(PROJECT, "models", "dlib_resnet", "dlib_resnet.onnx
 
 def main() -> int:
     """Run python -m tripletloss.verify. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog="python -m tripletloss.verify",
         description="Say whether two photos show the same person. Needs no Caffe.",
         epilog="The exit status is 0 for the same person, 1 for two people, 2 if something is wrong, such as a photo "

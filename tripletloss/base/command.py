@@ -1,6 +1,7 @@
 """How every command ends: with an exit status, and one line that says what went wrong and what to do."""
 
 import _thread
+import argparse
 import contextlib
 import gc
 import io
@@ -9,9 +10,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from tripletloss.base.errors import InputError
 
+VERSION = "0.1.0"
 AGAIN_S = 0.05  # seconds
 # The variables in which launchers give each process the number of processes and its rank: Open MPI, MPICH and
 # relatives, MVAPICH, srun.
@@ -21,6 +24,15 @@ LAUNCHERS = (
     ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
     ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
 )
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of a command's arguments, which all have --version."""
+
+    def __init__(self, **arguments: Any) -> None:
+        """The arguments are those of argparse.ArgumentParser."""
+        super().__init__(**arguments)
+        self.add_argument("--version", action="version", version=f"tripletloss {VERSION}")
 
 
 def run(name: str, function: Callable[[], int | None], stopped: str = "stopped", failure: int = 1) -> int:
