@@ -5,13 +5,12 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
 from typing import IO, NamedTuple
 
 from tripletloss import config
 from tripletloss.base import command, parallel
 from tripletloss.base.errors import InputError
-from tripletloss.base.files import write_whole
+from tripletloss.base.files import short, write_whole
 from tripletloss.core.verification import Verification
 from tripletloss.evaluation.compare import Comparison
 from tripletloss.reporting import page
@@ -20,8 +19,8 @@ from tripletloss.training import check, outcome, snapshots, tuning
 from tripletloss.training.device import choose_device, choose_devices, use_device
 from tripletloss.training.features import cache_features
 from tripletloss.training.folder import check_folder, claim_folder
-from tripletloss.training.plan import Plan, make_plan
-from tripletloss.training.score import compare_stages, measure
+from tripletloss.training.plan import Plan, make_plan, on_a_screen
+from tripletloss.training.score import HeldOut, compare_stages
 from tripletloss.training.stage import Stopped, train_stage
 
 
@@ -78,14 +77,15 @@ def train(arguments: argparse.Namespace, team: parallel.OneProcess) -> int:
         print(sentence)
     device = sentence.removeprefix("device").strip()
     ongoing = run_page.Ongoing(settings["RUN_FOLDER"], config_given(settings), device, team.size)
+    held_out, done = HeldOut(team), []
     try:
-        done = [run_stage(settings, stage, gpu, team, arguments, ongoing) for stage in stages]
+        for stage in stages:
+            done.append(run_stage(settings, stage, gpu, arguments, ongoing, held_out, is_first=not done))
     except Stopped as stopped:
         write_page(settings["RUN_FOLDER"], None, team)
         command.complain("train.py", f"{stopped}: resume with --resume")
         return 128 + stopped.number
-    plans, ends = [stage.plan for stage in done], [stage.weights for stage in done]
-    report_outcome(settings, plans, ends, done[-1].comparison, team)
+    report_outcome(settings, done, held_out)
     return 0
 
 
@@ -124,24 +124,29 @@ class Done(NamedTuple):
 
 
 def run_stage(
-    settings: config.Config, stage: str, gpu: int | None, team: parallel.OneProcess, arguments: argparse.Namespace,
-    ongoing: run_page.Ongoing,
+    settings: config.Config, stage: str, gpu: int | None, arguments: argparse.Namespace, ongoing: run_page.Ongoing,
+    held_out: HeldOut, is_first: bool,
 ) -> Done:  # fmt: skip
-    """One stage, from plan to measurement. All processes train and measure, and the first one plans and prints."""
+    """One stage, from plan to measurement. All processes train and measure, and the first one plans and prints.
+
+    is_first: whether it is the run's first stage, which is measured as it begins, too.
+    """
+    team = held_out.team
     own = team.first(lambda: choose_settings(settings, gpu, team.size, arguments)) if stage == "triplet" else settings
     plan = team.first(lambda: plan_stage(own, stage, gpu, team.size, arguments.resume))
     team.first(ongoing.begin)
     use_device(gpu)
     if line := cache_features(plan, team):
         print(line, flush=True)
-    if plan.weights and stage == "softmax" and not plan.snapshot:
-        report("before", measure(plan, plan.weights, team))
+    before = plan.weights if is_first else ""
+    if before and not plan.snapshot:
+        held_out.embed(plan, before)
     weights = train_stage(plan, team, gpu, ongoing.write)
     if team.rank == 0:
-        print(f"weights    {weights}")
+        print(f"weights    {short(weights)}")
         if line := plan.skipped():
             print(line)
-    comparison = report_end(plan, weights, team)
+    comparison = report_end(plan, before, weights, held_out)
     if team.rank == 0:
         print(flush=True)
     return Done(plan, weights, comparison)
@@ -166,24 +171,18 @@ def choose_settings(
     return chosen
 
 
-def report_outcome(
-    settings: config.Config, plans: list[Plan], ends: list[str], comparison: Comparison | None,
-    team: parallel.OneProcess,
-) -> None:  # fmt: skip
-    """Print which of the weights are best, and what to do with them, and write the page about the run.
-
-    plans, ends: as for outcome.candidates(); comparison: of the last stage.
-    """
-    found = outcome.candidates(plans, ends, team)
-    held_out, folder = plans[-1].held_out, settings["RUN_FOLDER"]
-    judged = outcome.judge(found, held_out.labels) if held_out else None
+def report_outcome(settings: config.Config, done: list[Done], held_out: HeldOut) -> None:
+    """Print which of the weights are best, and what to do with them, and write the page about the run."""
+    found = outcome.candidates([stage.plan for stage in done], [stage.weights for stage in done], held_out)
+    images, comparison, folder = done[-1].plan.held_out, done[-1].comparison, settings["RUN_FOLDER"]
+    judged = outcome.judge(found, images.labels) if images else None
     kept = None
-    if judged and held_out:
+    if judged and images:
         best = judged.found[judged.best]
         following = outcome.export(best, settings.stage("triplet")["FEATURE"], config_given(settings), folder)
         print(*outcome.describe(judged, following), sep="\n", flush=True)
-        kept = outcome.kept(judged, held_out, following, comparison.report() if comparison else None)
-    write_page(folder, kept, team)
+        kept = outcome.kept(judged, images, following, comparison.report() if comparison else None)
+    write_page(folder, kept, held_out.team)
 
 
 def write_page(folder: str, kept: outcome.Kept | None, team: parallel.OneProcess) -> None:
@@ -218,38 +217,42 @@ def check_stages(arguments: argparse.Namespace, processes: int) -> int:
             own = tuning.applied(settings)[0] if stage == "triplet" else settings
             plan = make_plan(own.aside(folder, trained and trained.weights), stage, gpu, processes)
             found = check.look_closely(plan, stage != stages[-1], run_folder)
-            print("\n".join([plan.describe(), *found]), "\n", flush=True)
+            print(*plan.describe(), *found, "", sep="\n", flush=True)
     return 0
 
 
 def plan_stage(settings: config.Config, stage: str, gpu: int | None, processes: int, resume: bool) -> Plan:
     """The stage's plan, printed."""
     plan = make_plan(settings, stage, gpu, processes, resume)
-    lines = [*plan.describe().splitlines(), *check.look_before(plan)]
-    write_whole(f"{plan.prefix}_plan.txt", "".join(f"{line}\n" for line in lines).encode())
-    print(*lines, sep="\n", flush=True)
+    lines, path = [*plan.describe(), *check.look_before(plan)], f"{plan.prefix}_plan.txt"
+    write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+    print(*on_a_screen(lines, path), sep="\n", flush=True)
     return plan
 
 
-def report_end(plan: Plan, weights: str, team: parallel.OneProcess) -> Comparison | None:
-    """Print how good the stage's weights are; after the triplet stage, also what it added, which is returned."""
-    comparison = compare_stages(plan, weights, team) if plan.stage == "triplet" else None
+def report_end(plan: Plan, before: str, weights: str, held_out: HeldOut) -> Comparison | None:
+    """Print how good a stage's weights are; after the triplet stage also what it added, which is returned.
+
+    before: the weights that it began with, '' if they are not to be measured.
+    """
+    began = held_out.measure(plan, before) if before else {}
+    found = held_out.measure(plan, weights)
+    comparison = compare_stages(plan, weights, held_out.team) if plan.stage == "triplet" else None
+    for feature in [name for name in (plan.settings["FEATURE"], *found) if name in found][:1]:
+        print(f"held out   {feature}: {how_good(began.get(feature), found[feature])}")
     if comparison:
-        print(f"\n{comparison.describe()}", flush=True)
-    if not team.first(lambda: comparison is not None):
-        report("after", measure(plan, weights, team))
+        print(f"\n{comparison.describe_briefly()}")
     return comparison
 
 
-def report(when: str, held_out: Mapping[str, Verification]) -> None:
-    """Print how well held-out identities are told apart, one line per feature."""
-    for feature, found in held_out.items():
-        tar = f"TAR {found.tar[0.01]:.3f} at FAR 1%" if 0.01 in found.tar else "too few pairs for FAR 1%"
-        print(
-            f"held out   {when} the stage, {feature}: AUC {found.auc:.4f}, {tar} "
-            f"({found.same} same and {found.different} different pairs of identities never trained on)",
-            flush=True,
-        )
+def how_good(before: Verification | None, after: Verification) -> str:
+    """How well held-out identities are told apart, before a stage if that is known, and after it."""
+    parts = []
+    for name, wanted in (("AUC", "AUC"), ("TAR at FAR 1%", "TAR@FAR=0.01")):
+        values = [one.figures[wanted] for one in (before, after) if one and wanted in one.figures]
+        parts += [f"{name} {' before, '.join(f'{value:.4f}' for value in values)} after"] if values else []
+    pairs = f"{after.same} same and {after.different} different pairs of identities never trained on"
+    return f"{'; '.join(parts)} the stage ({pairs})"
 
 
 if __name__ == "__main__":

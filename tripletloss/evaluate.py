@@ -1,6 +1,7 @@
 """How good embeddings are: python -m tripletloss.evaluate WEIGHTS | EMBEDDINGS.h5 ..."""
 
 import argparse
+import functools
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,7 @@ from tripletloss.evaluation.arguments import add_arguments, images_of, inputs_of
 from tripletloss.evaluation.compare import compare_weights
 from tripletloss.evaluation.embed import embed
 from tripletloss.formats import embeddings
+from tripletloss.reporting import measurement, page
 
 
 def main() -> int:
@@ -31,7 +33,7 @@ def main() -> int:
     add_arguments(parser)
     parser.add_argument("--pairs", help="a pairs file in LFW's format, instead of a list")
     parser.add_argument("--compare", action="store_true", help="show what the triplet stage added to the softmax one")
-    parser.add_argument("--out", help="folder for report.json, roc.png and, without --compare, distances.png")
+    parser.add_argument("--out", help="folder for report.html, report.json, roc.png and distances.png (not with --compare)")
     add_force(parser)
     parser.add_argument("--tsne", action="store_true", help="with --out, also tsne.png, a map of the embeddings")
     arguments = parser.parse_args()
@@ -82,7 +84,11 @@ def _measure(
     figures = report.report_on(found, file, settings)
     if arguments.out:
         report.write_measured(arguments.out, figures, found, pairs, arguments.tsne)
-    return report.describe(figures)
+    said = report.describe(figures)
+    if not arguments.out:
+        return said
+    given = pairs if file else None
+    return f"{said}\n{page.attempt(lambda: measurement.write_measured(arguments.out, figures, found, given, settings))}"
 
 
 def _compare(
@@ -99,7 +105,13 @@ def _compare(
         assert comparison, "the first process has it"
         if arguments.out:
             report.write_comparison(arguments.out, comparison, pairs, arguments.source, arguments.mirrored)
-        return comparison.describe()
+        said = comparison.describe()
+        if not arguments.out:
+            return said
+        work = functools.partial(
+            measurement.write_comparison, arguments.out, comparison, pairs, arguments.source, settings
+        )
+        return f"{said}\n{page.attempt(work)}"
 
     return team.first(say)
 

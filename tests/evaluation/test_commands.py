@@ -106,14 +106,20 @@ def test_evaluate_says_the_same_of_weights_and_of_their_embeddings(trained):
 
 def test_after_the_triplet_stage_both_features_are_compared(trained):
     folder, said = trained
-    assert re.search(r"compared   on \S*held_out.txt: 8 images of 2 identities, 12 same and 16 different pairs", said)
-    for name in ("fc7", "PCA to 8", "random projection to 8", "fc9_1", "minus fc7"):
-        assert re.search(rf"^{name}", said, re.MULTILINE), name
+    table = re.search(r"^compared +AUC +EER\nfc7 +(\S+) .*\nfc9_1 +(\S+) .*\ndifference +(\S+) .*\n95% interval .*\n", said, re.MULTILINE)
+    first, last, difference = map(float, table.groups())
+    assert last - first == pytest.approx(difference, abs=1.1e-4)
     assert re.search(r"^the triplet stage (helped|did not)", said, re.MULTILINE)
     assert "did not clearly help" in said and "too few identities" in said  # two are held out
     again = run("evaluate", folder, folder / "run" / "triplet_iter_4.caffemodel", "--compare")
     assert again.returncode == 0, again.stderr
-    assert again.stdout.strip() in said
+    assert re.search(r"compared   on \S*held_out.txt: 8 images of 2 identities, 12 same and 16 different pairs", again.stdout)
+    shown = re.sub(r"<[^>]*>", " ", (folder / "run" / "report.html").read_text())
+    for name in ("fc7", "PCA to 8", "random projection to 8", "fc9_1", "minus fc7"):
+        assert re.search(rf"^{name}", again.stdout, re.MULTILINE) and name in shown, name
+    for value in re.findall(r"^fc7 +(\S+) +(\S+)", again.stdout, re.MULTILINE)[0]:
+        assert value in shown and value in said
+    assert again.stdout.strip().splitlines()[-1] in said
 
 
 def test_the_comparison_is_written_into_the_report(trained):
@@ -121,7 +127,7 @@ def test_the_comparison_is_written_into_the_report(trained):
     weights = folder / "run" / "triplet_iter_4.caffemodel"
     result = run("evaluate", folder, weights, "--compare", "--out", "compared")
     assert result.returncode == 0, result.stderr
-    assert sorted(path.name for path in (folder / "compared").iterdir()) == ["report.json", "roc.png"]
+    assert sorted(path.name for path in (folder / "compared").iterdir()) == ["report.html", "report.json", "roc.png"]
     report = json.loads((folder / "compared" / "report.json").read_text())
     assert report["weights_sha256"] == digest(weights) and report["identities"] == 2 and report["different_pairs"] == 16
     assert list(report["features"]) == ["fc7", "PCA to 8", "random projection to 8", "fc9_1"]
@@ -131,7 +137,7 @@ def test_the_comparison_is_written_into_the_report(trained):
     embedding = report["features"]["fc9_1"]["AUC"]
     assert embedding["difference"] == pytest.approx(embedding["value"] - report["features"]["fc7"]["AUC"]["value"])
     assert embedding["difference_interval"] is None and "difference" not in report["features"]["fc7"]["AUC"]  # two identities
-    assert report["verdict"] == result.stdout.strip().splitlines()[-1]
+    assert result.stdout.strip().splitlines()[-2:] == [report["verdict"], "report     compared/report.html"]
     again = run("evaluate", folder, weights, "--compare", "--out", "compared")
     assert again.returncode == 1 and "compared/report.json exists already" in again.stderr
     assert run("evaluate", folder, weights, "--compare", "--out", "compared", "--tsne").returncode == 2

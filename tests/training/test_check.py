@@ -57,6 +57,7 @@ def test_a_long_row_of_layers_is_shown_by_its_ends():
     assert layers_text(order[:13], order) == "conv1 to conv13 (13 layers)"
     assert layers_text([*order[10:], "conv2", "conv1"], order) == "conv1, conv2, conv11 to fc9 (6 layers)"
     assert layers_text([name for name in order if name != "conv5"], order) == "conv1, conv2, conv3, conv4, conv6 to fc9 (11 layers)"
+    assert layers_text(order[1::2], order) == "8 of the 15 layers from conv2 to conv13"
     assert layers_text([], order) == "none"
 
 

@@ -111,7 +111,7 @@ def test_the_triplet_stage_starts_from_the_best_snapshot_or_the_last(measured):
     for which, number, more in (("last", 4, ["--check"]), ("best", 2, ["--check"]), ("best", 2, [])):
         write_config(measured, **MEASURED, START_FROM=which)
         result = run_train(measured, "--stage", "triplet", *more)
-        assert f"weights    {measured}/run/softmax_iter_{number}.caffemodel" in result.stdout, result.stderr
+        assert f"weights    run/softmax_iter_{number}.caffemodel" in result.stdout, result.stderr
     write_config(measured, **MEASURED, START_FROM="best", MAX_ITERS=6)
     assert run_train(measured, "--stage", "triplet", "--resume").returncode == 0  # from the same
     set_scores(measured, iter_2=None, iter_4=None)

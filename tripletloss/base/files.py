@@ -143,6 +143,12 @@ def _flush(path):
         os.close(descriptor)
 
 
+def short(path: str) -> str:
+    """A path relative to the current folder if it is in there."""
+    inside = os.path.relpath(path)
+    return path if inside.startswith("..") else inside
+
+
 def amount(count: int) -> str:
     """A number of bytes as text, with two digits or more: 950 bytes, 1.2 kB, 35 MB, 1.8 GB, 1200 GB."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

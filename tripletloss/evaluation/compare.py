@@ -86,6 +86,17 @@ class Comparison(NamedTuple):
         )
 
 
+    def describe_briefly(self) -> str:
+        """The softmax feature and the triplet embedding alone, as text for the terminal."""
+        columns = [figure for figure in ("AUC", "EER", "TAR@FAR=0.01") if figure in self.figures[0]]
+        rows = [[self.names[number], *(f"{self.figures[number][c]:.4f}" for c in columns)] for number in (0, -1)]
+        changes = [self.differences[-1][c] for c in columns]
+        rows.append(["difference", *(f"{value:+.4f}" for value, _ in changes)])
+        rows.append(["95% interval", *(_spread(interval, "") for _, interval in changes)])
+        table = tabulate(rows, ["compared", *columns], tablefmt="plain", disable_numparse=True)
+        return f"{table}\n{self.verdict()}"
+
+
 def _spread(interval: tuple[float, float] | None, before: str = "95% interval ") -> str:
     return f"{before}{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "too few identities"
 

@@ -20,6 +20,8 @@ from tripletloss.evaluation.compare import Comparison
 from tripletloss.formats.embeddings import Embeddings
 
 MOST_CLUSTERED = 5000  # images; clustering takes memory by the square of their number
+HEADERS = ["", "", "95% interval", "threshold", "behind it"]
+BELOW = "Thresholds are squared distances. Intervals: identities are resampled, not pairs."
 
 
 def measure_pairs(file: PairsFile, rows: np.ndarray) -> dict[str, Any]:
@@ -105,6 +107,15 @@ def describe(report: Mapping[str, Any]) -> str:
         f"{report['same_pairs']} same and {report['different_pairs']} different pairs",
         *(f"note       {note}" for note in report["notes"]),
     ]
+    table = tabulate(rows_of(report), HEADERS, tablefmt="simple", disable_numparse=True)
+    below = [BELOW]
+    if "clustering" in report:
+        below.append("NMI and F are at the threshold with the best F on the pairs of the same images.")
+    return "\n".join([*lines, "", table, "", *below])
+
+
+def rows_of(report: Mapping[str, Any]) -> list[list[str]]:
+    """The rows of the table of a report_on() embeddings, under HEADERS."""
     rows = _accuracy_rows(report)
     for name in ("AUC", "EER"):
         rows.append([name, *_cells(report[name]), "", "all pairs"])
@@ -113,13 +124,7 @@ def describe(report: Mapping[str, Any]) -> str:
     for name in ("rank-1", "mAP", "R-precision"):
         if name in report:
             rows.append([name, *_cells(report[name]), "", f"{report[name]['queries']} queries"])
-    rows += _clustering_rows(report)
-    headers = ["", "", "95% interval", "threshold", "behind it"]
-    table = tabulate(rows, headers, tablefmt="simple", disable_numparse=True)
-    below = ["Thresholds are squared distances. Intervals: identities are resampled, not pairs."]
-    if "clustering" in report:
-        below.append("NMI and F are at the threshold with the best F on the pairs of the same images.")
-    return "\n".join([*lines, "", table, "", *below])
+    return rows + _clustering_rows(report)
 
 
 def _accuracy_rows(report: Mapping[str, Any]) -> list[list[str]]:
@@ -204,7 +209,7 @@ def prepare_folder(folder: str, compares: bool, with_map: bool, inputs: Iterable
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder} cannot be made ({error.strerror}): choose another --out") from None
-    names = ["report.json", "roc.png"]
+    names = ["report.json", "report.html", "roc.png"]
     names += ["distances.png"] if not compares else []
     names += ["tsne.png"] if with_map else []
     check_outputs([os.path.join(folder, name) for name in names], inputs, force)

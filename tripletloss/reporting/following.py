@@ -4,9 +4,10 @@ import os
 import shlex
 from collections.abc import Sequence
 
+from tripletloss.base.files import short
 from tripletloss.reporting.folder import Stage
 from tripletloss.reporting.page import Command
-from tripletloss.training.outcome import Kept, short
+from tripletloss.training.outcome import Kept
 
 
 def commands(folder: str, stages: Sequence[Stage], kept: Kept | None, config_file: str) -> list[Command]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
-from tripletloss.base.files import amount
+from tripletloss.base.files import amount, short
 from tripletloss.config import COUNTED
 from tripletloss.data.lists import ImageList
 from tripletloss.reporting import charts, following, history, inputs, page
@@ -17,7 +17,7 @@ from tripletloss.reporting.measured import Measured, measure
 from tripletloss.reporting.page import Curves, Page, Score, Scores, Table, Verdict
 from tripletloss.reporting.pictures import Thumbnails
 from tripletloss.training import outcome
-from tripletloss.training.outcome import Kept, load, short
+from tripletloss.training.outcome import Kept, load
 from tripletloss.training.record import clock
 
 COLUMNS = ("AUC", "EER", "TAR@FAR=0.1", "TAR@FAR=0.01", "TAR@FAR=0.001")

@@ -12,15 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tripletloss.base.files import write_all
-from tripletloss.base.parallel import OneProcess
+from tripletloss.base.files import short, write_all
 from tripletloss.core import bootstrap
 from tripletloss.core.pairs import Pairs, pair_distances, pairs_of
 from tripletloss.core.verification import headline_figure, resampled_verification, verification_of_pairs
 from tripletloss.data.lists import ImageList
 from tripletloss.training import snapshots
 from tripletloss.training.plan import Plan
-from tripletloss.training.score import embed_held_out
+from tripletloss.training.score import HeldOut
 
 
 class Candidate(NamedTuple):
@@ -75,22 +74,22 @@ class Outcome(NamedTuple):
         return self.figures[number].get(self.figure, float("nan"))
 
 
-def candidates(plans: Sequence[Plan], ends: Sequence[str], team: OneProcess) -> list[Candidate]:
+def candidates(plans: Sequence[Plan], ends: Sequence[str], held_out: HeldOut) -> list[Candidate]:
     """What there is to choose from after a run: all measured features of its weights.
 
-    plans: of the stages that were trained, in order; ends: their last weights, whose best snapshots count, too; team:
-    its processes all call this. [] if there is nothing to measure with, and in processes other than the first.
+    plans: of the stages that were trained, in order; ends: their last weights, whose best snapshots count, too. All
+    processes call this. [] if there is nothing to measure with, and in processes other than the first.
     """
-    found = [Candidate("", *one) for one in _features(plans[0], plans[0].weights, team)]
+    found = [Candidate("", *one) for one in _features(plans[0], plans[0].weights, held_out)]
     for plan, end in zip(plans, ends, strict=True):
-        best = team.first(functools.partial(snapshots.chosen, plan.prefix, "best"))
+        best = held_out.team.first(functools.partial(snapshots.chosen, plan.prefix, "best"))
         for weights in dict.fromkeys(filter(None, [end, best and best.weights])):
-            found += [Candidate(plan.stage, *one) for one in _features(plan, weights, team)]
+            found += [Candidate(plan.stage, *one) for one in _features(plan, weights, held_out)]
     return found
 
 
-def _features(plan: Plan, weights: str, team: OneProcess) -> list[tuple[str, str, np.ndarray]]:
-    rows = embed_held_out(plan, weights, team) if weights else {}
+def _features(plan: Plan, weights: str, held_out: HeldOut) -> list[tuple[str, str, np.ndarray]]:
+    rows = held_out.embed(plan, weights) if weights else {}
     return [(weights, feature, of_feature) for feature, of_feature in rows.items()]
 
 
@@ -157,12 +156,6 @@ def export(best: Candidate, default_feature: str, config_file: str, run_folder: 
     words += ["--config", config_file] if config_file else []
     words += ["--feature", best.feature] if best.feature != default_feature else []
     return shlex.join([*words, "--out", f"{os.path.basename(run_folder)}.onnx"])
-
-
-def short(path: str) -> str:
-    """A path relative to the current folder if it is in there."""
-    inside = os.path.relpath(path)
-    return path if inside.startswith("..") else inside
 
 
 class Kept(NamedTuple):

@@ -10,6 +10,7 @@ import numpy as np
 from caffe.proto import caffe_pb2
 
 from tripletloss.base.errors import InputError
+from tripletloss.base.files import short
 from tripletloss.config import STAGES, Config, need_files
 from tripletloss.core import sampling
 from tripletloss.data.folders import check_cut
@@ -24,6 +25,8 @@ from tripletloss.training import begun, passes, prepare, snapshots
 
 SCORED_IMAGES = 600  # held-out images that are measured after each snapshot
 LONG_RUN = 5  # layers in a row, of which a plan shows the first and the last
+MANY = 5  # runs of layers, of which a plan shows how many layers they have
+SCREEN = 20  # lines
 
 
 @dataclass(frozen=True)
@@ -74,19 +77,19 @@ class Plan:
         assert self.held_out is not None
         return self.held_out.only(np.arange(min(SCORED_IMAGES, len(self.held_out.names))))
 
-    def describe(self) -> str:
-        """The plan, for a person to read."""
+    def describe(self) -> list[str]:
+        """The plan as lines for a person to read."""
         s, identities = self.settings, len(np.unique(self.images.labels))
         lines = []
         if self.snapshot:
-            lines.append(f"resumes    from iteration {self.snapshot.iteration}, {self.snapshot.weights}")
+            lines.append(f"resumes    from iteration {self.snapshot.iteration}, {short(self.snapshot.weights)}")
         lines += [
             f"stage      {self.stage}: {s['MAX_ITERS']} iterations, learning rate {s['LEARNING_RATE']:g}, "
             f"weight decay {self.weight_decay:g}, seed {s['SEED']}",
-            f"images     {len(self.images.names)} of {identities} identities ({s['TRAIN_LIST']})",
+            f"images     {len(self.images.names)} of {identities} identities ({short(s['TRAIN_LIST'])})",
             f"batches    {self._batches()}",
-            f"net        {s['NET']}, {self.parameters:,} parameters",
-            f"weights    {self.weights or 'none: all layers start fresh'}",
+            f"net        {short(s['NET'])}, {self.parameters:,} parameters",
+            f"weights    {short(self.weights) if self.weights else 'none: all layers start fresh'}",
         ]
         if self.weights:
             lines.append(f"  loaded   {layers_text(self.loaded, self.shapes)}")
@@ -111,7 +114,7 @@ class Plan:
         if self.stage == "triplet":
             lines.append(f"triplets   {s['SELECTION']}, margin {s['MARGIN']:g}")
         lines += [f"prototxt   layer {layer} sets {name} to {value}" for name, value, layer in self.decided]
-        return "\n".join(lines)
+        return lines
 
     def _batches(self):
         s = self.settings
@@ -133,18 +136,34 @@ class Plan:
         return f"broken     {len(names)} images were skipped, and others of their identities stood in: {path}"
 
 
+def on_a_screen(lines: list[str], path: str) -> list[str]:
+    """SCREEN of a plan's lines at most, with what there is room for of the advice. path: of the file that has all."""
+    if len(lines) <= SCREEN:
+        return lines
+    advice = [line for line in lines if line.startswith("advice")][: SCREEN // 2]
+    others = [line for line in lines if not line.startswith("advice")][: SCREEN - 1 - len(advice)]
+    left = len(lines) - len(advice) - len(others)
+    return [*others, *advice, f"more       {left} lines are in {short(path)}"]
+
+
 def layers_text(names: Iterable[str], order: Iterable[str]) -> str:
-    """Names of layers as text, only the first and the last of LONG_RUN or more in a row. order: of all the layers."""
+    """Names of layers as text: of LONG_RUN or more in a row, the first and the last; of MANY runs, how many there are.
+
+    order: of all the layers.
+    """
     place = {name: number for number, name in enumerate(order)}
+    names = sorted(names, key=lambda name: place[name])
     runs: list[list[str]] = []
-    for name in sorted(names, key=lambda name: place[name]):
+    for name in names:
         if runs and place[name] == place[runs[-1][-1]] + 1:
             runs[-1].append(name)
         else:
             runs.append([name])
-    return ", ".join(
-        f"{run[0]} to {run[-1]} ({len(run)} layers)" if len(run) >= LONG_RUN else ", ".join(run) for run in runs
-    ) or "none"  # fmt: skip
+    parts = [f"{run[0]} to {run[-1]} ({len(run)} layers)" if len(run) >= LONG_RUN else ", ".join(run) for run in runs]
+    if len(runs) >= MANY:
+        among = place[names[-1]] - place[names[0]] + 1
+        return f"{len(names)} of the {among} layers from {names[0]} to {names[-1]}"
+    return ", ".join(parts) or "none"
 
 
 def make_plan(

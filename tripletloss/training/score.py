@@ -75,10 +75,24 @@ def embed_held_out(plan: Plan, weights: str, team: OneProcess = ALONE) -> dict[s
     return dict(zip(features, found, strict=True)) if team.rank == 0 else {}
 
 
-def measure(plan: Plan, weights: str, team: OneProcess = ALONE) -> dict[str, Verification]:
-    """Verification on the held-out identities: feature -> Verification. The features are those of embed_held_out()."""
-    found = embed_held_out(plan, weights, team)
-    return {feature: verification(rows, plan.held_out.labels) for feature, rows in found.items() if plan.held_out}
+class HeldOut:
+    """embed_held_out() for all stages of a run: the embeddings by a stage's weights are computed once."""
+
+    def __init__(self, team: OneProcess) -> None:
+        """team: its processes all call what there is here."""
+        self.team, self.made = team, {}  # type: OneProcess, dict[tuple[str, str], dict[str, np.ndarray]]
+
+    def embed(self, plan: Plan, weights: str) -> dict[str, np.ndarray]:
+        """embed_held_out()."""
+        key = plan.stage, weights
+        if key not in self.made:
+            self.made[key] = embed_held_out(plan, weights, self.team)
+        return self.made[key]
+
+    def measure(self, plan: Plan, weights: str) -> dict[str, Verification]:
+        """Verification on the held-out identities: feature -> Verification, for the features of embed_held_out()."""
+        found = self.embed(plan, weights)
+        return {feature: verification(rows, plan.held_out.labels) for feature, rows in found.items() if plan.held_out}
 
 
 def compare_stages(plan: Plan, weights: str, team: OneProcess = ALONE) -> Comparison | None:
