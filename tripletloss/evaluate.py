@@ -33,7 +33,9 @@ def main() -> int:
     add_arguments(parser)
     parser.add_argument("--pairs", help="a pairs file in LFW's format, instead of a list")
     parser.add_argument("--compare", action="store_true", help="show what the triplet stage added to the softmax one")
-    parser.add_argument("--out", help="folder for report.html, report.json, roc.png and distances.png (not with --compare)")
+    parser.add_argument(
+        "--out", help="folder for report.html, report.json, roc.png and, without --compare, distances.png"
+    )
     add_force(parser)
     parser.add_argument("--tsne", action="store_true", help="with --out, also tsne.png, a map of the embeddings")
     arguments = parser.parse_args()

@@ -9,13 +9,14 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import cv2
 import numpy as np
 import pytest
 
 from tests.helpers import ROOT, TINY_NET, make_project, run_train, write_config
-from tripletloss.core.pairs import hardest_pairs
+from tripletloss.core.pairs import Pairs, hardest_pairs
 from tripletloss.data.lists import ImageList, read_list
 from tripletloss.reporting import charts, inputs, page
 from tripletloss.reporting import run as run_page
@@ -274,6 +275,75 @@ def test_what_a_run_needs_for_its_page_is_installed_with_it():
     listed = text_of(ROOT / "pyproject.toml")
     for name in os.listdir(folder):
         assert name.endswith((".py", ".pyc")) or name == "__pycache__" or f'"{name}"' in listed, name
+
+
+def test_in_a_browser_the_page_has_no_fault_and_names_run_nothing(finished, browser):
+    _, folder, _ = finished
+    for width, dark in ((1280, False), (390, True)):
+        browser.open(folder / "report.html", width=width, dark=dark)
+        browser.check()
+        seen = browser.driver.execute_script("return [document.title, document.body.innerText, document.links.length]")
+        assert seen[0] == "run" and seen[2] > 5
+        assert all(name in seen[1] for name in HOSTILE)
+        assert browser.driver.execute_script("return [...document.links].every(a => a.getAttribute('href').startsWith('#'))")
+
+
+def test_in_a_browser_a_command_is_copied_by_a_click(finished, browser):
+    _, folder, said = finished
+    browser.open(folder / "report.html")
+    following = re.search(r"^next       (.*)$", said, re.MULTILINE)[1]
+    lines = browser.driver.find_elements("css selector", ".line")
+    [line] = [line for line in lines if line.find_element("tag name", "code").text == following]
+    button = line.find_element("tag name", "button")
+    browser.driver.execute_script("delete Navigator.prototype.clipboard")  # as where a page has no right to it
+    assert button.text == "copy"
+    button.click()
+    assert button.text == "copied"
+    browser.check()
+
+
+def test_in_a_browser_no_other_script_runs(finished, browser):
+    _, folder, _ = finished
+    browser.open(folder / "report.html")
+    browser.driver.execute_script(
+        "const one = document.createElement('script'); one.textContent = 'document.title = 1'; document.body.append(one);"
+        "document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"document.title = 2\">')"
+    )
+    time.sleep(0.2)
+    assert browser.driver.title == "run"
+
+
+def test_without_scripts_nothing_is_missing_but_the_buttons(finished):
+    _, folder, _ = finished
+    text = text_of(folder / "report.html")
+    assert text.count("<button") == text.count('<button class="copy" type="button" hidden>') == text.count('<div class="line">') > 4
+
+
+def test_evaluate_writes_a_page_of_its_figures(finished, browser):
+    project, folder, _ = finished
+    for more, name in (([], "figures"), (["--compare"], "compared")):
+        weights = [str(folder / "triplet_iter_4.caffemodel"), "--config", str(project / "config.py")]
+        command = [sys.executable, "-m", "tripletloss.evaluate", *weights, *more, "--out", name]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=project, timeout=120)
+        assert result.returncode == 0 and result.stdout.endswith(f"report     {name}/report.html\n"), result.stderr
+        browser.open(project / name / "report.html", width=390)
+        browser.check()
+        about = json.loads((project / name / "report.json").read_text())
+        auc = about["features"]["fc9_1"]["AUC"]["value"] if more else about["AUC"]["value"]
+        text = browser.driver.execute_script("return document.body.innerText")
+        assert f"{auc:.4f}" in text and f"python -m tripletloss.evaluate {weights[0]}" in text
+        assert (browser.driver.execute_script("return document.images.length") == 0) == bool(more)
+
+
+def test_a_pairs_file_has_its_own_hardest_pairs_and_no_groups():
+    labels, rows = np.repeat([0, 1], 3), np.array([[0.0], [1], [5], [3], [10], [11]])
+    pairs = Pairs(np.array([0, 0, 3, 1, 2]), np.array([1, 2, 4, 3, 3]), np.array([True, True, True, False, False]))
+    images = ImageList("list", "/nowhere", [f"p{label}@{n}.jpg" for n, label in enumerate(labels)], labels)
+    found = measure({"after": rows}, images, Thumbnails(), pairs)
+    assert [one.distance for one in found.farthest] == [49, 25, 1] and [one.distance for one in found.nearest] == [4, 4]
+    assert "name a list with --list" in found.groups and found.suspects == found.groups
+    text = page.render(page.Page("a", "b", measured=found)).decode()
+    assert "Among the pairs of the pairs file." in text and text.count("name a list with --list") == 2
 
 
 def test_the_outcome_is_plain_values(finished):

@@ -24,7 +24,7 @@ from tests.helpers import (
 from tripletloss import config
 from tripletloss.base.files import amount
 from tripletloss.training import folder
-from tripletloss.training.plan import layers_text
+from tripletloss.training.plan import layers_text, on_a_screen
 
 
 def advice(project, *arguments, **changes):
@@ -52,12 +52,22 @@ def test_amounts_of_bytes_are_never_rounded_to_nothing(count, text):
     assert amount(count) == text
 
 
+def test_a_long_plan_fits_on_a_screen_and_keeps_its_advice():
+    lines = [f"line {number}" for number in range(14)]
+    assert on_a_screen(lines, "/run/softmax_plan.txt") == lines
+    long = [*lines, *lines, *(f"advice     {number}" for number in range(4))]
+    shown = on_a_screen(long, "/run/softmax_plan.txt")
+    assert len(shown) == 20 and shown[:15] == long[:15] and shown[15:19] == long[-4:]
+    assert shown[-1] == "more       13 lines are in /run/softmax_plan.txt"
+    assert len(on_a_screen([*lines, *long[-4:] * 9], "plan.txt")) == 20
+
+
 def test_a_long_row_of_layers_is_shown_by_its_ends():
     order = ["conv1", *(f"conv{i}" for i in range(2, 14)), "fc6", "fc7", "fc9"]
     assert layers_text(order[:13], order) == "conv1 to conv13 (13 layers)"
     assert layers_text([*order[10:], "conv2", "conv1"], order) == "conv1, conv2, conv11 to fc9 (6 layers)"
     assert layers_text([name for name in order if name != "conv5"], order) == "conv1, conv2, conv3, conv4, conv6 to fc9 (11 layers)"
-    assert layers_text(order[1::2], order) == "8 of the 15 layers from conv2 to conv13"
+    assert layers_text(order[1::2], order) == "8 of the 15 layers from conv2 to fc9"
     assert layers_text([], order) == "none"
 
 

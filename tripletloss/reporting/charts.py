@@ -17,12 +17,12 @@ from tripletloss.core.verification import Roc
 # matplotlib draws with these colours, and the SVG gets the style sheet's in their places.
 INK, LINE, FIRST, SECOND, THIRD = "#010101", "#020202", "#030303", "#040404", "#050505"
 STYLES = {INK: "currentColor", LINE: "var(--line)", FIRST: "var(--one)", SECOND: "var(--two)", THIRD: "var(--three)"}
-SIZE = (4.6, 2.75)  # inches, of 72 units each
+SIZE = (4.6, 3.0)  # inches, of 72 units each
 MOST_POINTS = 300  # of a curve
 BINS = 60
 DRAWING: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "tripletloss", "text.parse_math": False, "font.family": "sans-serif",
-    "font.size": 9, "axes.edgecolor": LINE, "axes.labelcolor": INK, "axes.spines.top": False,
+    "font.size": 10, "axes.edgecolor": LINE, "axes.labelcolor": INK, "axes.spines.top": False,
     "axes.spines.right": False, "xtick.color": LINE, "ytick.color": LINE, "xtick.labelcolor": INK,
     "ytick.labelcolor": INK, "grid.color": LINE, "text.color": INK, "legend.frameon": False, "lines.linewidth": 1.6,
     "path.simplify": True,
@@ -36,7 +36,7 @@ def _chart(said: str, found: list[Markup]) -> Iterator[Axes]:
     """Context manager for a chart's axes, which adds its SVG to `found`. said: what it shows, for those who hear it."""
     with matplotlib.rc_context(DRAWING):
         figure = Figure(figsize=SIZE)
-        axes = figure.add_axes((0.125, 0.17, 0.855, 0.78))
+        axes = figure.add_axes((0.13, 0.17, 0.82, 0.78))
         axes.grid(True, alpha=0.6, linewidth=0.6)
         axes.tick_params(length=0)
         yield axes
@@ -116,8 +116,9 @@ def distances(said: str, values: np.ndarray, same: np.ndarray, end: float, thres
             axes.stairs(share, bins, fill=True, alpha=0.35, color=colour, label=label)
             axes.stairs(share, bins, color=colour, linewidth=1.2)
         if threshold is not None and threshold <= end:
-            axes.axvline(threshold, color=INK, linewidth=1, linestyle="--", label="threshold")
+            axes.axvline(threshold, color=INK, linewidth=1, linestyle="--", ymax=0.76, label="threshold")
         axes.set(xlabel="squared distance", xlim=(0, end), ylim=(0, 1.3 * axes.dataLim.y1))  # room for the legend
         axes.set_ylabel("share of pairs")
-        axes.legend(loc="upper left", ncols=3, columnspacing=1.2, handlelength=1.4)
+        axes.legend(loc="upper left", fontsize=9, ncols=3, columnspacing=1, handlelength=1.2, handletextpad=0.5,
+                    borderaxespad=0)  # fmt: skip
     return found[0]

@@ -205,7 +205,7 @@ def _curves(stage: Stage) -> Curves:
         caption = f"held out: {in_words(stage.figure)}"
         found.append((caption, charts.curve(caption, at, {stage.figure: scores}, smooth=False, dots=True)))
     add("share of active triplets", ["active_share"])
-    add("squared distances to positives (d_ap) and negatives (d_an)", ["d_ap", "d_an"])
+    add("squared distances of triplets, to the positive (d_ap) and the negative (d_an)", ["d_ap", "d_an"])
     s = stage.settings
     note = f"{s['BATCH_SIZE']} images per iteration, learning rate {s['LEARNING_RATE']:g}"
     return Curves(f"{stage.name} stage", f"{note}, {clock(stage.seconds)}" if stage.seconds else note, found)
@@ -221,7 +221,7 @@ def comparison_table(about: dict) -> Table:
         if name == first:
             continue
         spreads = [(figures[column]["difference"], figures[column]["difference_interval"]) for column in columns]
-        cells = [f"{value:+.4f}" + (f" ({low[0]:+.4f} to {low[1]:+.4f})" if low else "") for value, low in spreads]
+        cells = [f"{value:+.4f}" + (f"\n{own[0]:+.4f} to {own[1]:+.4f}" if own else "") for value, own in spreads]
         rows.append([f"minus {first}", *cells])
     verdict = about["verdict"]
     note = f"{verdict[0].upper()}{verdict[1:]}. Intervals are of 95%, with identities resampled."
