@@ -86,7 +86,7 @@ class TorchNet:
             "InnerProduct": lambda p: nn.Sequential(nn.Flatten(), nn.LazyLinear(p["num_output"], bias=p["bias_term"])),
             "Pooling": lambda p: nn.MaxPool2d(p["kernel_size"], p["stride"], ceil_mode=True),
             "BatchNorm": lambda p: nn.LazyBatchNorm1d(affine=False) if p["flat"] else nn.LazyBatchNorm2d(),
-            "ReLU": lambda p: nn.ReLU(inplace=True), "Dropout": lambda p: nn.Dropout(inplace=True),
+            "ReLU": lambda p: nn.ReLU(inplace=True), "Dropout": lambda p: nn.Dropout(),
         }  # fmt: skip
         self.torch, self.steps = torch, []
         for kind, bottoms, top, parameters in layers:
@@ -188,6 +188,7 @@ def measure(name, batch, threads, torch, rounds, bar):
         "own": Worker(sys.executable, caffe, threads, CAFFE_ONEDNN="0"),
         "oneDNN": Worker(sys.executable, caffe, threads, CAFFE_ONEDNN="1"),
     }
+    torch = batch > 1 and torch  # PyTorch refuses the statistics of one image
     if torch:
         order = {"torch": [layers_for_torch(name, batch), batch, NETS[name][1]]}
         workers["PyTorch"] = Worker(torch, order, threads)
@@ -225,23 +226,28 @@ def main():
     from tabulate import tabulate
     from tqdm import tqdm
 
-    rows, tables = [], []
+    heads = ["net, images", "threads", "", "Caffe's own, ms", "oneDNN, ms", "times Caffe's own", "times PyTorch"]
     with tqdm(total=2 * len(CASES) * args.rounds, desc="rounds", mininterval=0.5) as bar:
         for name, batch in CASES:
+            rows, tables = [], []
             for threads in (1, 2):
                 found, layers = measure(name, batch, threads, args.torch, args.rounds, bar)
                 rows += found
                 tables.append((f"{name}, {batch} images, {threads} threads: ms of an iteration by layers", layers))
-    heads = ["net, images", "threads", "", "Caffe's own, ms", "oneDNN, ms", "times Caffe's own"]
-    print(tabulate(rows, [*heads, *["times PyTorch"] * bool(args.torch)], disable_numparse=True))
-    for title, layers in tables:
-        own, fast = ({kind: 1e3 * statistics.median(one[kind] for one in layers[way]) for kind in layers[way][0]}
-                     for way in ("own", "oneDNN"))  # fmt: skip
-        whole = sum(fast.values())
-        print(f"\n{title}\n")
-        print(tabulate([[kind, f"{own[kind]:.2f}", f"{ms:.2f}", f"{ms / whole:.1%}"]
-                        for kind, ms in sorted(fast.items(), key=lambda item: -item[1]) if ms > 0.002 * whole],
-                       ["layers", "Caffe's own", "oneDNN", "share"], disable_numparse=True))  # fmt: skip
+            bar.write("\n" + tabulate(rows, heads[: len(rows[0])], disable_numparse=True))
+            for title, layers in tables:
+                bar.write(f"\n{title}\n\n{by_layers(layers, tabulate)}")
+            sys.stdout.flush()
+
+
+def by_layers(layers, tabulate):
+    """A table of the time that each type of layer takes, without those that take almost none."""
+    own, fast = ({kind: 1e3 * statistics.median(one[kind] for one in layers[way]) for kind in layers[way][0]}
+                 for way in ("own", "oneDNN"))  # fmt: skip
+    whole = sum(fast.values())
+    rows = [[kind, f"{own[kind]:.2f}", f"{ms:.2f}", f"{ms / whole:.1%}"]
+            for kind, ms in sorted(fast.items(), key=lambda item: -item[1]) if ms > 0.002 * whole]  # fmt: skip
+    return tabulate(rows, ["layers", "Caffe's own", "oneDNN", "share"], disable_numparse=True)
 
 
 if __name__ == "__main__":
