@@ -32,10 +32,7 @@ def main() -> int:
     parser.add_argument(
         "--check", action="store_true", help="train nothing: read all images, try a few iterations, report problems"
     )
-    parser.add_argument(
-        "--allow-module", metavar="NAME", action="append", default=[],
-        help="a Python module that NET and DEPLOY may run, besides this package's; once for each module",
-    )  # fmt: skip
+    config.add_modules(parser)
     parser.add_argument("--resume", action="store_true", help="resume RUN_FOLDER from its last whole snapshot")
     parser.add_argument(
         "--tune", action="store_true",

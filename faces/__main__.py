@@ -9,25 +9,30 @@ from tripletloss.base import command
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The parsed command line."""
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog="python -m faces",
         description="Render synthetic face identities to train on, with the list file that training reads. "
         "The same seed gives the same pictures. You can stop it at any time; the same command resumes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--identities", type=_positive, default=997, help="number of people")
-    parser.add_argument("--images", type=_positive, default=30, help="pictures per person")
-    parser.add_argument("--size", type=_positive, default=112, help="side of a picture in pixels; at least 32")
+    parser.add_argument("--identities", metavar="N", type=_positive, default=997, help="number of people")
+    parser.add_argument("--images", metavar="N", type=_positive, default=30, help="pictures per person")
+    parser.add_argument(
+        "--size", metavar="PIXELS", type=_positive, default=112, help="side of each picture that is written"
+    )
     parser.add_argument(
         "--camera", choices=CAMERAS, default="press",
         help="whose pictures: a press photographer's, or a ceiling camera's, which are grey, grainy and from above",
     )  # fmt: skip
-    parser.add_argument("--out", required=True, help="folder to write to")
-    parser.add_argument("--seed", type=_natural, default=0, help="seed of everything that is drawn at random")
-    parser.add_argument("--workers", type=_positive, default=2, help="number of processes")
+    parser.add_argument("--out", required=True, default=argparse.SUPPRESS, help="folder to write to")
     parser.add_argument(
-        "--first", type=_natural, default=0, help="number of the first person; a run from 0 has the people 0, 1, ..."
+        "--seed", metavar="N", type=_natural, default=0, help="seed of everything that is drawn at random"
     )
+    parser.add_argument("--workers", metavar="N", type=_positive, default=2, help="number of processes")
+    parser.add_argument(
+        "--first", metavar="N", type=_natural, default=0,
+        help="number of the first person; a run from 0 has the people 0, 1, ...",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     if options.size < 32:
         parser.error("argument --size: must be at least 32, as smaller faces cannot be told apart")

@@ -13,7 +13,7 @@ from tripletloss.base.outputs import add_force, check_folder
 from tripletloss.core.clustering import clustering
 from tripletloss.data.lists import ImageList, notes_on_trained
 from tripletloss.evaluation import grouping
-from tripletloss.evaluation.arguments import add_arguments, images_of, inputs_of, settings_of
+from tripletloss.evaluation.arguments import add_arguments, add_weights, images_of, inputs_of, settings_of
 from tripletloss.evaluation.embed import embed
 
 
@@ -23,12 +23,17 @@ def main() -> int:
         prog="python -m tripletloss.cluster",
         description="Group the images of a list or a folder by identity, and score that where they have labels.",
     )
-    parser.add_argument("weights", help="a .caffemodel of this project's")
+    add_weights(parser)
     add_arguments(parser)
     parser.add_argument("--out", required=True, help="new folder for the groups' lists or folders, and clusters.jpg")
     add_force(parser)
-    parser.add_argument("--method", choices=("average", "dbscan"), default="average", help="(default: average linkage)")
-    parser.add_argument("--threshold", type=float, help="squared distance (default: the best for HELD_OUT_LIST, by F)")
+    parser.add_argument(
+        "--method", choices=("average", "dbscan"), default="average", help="of grouping (default: average linkage)"
+    )
+    parser.add_argument(
+        "--threshold", metavar="DISTANCE", type=float,
+        help="largest squared distance of one person (default: the best for HELD_OUT_LIST, by F)",
+    )  # fmt: skip
     parser.add_argument("--copy", action="store_true", help="copy images into one folder per cluster, instead of lists")
     arguments = parser.parse_args()
     if arguments.threshold is not None and not 0 < arguments.threshold < float("inf"):

@@ -250,6 +250,14 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_modules(parser: argparse.ArgumentParser) -> None:
+    """Add the argument --allow-module, whose names load() takes."""
+    parser.add_argument(
+        "--allow-module", metavar="NAME", action="append", default=[],
+        help="a Python module that the nets may run, besides this package's; once for each module",
+    )  # fmt: skip
+
+
 def say_which(arguments: argparse.Namespace) -> None:
     """Print on standard error which config file a command uses, once for all its processes."""
     if launched()[0] == 0:

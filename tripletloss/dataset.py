@@ -20,18 +20,22 @@ def main() -> int:
         prog="python -m tripletloss.dataset",
         description="Write train.txt and held_out.txt for a folder that has one folder of images per identity.",
     )
-    parser.add_argument("folder", help="FOLDER/identity/image.jpg; with --apply, a list file")
+    parser.add_argument("folder", metavar="FOLDER", help="FOLDER/identity/image.jpg; with --apply, a list file")
     parser.add_argument(
         "--apply", metavar="DECISIONS.json", help="of suspects --review: write the list cleaned, beside the old one"
     )
     parser.add_argument("--out", default=".", help="where the two lists go (default: here)")
     add_force(parser)
-    parser.add_argument("--held-out", type=float, default=0.2, help="share of identities to measure on (default: 0.2)")
+    parser.add_argument(
+        "--held-out", metavar="SHARE", type=float, default=0.2, help="of the identities, to measure on (default: 0.2)"
+    )
     parser.add_argument(
         "--enough", type=int, default=5, metavar="IMAGES",
         help="images that an identity needs for the softmax stage; the triplet stage takes two (default: 5)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="for the choice of these identities (default: 0)")
+    parser.add_argument(
+        "--seed", metavar="N", type=int, default=0, help="seed of everything that is drawn at random (default: 0)"
+    )
     parser.add_argument("--config", metavar="FILE", help="also write a config file to finetune on these lists")
     arguments = parser.parse_args()
     if not 0 <= arguments.held_out < 1 or arguments.seed < 0 or arguments.enough < 1:

@@ -17,14 +17,17 @@ def main() -> int:
         prog="python -m tripletloss.detect",
         description="Cut one face out of each photo in a folder, as a model takes them.",
     )
-    parser.add_argument("folder", help="folder of photos; folders in it are kept")
+    parser.add_argument("folder", metavar="PHOTOS", help="folder of photos; folders in it are kept")
     parser.add_argument("--out", required=True, help="new folder for the faces, beside OUT.csv and OUT.jpg")
     add_force(parser)
     parser.add_argument(
         "--for", dest="model", choices=TEMPLATES, default="face997",
         help="the model that the faces are for; each wants its own cut (default: face997)",
     )  # fmt: skip
-    parser.add_argument("--size", type=int, help="pixels per side of a face's square (default: 112, dlib_resnet 150)")
+    parser.add_argument(
+        "--size", metavar="PIXELS", type=int,
+        help="side of each picture that is written (default: 112; dlib_resnet: 150)",
+    )  # fmt: skip
     parser.add_argument(
         "--pick", choices=PICKS, default="best",
         help="which of several faces: the largest, the most central, or, by both and the detector's score, the best "

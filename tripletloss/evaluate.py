@@ -29,9 +29,11 @@ def main() -> int:
         description="Measure weights, or embeddings of tripletloss.extract, on HELD_OUT_LIST, on another list, or on "
         "pairs in LFW's format.",
     )
-    parser.add_argument("source", metavar="WEIGHTS", help="a .caffemodel of this project's, or an .h5 of embeddings")
+    parser.add_argument(
+        "source", metavar="WEIGHTS", help="a .caffemodel or .caffemodel.h5 of this project's, or an .h5 of extract"
+    )
     add_arguments(parser)
-    parser.add_argument("--pairs", help="a pairs file in LFW's format, instead of a list")
+    parser.add_argument("--pairs", metavar="FILE", help="a pairs file in LFW's format, instead of a list")
     parser.add_argument("--compare", action="store_true", help="show what the triplet stage added to the softmax one")
     parser.add_argument(
         "--out", help="folder for report.html, report.json, roc.png and, without --compare, distances.png"

@@ -12,7 +12,7 @@ from tripletloss.base.outputs import add_force, check_outputs
 from tripletloss.deploy.onnx_export import export
 from tripletloss.deploy.onnx_graph import OPSET
 from tripletloss.deploy.onnx_model import threshold_advice
-from tripletloss.evaluation.arguments import add_net_arguments, inputs_of, settings_of
+from tripletloss.evaluation.arguments import add_net_arguments, add_weights, inputs_of, settings_of
 
 
 def main() -> int:
@@ -21,7 +21,7 @@ def main() -> int:
         prog="python -m tripletloss.export",
         description="Write the deploy net with its weights as ONNX, for onnxruntime and OpenCV. Needs no Caffe.",
     )
-    parser.add_argument("weights", help="a .caffemodel or .caffemodel.h5 of this project's")
+    add_weights(parser)
     parser.add_argument("--out", required=True, help="the .onnx file to write")
     add_force(parser)
     add_net_arguments(parser)
@@ -30,13 +30,10 @@ def main() -> int:
         help="make the model take uint8 pixels, N x S x S x 3, with these channels (default: the input of Caffe's net)",
     )  # fmt: skip
     parser.add_argument(
-        "--mirrored", action="store_true", help="make each embedding the mean of the image's and its mirror image's",
-    )  # fmt: skip
-    parser.add_argument(
         "--threshold", metavar="FILE", help="take the threshold from a file of tools/measure_threshold.py (default: "
         "measure it on HELD_OUT_LIST)",
     )  # fmt: skip
-    parser.add_argument("--licence", default="not stated", help="of the weights, for the metadata")
+    parser.add_argument("--licence", metavar="TEXT", default="not stated", help="of the weights, for the metadata")
     arguments = parser.parse_args()
     return command.run("tripletloss.export", lambda: run(arguments))
 

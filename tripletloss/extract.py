@@ -6,7 +6,7 @@ import sys
 from tripletloss.base import command
 from tripletloss.base.outputs import add_force, check_outputs
 from tripletloss.base.parallel import join
-from tripletloss.evaluation.arguments import add_arguments, images_of, inputs_of, settings_of
+from tripletloss.evaluation.arguments import add_arguments, add_weights, images_of, inputs_of, settings_of
 from tripletloss.evaluation.embed import embed_to_file, open_net
 from tripletloss.formats.embeddings import check_suffix
 
@@ -17,7 +17,7 @@ def main() -> int:
         prog="python -m tripletloss.extract",
         description="Write the embeddings of a list's images, or of all images in a folder, to a file.",
     )
-    parser.add_argument("weights", help="a .caffemodel of this project's")
+    add_weights(parser)
     parser.add_argument("--out", required=True, help="the file to write: .h5, which evaluate reads, .npz or .csv")
     add_force(parser)
     add_arguments(parser)

@@ -2,6 +2,7 @@
 
 import sys
 
+from tripletloss import config
 from tripletloss.base import command
 from tripletloss.reporting import run
 from tripletloss.reporting.late import outcome_of
@@ -15,7 +16,7 @@ def main() -> int:
         "takes a run that was stopped or is still going on, and measures its snapshots so far.",
     )
     parser.add_argument("run_folder", metavar="RUN_FOLDER", help="the folder of a run")
-    parser.add_argument("--allow-module", action="append", default=[], help="a Python module that DEPLOY may run")
+    config.add_modules(parser)
     arguments = parser.parse_args()
 
     def write() -> None:

@@ -11,7 +11,7 @@ from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.base.outputs import add_force, check_outputs
 from tripletloss.evaluation import review, suspects
-from tripletloss.evaluation.arguments import add_arguments, images_of, inputs_of, settings_of
+from tripletloss.evaluation.arguments import add_arguments, add_weights, images_of, inputs_of, settings_of
 from tripletloss.evaluation.embed import embed
 
 
@@ -22,9 +22,9 @@ def main() -> int:
         description="Rank the images of a list by how probably they are mislabelled: far from their own identity, and "
         "close to another. It only suggests: look at the images.",
     )
-    parser.add_argument("weights", help="a .caffemodel of this project's")
+    add_weights(parser)
     add_arguments(parser, "TRAIN_LIST")
-    parser.add_argument("--top", type=int, default=30, help="how many to show (default: 30)")
+    parser.add_argument("--top", metavar="N", type=int, default=30, help="how many to show (default: 30)")
     parser.add_argument("--out", default="suspects", help="write OUT.csv, all images, and OUT.jpg (default: suspects)")
     parser.add_argument("--review", metavar="PAGE.html", help="also write a page on which to decide about the shown")
     add_force(parser)

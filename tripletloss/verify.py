@@ -27,11 +27,14 @@ def main() -> int:
         "without a face, and 3 if the distance does not tell.",
     )
     parser.add_argument(
-        "model", nargs="?", default=DEFAULT_MODEL,
+        "model", nargs="?", metavar="MODEL", default=DEFAULT_MODEL,
         help="an .onnx file of tripletloss.export (default: dlib_resnet, as make onnx makes it)",
     )  # fmt: skip
-    parser.add_argument("photos", nargs=2, metavar="PHOTO")
-    parser.add_argument("--threshold", type=float, help="largest squared distance of one person (default: the model's)")
+    parser.add_argument("photos", nargs=2, metavar="PHOTO", help="a photo with a face")
+    parser.add_argument(
+        "--threshold", metavar="DISTANCE", type=float,
+        help="largest squared distance of one person (default: the model's)",
+    )  # fmt: skip
     arguments = parser.parse_args()
     if arguments.threshold is not None and not 0 <= arguments.threshold < float("inf"):
         parser.error("--threshold is a squared distance, 0 or more")

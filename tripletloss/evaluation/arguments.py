@@ -10,11 +10,21 @@ from tripletloss.data.folders import check_cut, list_folder
 from tripletloss.data.lists import ImageList, read_list
 
 
+def add_weights(parser: ArgumentParser) -> None:
+    """Add the argument that names weights."""
+    parser.add_argument("weights", metavar="WEIGHTS", help="a .caffemodel or .caffemodel.h5 of this project's")
+
+
 def add_net_arguments(parser: ArgumentParser) -> None:
     """Add the arguments that say which net embeds images, and how."""
     config.add_argument(parser)
-    parser.add_argument("--feature", default="", help="blob of the deploy net (default: FEATURE of the triplet stage)")
-    parser.add_argument("--crop", type=int, help="side of the central square to take, in pixels (default: CROP)")
+    parser.add_argument(
+        "--feature", metavar="BLOB", default="", help="blob of the deploy net (default: FEATURE of the triplet stage)"
+    )
+    parser.add_argument(
+        "--crop", metavar="PIXELS", type=int, help="side of the central square to take, in pixels (default: CROP)"
+    )
+    parser.add_argument("--mirrored", action="store_true", help="average each embedding with that of the mirror image")
 
 
 def add_arguments(parser: ArgumentParser, default_list: str = "HELD_OUT_LIST") -> None:
@@ -24,10 +34,9 @@ def add_arguments(parser: ArgumentParser, default_list: str = "HELD_OUT_LIST") -
     """
     parser.set_defaults(default_list=default_list)
     add_net_arguments(parser)
-    parser.add_argument("--list", help=f"a list file (default: {default_list})")
-    parser.add_argument("--images", help="folder of the images (default: IMAGEPATH)")
-    parser.add_argument("--allow-module", action="append", default=[], help="a Python module that DEPLOY may run")
-    parser.add_argument("--mirrored", action="store_true", help="average each embedding with that of the mirror image")
+    parser.add_argument("--list", metavar="FILE", help=f"a list file (default: {default_list})")
+    parser.add_argument("--images", metavar="FOLDER", help="folder of the images (default: IMAGEPATH)")
+    config.add_modules(parser)
 
 
 def settings_of(arguments: Namespace) -> dict[str, Any]:
