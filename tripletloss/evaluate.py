@@ -3,7 +3,7 @@
 import argparse
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tripletloss.base import command
@@ -39,6 +39,7 @@ def main() -> int:
         "--out", help="folder for report.html, report.json, roc.png and, without --compare, distances.png"
     )
     add_force(parser)
+    command.add_json(parser)
     parser.add_argument("--tsne", action="store_true", help="with --out, also tsne.png, a map of the embeddings")
     arguments = parser.parse_args()
     if arguments.tsne and not arguments.out:
@@ -56,7 +57,7 @@ def main() -> int:
 
 
 def run(arguments: argparse.Namespace, team: OneProcess) -> str:
-    """Measure what the arguments name. Returns text for the terminal. Raises InputError.
+    """Measure what the arguments name. Returns the answer, as text or JSON. Raises InputError.
 
     team: the processes that share the images.
     """
@@ -83,23 +84,21 @@ def run(arguments: argparse.Namespace, team: OneProcess) -> str:
 def _measure(
     arguments: argparse.Namespace, settings: Mapping[str, Any], file: PairsFile | None, found: embeddings.Embeddings
 ) -> str:
-    """Measure embeddings, write the report if --out is given, and return it as text. Raises InputError."""
+    """Measure embeddings, write the report if --out is given, and return the answer. Raises InputError."""
     pairs = file.pairs if file else report.pairs_of_images(found.images)
     figures = report.report_on(found, file, settings)
     if arguments.out:
         report.write_measured(arguments.out, figures, found, pairs, arguments.tsne)
-    said = report.describe(figures)
-    if not arguments.out:
-        return said
     given = pairs if file else None
-    return f"{said}\n{page.attempt(lambda: measurement.write_measured(arguments.out, figures, found, given, settings))}"
+    work = functools.partial(measurement.write_measured, arguments.out, figures, found, given, settings)
+    return _answer(arguments, figures, report.describe(figures), work)
 
 
 def _compare(
     arguments: argparse.Namespace, settings: Mapping[str, Any], images: ImageList, file: PairsFile | None,
     team: OneProcess,
 ) -> str:  # fmt: skip
-    """Compare the stages, write the comparison if --out is given, and return it as text. Raises InputError."""
+    """Compare the stages, write the comparison if --out is given, and return the answer. Raises InputError."""
     pairs = file.pairs if file else team.first(lambda: report.pairs_of_images(images))
     with team.together():
         softmax = load(arguments.config).stage("softmax")["FEATURE"]
@@ -109,15 +108,23 @@ def _compare(
         assert comparison, "the first process has it"
         if arguments.out:
             report.write_comparison(arguments.out, comparison, pairs, arguments.source, arguments.mirrored)
-        said = comparison.describe()
-        if not arguments.out:
-            return said
         work = functools.partial(
             measurement.write_comparison, arguments.out, comparison, pairs, arguments.source, settings
         )
-        return f"{said}\n{page.attempt(work)}"
+        figures = report.report_of_comparison(comparison, arguments.source, arguments.mirrored)
+        return _answer(arguments, figures, comparison.describe(), work)
 
     return team.first(say)
+
+
+def _answer(arguments: argparse.Namespace, figures: Mapping[str, Any], said: str, work: Callable[[], str]) -> str:
+    """Figures as --json has them, or else what is said of them. With --out, write the page by work()."""
+    line = page.attempt(work) if arguments.out else ""
+    if arguments.json:
+        if line:
+            print(line, file=sys.stderr)
+        return command.as_json(figures)
+    return f"{said}\n{line}" if line else said
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 
 import numpy as np
 from tabulate import tabulate
@@ -10,6 +11,7 @@ from tabulate import tabulate
 from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.base.outputs import add_force, check_outputs
+from tripletloss.data.lists import ImageList
 from tripletloss.evaluation import review, suspects
 from tripletloss.evaluation.arguments import add_arguments, add_weights, images_of, inputs_of, settings_of
 from tripletloss.evaluation.embed import embed
@@ -28,6 +30,7 @@ def main() -> int:
     parser.add_argument("--out", default="suspects", help="write OUT.csv, all images, and OUT.jpg (default: suspects)")
     parser.add_argument("--review", metavar="PAGE.html", help="also write a page on which to decide about the shown")
     add_force(parser)
+    command.add_json(parser)
     arguments = parser.parse_args()
     if arguments.top < 1:
         parser.error("--top must be 1 or more")
@@ -50,6 +53,20 @@ def run(arguments: argparse.Namespace) -> None:
     suspects.write(arguments.out, images, found, order, arguments.top, who)
     if arguments.review:
         review.write(arguments.review, images, found, order[: arguments.top], who)
+    more = int((found.score > 0.5).sum())
+    if arguments.json:
+        shown = [suspects.record(images, found, who, i) for i in order[: arguments.top]]
+        about = {"list": images.source, "images": len(order), "identities": len(who), "nearer_to_another": more}
+        print(command.as_json({**about, "suspects": shown, "written": outputs}))
+    else:
+        _say(arguments, images, found, order, who, more)
+
+
+def _say(
+    arguments: argparse.Namespace, images: ImageList, found: suspects.Suspicion, order: np.ndarray,
+    who: Mapping[int, str], more: int,
+) -> None:  # fmt: skip
+    """Print the first of the ranked images. more: how many images are nearer to another identity than to their own."""
     shown = [
         [images.names[i], *(f"{label} {who[label]}".rstrip() for label in (images.labels[i], found.nearest[i])),
          *(f"{value:.3f}" for value in (found.score[i], found.own[i], found.other[i]))]
@@ -59,7 +76,6 @@ def run(arguments: argparse.Namespace) -> None:
     headers = ["image", "label", "rather", "score", "d own", "d other"]
     sides = ["left"] * 3 + ["right"] * 3
     print(tabulate(shown, headers, tablefmt="simple", disable_numparse=True, colalign=sides))
-    more = int((found.score > 0.5).sum())
     print(f"\n{more} of {len(order)} images are nearer to another identity than to their own (score above 0.5)")
     print(f"{arguments.out}.csv ranks all images; {arguments.out}.jpg shows each suspect, its identity, and the other")
     if arguments.review:

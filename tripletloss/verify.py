@@ -15,6 +15,7 @@ from tripletloss.deploy.onnx_model import Model
 from tripletloss.deploy.verification import Thresholds, distance, thresholds_of
 
 SAME, NOT_SAME, FAILED, CANNOT_TELL = 0, 1, 2, 3  # exit statuses; argparse has 2 for wrong arguments, too
+IN_JSON = {SAME: "same", NOT_SAME: "different", CANNOT_TELL: "cannot tell"}
 DEFAULT_MODEL = os.path.join(PROJECT, "models", "dlib_resnet", "dlib_resnet.onnx")
 
 
@@ -35,6 +36,7 @@ def main() -> int:
         "--threshold", metavar="DISTANCE", type=float,
         help="largest squared distance of one person (default: the model's)",
     )  # fmt: skip
+    command.add_json(parser)
     arguments = parser.parse_args()
     if arguments.threshold is not None and not 0 <= arguments.threshold < float("inf"):
         parser.error("--threshold is a squared distance, 0 or more")
@@ -49,9 +51,15 @@ def run(arguments: argparse.Namespace) -> int:
     thresholds = thresholds_of(model) if given is None else Thresholds(given, "given", given, "given", "")
     found, notes = distance(model, arguments.photos)
     status, answer = answer_of(found, thresholds)
+    if arguments.json:
+        print(command.as_json({
+            "answer": IN_JSON[status], "distance": found, "threshold": thresholds.same,
+            "threshold_different": thresholds.different, "threshold_pairs": thresholds.pairs, "notes": notes,
+        }))  # fmt: skip
+        return status
     print(answer)
     for note in notes:
-        print(note)
+        print(f"note: {note}")
     return status
 
 

@@ -1,6 +1,7 @@
 """From a camera's photo to the same person or not, and the examples, where there is no Caffe."""
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -165,6 +166,22 @@ def test_one_command_tells_who_is_the_same_person_in_two_photos(tmp_path, model)
     assert "0 for the same person, 1 for two people, 2 if" in " ".join(run("tripletloss.verify", "--help").stdout.split())
     given = run("tripletloss.verify", model, *[tmp_path / "face2033@00.png"] * 2, "--threshold", "0.5")
     assert given.stdout == "the same person: squared distance 0.000, threshold 0.500 (given)\n"
+
+
+def test_verify_answers_scripts_in_json_with_the_same_exit_status(tmp_path, model):
+    one, other = PHOTOS / "face2033@00.jpg", PHOTOS / "face2034@01.jpg"
+    about = Model(str(model)).about
+    for photo, limit, status, said in [(one, 0.5, 0, "same"), (other, None, 1, "different")]:
+        given = ["--threshold", limit] if limit else []
+        result = run("tripletloss.verify", model, one, photo, *given, "--json")
+        answer = json.loads(result.stdout, parse_constant=pytest.fail)
+        assert (result.returncode, result.stderr, answer["answer"]) == (status, "", said)
+        threshold = limit or float(about["threshold"])
+        assert answer["threshold"] == threshold and (answer["distance"] <= threshold) == (said == "same")
+        assert answer["threshold_pairs"] == ("" if limit else about["threshold_pairs"]) and answer["notes"] == []
+    failed = run("tripletloss.verify", model, one, ROOT / "README.md", "--json")
+    assert failed.returncode == 2 and failed.stdout == ""
+    assert "README.md is not an image" in failed.stderr
 
 
 def test_a_distance_between_the_thresholds_does_not_tell(tmp_path, model):

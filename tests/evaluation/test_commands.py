@@ -342,6 +342,48 @@ def test_a_report_is_json_and_says_what_is_not_measured(trained):
     assert re.search(r"^TAR@FAR=0.01 +- +not resolved: too many of the nearest different pairs are equally", result.stdout, re.MULTILINE)
 
 
+def answered(module, folder, *arguments):
+    """What a command answers with --json, beside nothing else on standard output."""
+    result = run(module, folder, *arguments, "--json")
+    assert result.returncode == 0 and result.stdout.count("\n") == 1, result.stderr
+    return strict(result.stdout), result.stderr
+
+
+def test_evaluate_answers_in_json_as_in_its_report(trained):
+    folder, _ = trained
+    weights = folder / "run" / "triplet_iter_4.caffemodel"
+    for name, arguments in (("said", []), ("said_both", ["--compare"])):
+        answer, errors = answered("evaluate", folder, weights, *arguments, "--out", name)
+        assert answer == strict((folder / name / "report.json").read_text())
+        assert errors.endswith(f"report     {name}/report.html\n")  # which is no part of the answer
+
+
+def test_cluster_answers_in_json_with_the_groups_that_it_writes(trained):
+    folder, _ = trained
+    weights = folder / "run" / "triplet_iter_4.caffemodel"
+    answer, _ = answered("cluster", folder, weights, "--list", "held_out.txt", "--out", "in_json", "--threshold", 0.5)
+    lists = [path.read_text().splitlines() for path in sorted((folder / "in_json").glob("cluster*.txt"))]
+    assert answer["groups"] == lists and answer["images"] == 8 and answer["threshold"] == 0.5
+    assert answer["score"]["identities"] == 2 and 0 < answer["score"]["B-cubed"]["F"] <= 1
+    unscored, _ = answered("cluster", folder, weights, "--list", "held_out.txt", "--out", "in_json_too")
+    assert unscored["score"] is None
+
+
+def test_suspects_answers_in_json_with_the_first_rows_of_its_table(trained):
+    folder, _ = trained
+    lines = (folder / "list.txt").read_text().splitlines()
+    (folder / "alone.txt").write_text("\n".join(lines[:5]) + "\n")  # the last identity has one image
+    weights = folder / "run" / "triplet_iter_4.caffemodel"
+    answer, _ = answered("suspects", folder, weights, "--list", "alone.txt", "--out", "in_json")
+    rows = list(csv.DictReader((folder / "in_json.csv").open()))
+    assert [one["image"] for one in answer["suspects"]] == [row["image"] for row in rows] and len(rows) == 5
+    assert answer["nearer_to_another"] == sum(float(row["score"]) > 0.5 for row in rows)
+    for one, row in zip(answer["suspects"], rows, strict=True):
+        assert list(one) == list(row) and str(one["nearest_other_label"]) == row["nearest_other_label"]
+        assert one["d_own"] == (None if row["d_own"] == "inf" else pytest.approx(float(row["d_own"]), rel=1e-5))
+    assert answer["suspects"][-1]["d_own"] is None  # JSON has no infinity
+
+
 def test_the_table_shows_the_threshold_of_each_far(trained):
     folder, _ = trained
     rng = np.random.default_rng(0)

@@ -5,11 +5,12 @@ import argparse
 import contextlib
 import gc
 import io
+import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tripletloss.base.errors import InputError
@@ -33,6 +34,17 @@ class Parser(argparse.ArgumentParser):
         """The arguments are those of argparse.ArgumentParser."""
         super().__init__(**arguments)
         self.add_argument("--version", action="version", version=f"tripletloss {VERSION}")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that lets a command answer in JSON, by as_json()."""
+    parser.add_argument("--json", action="store_true", help="print the answer as one JSON object, and nothing else")
+
+
+def as_json(answer: Mapping[str, Any]) -> str:
+    """A command's answer as a line of strict JSON: NaN and infinity are null. It may have numbers of NumPy's."""
+    text = json.dumps(answer, default=lambda value: value.tolist())
+    return json.dumps(json.loads(text, parse_constant=lambda _: None))
 
 
 def run(name: str, function: Callable[[], int | None], stopped: str = "stopped", failure: int = 1) -> int:

@@ -53,7 +53,7 @@ def distance(model: Model, photos: Sequence[str]) -> tuple[float, list[str]]:
         taken = found[int(np.argmax(weigh(found, photo.shape)))]
         if len(found) > 1:
             x, y = (round(number) for number in taken.box[:2] + taken.box[2:] / 2)
-            notes.append(f"note: {path} has {len(found)} faces; the one around {x}, {y} (pixels) was taken")
+            notes.append(f"{path} has {len(found)} faces; the one around {x}, {y} (pixels) was taken")
         faces.append(cut(photo, detector.find_upright(photo, taken), model.size, model.points))
     one, other = model.embed(np.stack(faces), photos)
     return float(np.sum((one - other) ** 2)), notes

@@ -232,14 +232,17 @@ def write_measured(
     _write(folder, report, pictures)
 
 
+def report_of_comparison(comparison: Comparison, weights: str, mirrored: bool) -> dict[str, Any]:
+    """A comparison's figures, and what it was made from. weights, mirrored: as for compare_weights()."""
+    return {"weights": weights, "weights_sha256": digest(weights), "mirrored": mirrored, **comparison.report()}
+
+
 def write_comparison(folder: str, comparison: Comparison, pairs: Pairs, weights: str, mirrored: bool) -> None:
     """Write report.json and roc.png into a folder. pairs, weights, mirrored: as for compare_weights().
 
     Raises InputError.
     """
-    report = {
-        "weights": weights, "weights_sha256": digest(weights), "mirrored": mirrored, **comparison.report()
-    }  # fmt: skip
+    report = report_of_comparison(comparison, weights, mirrored)
     curves = {
         name: (distances, pairs.same) for name, distances in zip(comparison.names, comparison.distances, strict=True)
     }

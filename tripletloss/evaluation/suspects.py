@@ -3,7 +3,7 @@
 import csv
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -82,6 +82,16 @@ def identities_of(images: ImageList) -> dict[int, str]:
     return {label: identity_of(name) for name, label in zip(images.names, images.labels.tolist(), strict=True)}
 
 
+def record(images: ImageList, found: Suspicion, who: Mapping[int, str], image: int) -> dict[str, Any]:
+    """What is known of an image, by the names that OUT.csv gives its columns. who: of identities_of()."""
+    mine, other = int(images.labels[image]), int(found.nearest[image])
+    return {
+        "image": images.names[image], "label": mine, "identity": who[mine], "nearest_other_label": other,
+        "nearest_other_identity": who[other], "score": float(found.score[image]), "d_own": float(found.own[image]),
+        "d_other": float(found.other[image]),
+    }  # fmt: skip
+
+
 def write(
     out: str, images: ImageList, found: Suspicion, order: np.ndarray, top: int, who: Mapping[int, str]
 ) -> None:  # fmt: skip
@@ -99,13 +109,12 @@ def write(
         with whole_files(folder or ".") as part:
             path = os.path.join(part, name)
             with open(f"{path}.csv", "w", newline="", encoding="utf-8") as file:
-                table = csv.writer(file)
-                table.writerow(["image", "label", "identity", "nearest_other_label", "nearest_other_identity", "score",
-                                "d_own", "d_other"])  # fmt: skip
+                table = csv.DictWriter(file, record(images, found, who, 0))
+                table.writeheader()
                 for i in order:
-                    mine, other = images.labels[i], found.nearest[i]
-                    values = (f"{value:.6g}" for value in (found.score[i], found.own[i], found.other[i]))
-                    table.writerow([images.names[i], mine, who[mine], other, who[other], *values])
+                    row = record(images, found, who, i)
+                    rounded = {name: f"{row[name]:.6g}" for name in ("score", "d_own", "d_other")}
+                    table.writerow({**row, **rounded})
             montage.draw(f"{path}.jpg", lambda number: read_image(images.path(number)), rows)
     except OSError as error:
         raise InputError(f"{out}.csv or .jpg cannot be written ({error.strerror}): choose another --out") from None
