@@ -1,11 +1,15 @@
 """Fixtures that several test files use."""
 
 import os
+import signal
 
 import pytest
 
 from tests.browser import Browser
 from tests.helpers import make_project, run_train, write_config
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and so would the programs that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Nets as small as those of tests are fastest with one thread, and two wait for each other where data workers are busy.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -126,7 +126,8 @@ def test_runs_killed_at_random_moments_end_with_the_same_bits(whole):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_stopped_says_how_to_go_on_and_ends_with_the_same_bits(whole, number):
-    process = subprocess.Popen(command(whole), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    heed = {"preexec_fn": lambda: signal.signal(number, signal.SIG_DFL)}  # the tests may run under nohup
+    process = subprocess.Popen(command(whole), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **heed)
     log = whole / "run" / "softmax_log.csv"
     deadline = time.time() + 60
     while not log.exists() and time.time() < deadline:
@@ -146,6 +147,7 @@ def test_a_terminal_that_is_closed_stops_a_run_after_a_snapshot(project):
     write_config(project, STAGES=["softmax"], MAX_ITERS=10**6, SNAPSHOT_ITERS=10**6)
     pid, terminal = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
         os.execv(sys.executable, command(project))
     said, log = b"", project / "run" / "softmax_log.csv"
     while not log.exists():

@@ -175,7 +175,7 @@ def test_the_curves_show_the_score_before_the_first_iteration(tmp_path, monkeypa
     drawn = []
     monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
     table = {"iteration": [1, 2, 3], "learning_rate": [1, 1, 1], "loss": [3, 2, 1]}
-    plots.curves(str(tmp_path / "curves.png"), "a run", table, [[0, 0.5], [2, 0.75]])
+    plots.curves(str(tmp_path / "curves.png"), "a run", table, [[0, 0.5], [2, 0.75]], "TAR")
     [axes] = [axes for axes in drawn[0].axes if axes.get_ylabel() == "held out"]
     np.testing.assert_array_equal(axes.lines[0].get_xydata(), [[0, 0.5], [2, 0.75]])
     low, high = axes.get_xlim()
