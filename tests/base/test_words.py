@@ -1,12 +1,15 @@
-"""Every command has the same words for the same argument."""
+"""Every command has the same words for the same argument, and the exit statuses of docs/commands.md."""
 
 import importlib
 import re
+import signal
+import subprocess
 import sys
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import PHOTOS, ROOT, few_people
+from tripletloss import verify
 from tripletloss.__main__ import commands
 from tripletloss.base import command
 
@@ -74,3 +77,45 @@ def test_every_argument_is_explained_and_says_what_it_takes(arguments):
         assert action.help, (argument, name)
         takes_a_value = action.nargs != 0 and argument != OUTPUT and not action.choices
         assert not takes_a_value or action.metavar, (argument, name)
+
+
+def status_of(*arguments):
+    """The exit status of a command, which says on standard error what is wrong unless it is 0."""
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    said = re.search(r"^(python -m )?(faces|tripletloss\.\w+): \S", done.stderr, re.MULTILINE)
+    assert (done.returncode == 0) == (said is None) and "Traceback" not in done.stderr, done.stderr
+    return done.returncode
+
+
+def test_exit_statuses_are_those_of_the_document(tmp_path):
+    text = (ROOT / "docs" / "commands.md").read_text()
+    table = dict(re.findall(r"^\| ([\d, ]+) \| (.*) \|$", text, re.MULTILINE))
+    people, model = few_people(tmp_path / "people", [2, 2]), tmp_path / "none.onnx"
+    dataset = "-m", "tripletloss.dataset"
+    assert table["0"].startswith("done") and status_of(*dataset, people, "--out", tmp_path) == 0
+    assert table["1"].startswith("not done") and status_of(*dataset, tmp_path / "none") == 1
+    assert table["2"].startswith("the arguments are wrong") and status_of(*dataset, people, "--seed", -1) == 2
+    assert status_of("-m", "faces", "--out", tmp_path / "faces", "--size", 8) == 2
+    assert "for `verify`, also everything else" in table["2"] and status_of("-m", "tripletloss.verify", model, "a", "b") == 2
+    said = {0: "the same person", 1: "two people", 3: "`verify` cannot tell"}
+    assert all(table[str(status)].endswith(words) for status, words in said.items())
+    assert (verify.SAME, verify.NOT_SAME, verify.FAILED, verify.CANNOT_TELL) == (0, 1, 2, 3)
+    stopped = ", ".join(str(128 + number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
+    assert list(table) == ["0", "1", "2", "3", stopped]
+
+
+def test_a_fault_in_verify_is_not_the_answer_two_people(capsys):
+    photo = str(PHOTOS / "face2033@00.jpg")
+    without = f"""
+import runpy, sys
+sys.modules["onnxruntime"] = None
+sys.argv = ["verify", "some.onnx", {photo!r}, {photo!r}]
+runpy.run_module("tripletloss.verify", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", without], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == verify.FAILED
+    assert done.stderr == (
+        "tripletloss.verify: the package onnxruntime is missing: run make onnx, and use .venv-onnx/bin/python\n"
+    )
+    assert command.run("verify", lambda: 1 // 0, failure=verify.FAILED) == verify.FAILED
+    assert "ZeroDivisionError" in capsys.readouterr().err

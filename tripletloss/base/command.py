@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -52,7 +53,8 @@ def run(name: str, function: Callable[[], int | None], stopped: str = "stopped",
 
     name: the command's name, with which its messages begin. function: returns a status, or None for 0. stopped: the
     message after Ctrl-C, unless the KeyboardInterrupt has its own. failure: the status for bad input, which is an
-    InputError, a file that cannot be read or written, or a name that is not UTF-8. Ctrl-C gives 130.
+    InputError, a file that cannot be read or written, or a name that is not UTF-8. Ctrl-C gives 130. Any other
+    exception is a fault of the program: its traceback is printed, and the status is `failure`, too.
     """
     if signal.getsignal(signal.SIGINT) is _end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -76,6 +78,8 @@ def run(name: str, function: Callable[[], int | None], stopped: str = "stopped",
         sentence = f"{error.filename or 'the output'} cannot be read or written ({error.strerror or error})"
     except UnicodeEncodeError as error:
         sentence = f"{error.object!r} is not UTF-8 text: rename the file or folder"
+    except Exception:
+        traceback.print_exc()
     gc.collect()  # the exception's frames hold progress bars, which end their line when they are destroyed
     if sentence:
         complain(name, sentence)
