@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.base.test_parallel import mpi_train, needs_mpi
 from tests.helpers import ROOT, TINY_NET, make_project, refused, replace, run_train, weights, write_config
 from tripletloss import config
 from tripletloss.base.errors import InputError
@@ -80,6 +81,16 @@ def test_the_run_follows_the_choice_and_records_it_and_the_same_choice_is_made_a
     assert said.returncode == 0 and "(chosen by --tune: " in said.stdout, said.stderr
     write_config(many, **{**SETTINGS, "SELECTION": "batch-all"}, MAX_ITERS=8)
     refused(run_train(many, "--resume"), "SELECTION is 'batch-all' in the config, but was 'semi-hard' when --tune chose")
+
+
+@needs_mpi
+def test_one_of_several_processes_tunes_and_all_follow_the_same_choice(many):
+    assert run_train(many, "--tune").returncode == 0
+    write_config(many, **{**SETTINGS, "RUN_FOLDER": "shares"})
+    status, output, errors = mpi_train(many, "--tune")
+    assert status == 0, errors
+    assert choice(many, "shares")["chosen"] == choice(many)["chosen"]
+    assert output.count("(chosen by --tune: ") == 1
 
 
 def test_a_candidate_is_trained_as_a_run_is(many):
