@@ -5,8 +5,8 @@ lists, if FACES were cut by `tripletloss.detect --for dlib_resnet`. The project'
 and models/dlib_resnet/README.md says what they gained.
 """
 
-# The projection alone, which takes seconds. To train the whole net first, as a classifier: STAGES = ['softmax',
-# 'triplet'] and WEIGHTS = {'softmax': 'dlib_resnet.caffemodel', 'triplet': ''}.
+# The projection alone, which takes seconds. whole_net.py beside this file trains the whole net by triplets. README.md
+# says how to train it by softmax.
 STAGES = ['triplet']
 RUN_FOLDER = '../../runs/dlib_resnet'
 NET = 'train.prototxt'
@@ -26,14 +26,14 @@ IMAGE_SIZE = 150
 MIRROR = True
 
 BATCHES = {'softmax': 'shuffled', 'triplet': 'identities'}
-BATCH_SIZE = {'softmax': 32, 'triplet': 120}
+BATCH_SIZE = {'softmax': 48, 'triplet': 120}
 IMAGES_PER_IDENTITY = 4
 
 SELECTION = 'semi-hard'
 MARGIN = 0.1                # as large as many distances of two people: descriptors lie close together
 
-MAX_ITERS = {'softmax': 150, 'triplet': 300}
+MAX_ITERS = {'softmax': 60, 'triplet': 300}
 SNAPSHOT_ITERS = 100
-LEARNING_RATE = {'softmax': 0.001, 'triplet': 0.3}
+LEARNING_RATE = {'softmax': 0.0001, 'triplet': 0.3}
 WEIGHT_DECAY = {'softmax': 0.0005, 'triplet': 0.05}    # 0.02 gains more from 400 people or more
 SEED = 1

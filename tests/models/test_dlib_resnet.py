@@ -105,6 +105,13 @@ def test_its_config_adapts_the_projection_of_the_fetched_weights():
     assert loaded.stage("triplet")["FREEZE"] == "descriptor" and loaded["PIXEL_MEANS"] == list(dlib_resnet.PIXEL_MEANS)
 
 
+def test_the_configuration_for_the_whole_net_freezes_nothing_and_starts_from_the_fetched_weights():
+    loaded = config.load(str(FOLDER / "whole_net.py"))
+    assert loaded["STAGES"] == ["triplet"] and loaded["IMAGE_SIZE"] == 150 and loaded["ALIGNMENT"] == "dlib_resnet"
+    assert loaded["WEIGHTS"] == str(FOLDER / "dlib_resnet.caffemodel")
+    assert loaded.stage("triplet")["FREEZE"] == loaded.stage("triplet")["FEATURE_CACHE"] == ""
+
+
 def test_both_stages_train_from_the_fetched_weights(weights, tmp_path):
     """The whole net, then the projection on its frozen descriptors; a step of each on a few faces of the sample."""
     names = [f"face{person}@{number:02d}.jpg" for person in range(2100, 2103) for number in range(2)]
@@ -121,6 +128,8 @@ def test_both_stages_train_from_the_fetched_weights(weights, tmp_path):
     before, softmax, triplet = (caffemodel.read_weights(str(path)) for path in (
         weights, tmp_path / "run" / "softmax_iter_1.caffemodel", tmp_path / "run" / "triplet_iter_5.caffemodel"
     ))  # fmt: skip
-    assert not np.array_equal(softmax["conv1"][0], before["conv1"][0])
+    for layer in ("conv1", "res1_1_conv1"):  # conv1's gradients are large, see train.prototxt
+        change = np.linalg.norm(softmax[layer][0] - before[layer][0]) / np.linalg.norm(before[layer][0])
+        assert 0 < change < 0.01, layer
     assert np.array_equal(triplet["conv1"][0], softmax["conv1"][0]) and triplet["fc9_1"][0].any()
     assert " of 6 images x 2 views, 6 computed now" in result.stdout
