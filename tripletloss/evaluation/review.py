@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from tripletloss.base.errors import InputError
-from tripletloss.base.files import digest, write_whole
+from tripletloss.base.files import digest, short, write_whole
 from tripletloss.data.cleaning import cleaned_path
 from tripletloss.data.images import read_image
 from tripletloss.data.lists import ImageList
@@ -50,6 +50,7 @@ def write(
             "groups": [(f"{label} {who[label]}".rstrip(), [(images.names[j], thumbnail(images.path(j))) for j in group])
                        for label, group in zip((mine, other), groups, strict=True)],
         })  # fmt: skip
+    source = short(images.source)
     here = os.path.dirname(os.path.abspath(__file__))
     with open(os.path.join(here, "review.js"), encoding="utf-8") as file:
         script = file.read()
@@ -57,7 +58,7 @@ def write(
         loader=jinja2.FileSystemLoader(here), autoescape=True, undefined=jinja2.StrictUndefined
     )
     text = environment.get_template("review.html").render(
-        rows=rows, source=images.source, quoted=shlex.quote(images.source), cleaned=cleaned_path(images.source),
+        rows=rows, source=source, quoted=shlex.quote(source), cleaned=cleaned_path(source),
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         data={"list": images.source, "sha256": digest(images.source),

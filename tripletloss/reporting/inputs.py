@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tripletloss.base.errors import InputError
+from tripletloss.base.files import short
 from tripletloss.data.images import Augmentation
 from tripletloss.data.lists import ImageList, identity_of, read_list
 from tripletloss.data.loader import BatchMaker
@@ -33,7 +34,7 @@ def lists_of(stages: Sequence[Stage]) -> list[Listed]:
         sizes = np.unique(images.labels, return_counts=True)[1]
         least, most = int(sizes.min()), int(sizes.max())
         each = f"{least}" if least == most else f"{least} to {most}, median {np.median(sizes):g}"
-        found.append(Listed(what, source, len(images.names), len(sizes), each))
+        found.append(Listed(what, short(source), len(images.names), len(sizes), each))
     return found
 
 

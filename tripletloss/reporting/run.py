@@ -214,7 +214,8 @@ def _curves(stage: Stage) -> Curves:
 def comparison_table(about: dict) -> Table:
     """The table of a Comparison.report()."""
     features, first = about["features"], about["differences_from"]
-    columns = [name for name in COLUMNS if name in features[first]]
+    headline = "TAR@FAR=0.01" if "TAR@FAR=0.01" in features[first] else "AUC"
+    columns = [headline, *(name for name in COLUMNS if name in features[first] and name != headline)]
     rows = []
     for name, figures in features.items():
         rows.append([name, *(f"{figures[column]['value']:.4f}" for column in columns)])
@@ -223,7 +224,7 @@ def comparison_table(about: dict) -> Table:
         spreads = [(figures[column]["difference"], figures[column]["difference_interval"]) for column in columns]
         cells = [f"{value:+.4f}" + (f"\n{own[0]:+.4f} to {own[1]:+.4f}" if own else "") for value, own in spreads]
         rows.append([f"minus {first}", *cells])
-    verdict = about["verdict"]
+    verdict = about["verdict"].replace(headline, in_words(headline))
     note = f"{verdict[0].upper()}{verdict[1:]}. Intervals are of 95%, with identities resampled."
     return Table(["", *map(in_words, columns)], rows, note)
 
