@@ -12,6 +12,9 @@ from tripletloss.base.errors import InputError
 from tripletloss.base.files import write_all, write_whole
 from tripletloss.base.outputs import add_force, check_outputs
 from tripletloss.data import cleaning, folders
+from tripletloss.data.lists import some
+
+FOR_FOLDERS = ("out", "held_out", "enough", "seed", "config")  # options that do not go with --apply
 
 
 def main() -> int:
@@ -37,7 +40,13 @@ def main() -> int:
         "--seed", metavar="N", type=int, default=0, help="seed of everything that is drawn at random (default: 0)"
     )
     parser.add_argument("--config", metavar="FILE", help="also write a config file to finetune on these lists")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(namespace=argparse.Namespace(**dict.fromkeys(FOR_FOLDERS)))
+    given = [f"--{name.replace('_', '-')}" for name in FOR_FOLDERS if getattr(arguments, name) is not None]
+    if arguments.apply and given:
+        parser.error(f"--apply does not use {', '.join(given)}: it writes the cleaned list beside the old one")
+    for name in FOR_FOLDERS:
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, parser.get_default(name))
     if not 0 <= arguments.held_out < 1 or arguments.seed < 0 or arguments.enough < 1:
         parser.error("--held-out is a share from 0 to below 1, --seed a whole number from 0, and --enough one from 1")
     return command.run("tripletloss.dataset", lambda: print((clean if arguments.apply else run)(arguments)))
@@ -49,16 +58,20 @@ def clean(arguments: argparse.Namespace) -> str:
     check_outputs([out], [source, arguments.apply], arguments.force)
     images, counts, lost = cleaning.apply(arguments.apply, source)
     try:
-        write_whole(out, cleaning.text_of(images).encode())
+        write_whole(out, images.text().encode())
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}): make room") from None
-    lines = [
-        f"{out}: {len(images.names)} images of {images.labels.max() + 1} identities; {counts['right']} confirmed, "
-        f"{counts['other']} moved, {counts['drop']} dropped"
-    ]
+    numbering = "as before"
     if lost:
-        lines.append(f"{lost} identities lost all their images, so the labels are numbered anew from 0 without gaps")
-    return "\n".join(lines)
+        one = len(lost) == 1
+        numbering = (
+            f"{len(lost)} {'identity has' if one else 'identities have'} no image left ({some(lost)}), so the larger "
+            f"labels moved down, and nets for {source} do not fit"
+        )
+    return (
+        f"{out}: {len(images.names)} images of {len(set(images.labels.tolist()))} identities; {counts['right']} "
+        f"confirmed, {counts['other']} moved, {counts['drop']} dropped\nlabels: {numbering}"
+    )
 
 
 def run(arguments: argparse.Namespace) -> str:

@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_outputs(outputs, inputs_of(arguments, settings, images), arguments.force)
     rows = embed(arguments.weights, settings, settings["FEATURE"], images, arguments.mirrored).rows
     found = suspects.suspicion(rows, images.labels)
-    order, who = suspects.rank(found), suspects.identities_of(images)
+    order, who = suspects.rank(found), images.identities_of_labels()
     suspects.write(arguments.out, images, found, order, arguments.top, who)
     if arguments.review:
         review.write(arguments.review, images, found, order[: arguments.top], who)

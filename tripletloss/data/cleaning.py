@@ -1,16 +1,25 @@
 """A person's decisions about suspects, and the list that they make of an old one."""
 
 import json
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import digest, read_file
-from tripletloss.data.lists import ImageList, read_list
+from tripletloss.data.lists import ImageList, identity_of, read_list
 
 CHOICES = ("right", "other", "drop")  # the label is right; the image belongs to the other identity; leave it out
+
+
+class Cleaned(NamedTuple):
+    """A list to which decisions were applied."""
+
+    images: ImageList
+    counts: dict[str, int]  # choice -> how many images
+    lost: list[str]  # the identities that have no image left, by name, or as "label N"
 
 
 def cleaned_path(source: str) -> str:
@@ -36,12 +45,12 @@ def read_decisions(path: str) -> dict[str, Any]:
     return found
 
 
-def apply(path: str, source: str) -> tuple[ImageList, dict[str, int], int]:
+def apply(path: str, source: str) -> Cleaned:
     """Apply a decisions file to the list `source`.
 
-    Returns the cleaned list, how often each choice was made, and how many identities lost all their images. The labels
-    are numbered anew from 0 without gaps, in their old order, because the classifier has one output per label up to the
-    largest. Raises InputError.
+    Identities keep their labels, except that where one has no image left, the labels above move down, since the
+    classifier has one output per label up to the largest. An image whose name says another identity than it now has
+    gets that identity in its line, see read_list. Raises InputError.
     """
     found = read_decisions(path)
     images = read_list(source, "", must_exist=False)
@@ -65,17 +74,25 @@ def apply(path: str, source: str) -> tuple[ImageList, dict[str, int], int]:
             continue
         if row["other"] not in known:
             raise InputError(f"{path} gives {name!r} the label {row['other']}, which {source} lacks: save it anew")
-        if "@" in name:
-            raise InputError(f"{name!r} says its identity before the @, so {path} cannot move it: rename or drop it")
         labels[place[name]] = row["other"]
     if not keep.any():
         raise InputError(f"{path} drops every image of {source}: keep some")
-    left, numbered = np.unique(labels[keep], return_inverse=True)
-    cleaned = images.only(keep)._replace(labels=numbered.astype(np.int64))
-    return cleaned, counts, len(known) - len(left)
+    who = images.identities_of_labels()
+    gone = np.setdiff1d(images.labels, labels[keep])
+    cleaned = images.only(keep)._replace(
+        labels=labels[keep] - np.searchsorted(gone, labels[keep]), corrected=_corrected(images, labels, who)
+    )
+    return Cleaned(cleaned, counts, [who[label] or f"label {label}" for label in gone.tolist()])
 
 
-def text_of(images: ImageList) -> str:
-    """The text of a list file. A name that begins with a space keeps it after `./`."""
-    names = (f"./{name}" if name != name.strip() else name for name in images.names)
-    return "".join(f"{name} {label}\n" for name, label in zip(names, images.labels.tolist(), strict=True))
+def _corrected(images: ImageList, labels: np.ndarray, who: dict[int, str]) -> dict[str, str]:
+    """The identities of images, by name, whose lines must say them once the images have new labels, (M,)."""
+    corrected, owners = dict(images.corrected), Counter(who.values())
+    for name, old, label in zip(images.names, images.labels.tolist(), labels.tolist(), strict=True):
+        if label == old:
+            continue
+        corrected.pop(name, None)
+        if identity_of(name) != who[label]:
+            # A name that several labels share, as that of a folder of many people may be, says nothing.
+            corrected[name] = who[label] if owners[who[label]] == 1 else ""
+    return corrected

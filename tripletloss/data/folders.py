@@ -12,7 +12,7 @@ from tripletloss import config
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import read_file
 from tripletloss.data.images import read_image
-from tripletloss.data.lists import ImageList, identity_of
+from tripletloss.data.lists import ImageList, identity_of, list_line
 
 PROJECT_CONFIG = os.path.join(config.PROJECT, "config.py")
 MODEL_CONFIGS = {"dlib_resnet": os.path.join(config.PROJECT, "models", "dlib_resnet", "config.py")}
@@ -199,13 +199,10 @@ def lists_by_stage(identities: dict[str, list[str]], kept: list[str], enough: in
 def list_text(identities: dict[str, list[str]], names: Iterable[str], first_label: int) -> str:
     """The text of a list file of some identities, whose labels count from first_label.
 
-    identities: name -> images; names: of the identities to list. A name that begins with a space is written after
-    `./`.
+    identities: name -> images; names: of the identities to list.
     """
     return "".join(
-        f"{'./' if image[0].isspace() else ''}{image} {label}\n"
-        for label, name in enumerate(names, first_label)
-        for image in identities[name]
+        list_line(image, label) for label, name in enumerate(names, first_label) for image in identities[name]
     )
 
 

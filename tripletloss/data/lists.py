@@ -1,9 +1,11 @@
 """List files: which images there are, and whose they are."""
 
+import json
 import os
 import posixpath
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +15,9 @@ from tripletloss.base.files import read_file
 
 LABELS = 2**24  # Caffe keeps labels as float32, which is exact up to here
 SHOWN = 3  # names in a sentence
+# What may follow the label in a line: the image's identity, whatever its name says, as JSON text. Since it ends in a
+# quotation mark, no line without it looks like it, whatever is in the name.
+SHOWS = re.compile(r'(.*) # shows ("(?:[^"\\]|\\.)*")\s*')
 
 
 class ImageList(NamedTuple):
@@ -22,10 +27,36 @@ class ImageList(NamedTuple):
     folder: str  # the image folder, IMAGEPATH
     names: list[str]  # M names as written in the list: an image's path is folder + name
     labels: np.ndarray  # (M,) int64
+    corrected: Mapping[str, str] = {}  # name -> identity, of the images whose line says it; never changed in place
 
     def path(self, number: int) -> str:
         """The path of an image. Images are counted from 0."""
         return os.path.join(self.folder, self.names[number])
+
+    def identity(self, number: int) -> str:
+        """Whom an image shows, as its line says, or else its name, see identity_of; '' if neither does."""
+        name = self.names[number]
+        return self.corrected.get(name, identity_of(name))
+
+    def identities(self) -> list[str]:
+        """identity() of each image."""
+        return [self.identity(number) for number in range(len(self.names))]
+
+    def identities_of_labels(self) -> dict[int, str]:
+        """The identity of each label, '' if the list does not say.
+
+        It is the one that read_list holds to the label, or else the folder of most of its images.
+        """
+        counted: dict[int, Counter[tuple[bool, str]]] = {}
+        for name, label, identity in zip(self.names, self.labels.tolist(), self.identities(), strict=True):
+            held = bool(identity) and (name in self.corrected or "@" in name)
+            counted.setdefault(label, Counter())[held, identity] += 1
+        return {label: max(found, key=lambda one: (one[0], found[one]))[1] for label, found in counted.items()}
+
+    def text(self) -> str:
+        """The text of a list file with these images."""
+        lines = zip(self.names, self.labels.tolist(), strict=True)
+        return "".join(list_line(name, label, self.corrected.get(name)) for name, label in lines)
 
     def only(self, which: np.ndarray) -> "ImageList":
         """The list of some of the images. which: their numbers, (K,) int, or a mask, (M,) bool."""
@@ -37,7 +68,9 @@ def read_list(source: str, folder: str, must_exist: bool = True) -> ImageList:
     """Read a list file of lines `person@file.jpg LABEL`. Empty lines and a byte order mark are skipped.
 
     The identity is the text before `@`; without an `@`, the label alone is the identity. Each identity has one label,
-    and each label one identity. Spaces around a name are ignored: write a name that begins with a space after `./`.
+    and each label one identity. A line may end in ` # shows "PERSON"`, JSON text: then that is the identity, whatever
+    the name says, and `""` leaves it to the label; `dataset --apply` writes such lines. Spaces around a name are
+    ignored: write a name that begins with a space after `./`.
     Every image must exist under `folder`, unless must_exist is False.
 
     Raises InputError, which names the file and the line, if the file cannot be read or is empty, if a line is
@@ -47,6 +80,7 @@ def read_list(source: str, folder: str, must_exist: bool = True) -> ImageList:
     lines = read_lines(source, "the list file")
     names: list[str] = []
     labels: list[int] = []
+    corrected: dict[str, str] = {}
     label_of: dict[str, int] = {}
     identity_of: dict[int, str] = {}
     line_of: dict[str, int] = {}
@@ -55,9 +89,12 @@ def read_list(source: str, folder: str, must_exist: bool = True) -> ImageList:
         if not line.strip():
             continue
         where = f"{source}, line {number}"
+        line, shows = _shows(line, where)
         name, label = _parse(line, where)
         identity, at, _ = name.partition("@")
-        if at:
+        if shows is not None:
+            identity = corrected[name] = shows
+        if identity if shows is not None else at:
             _go_together(label_of, identity, label, f"{where}: identity {identity!r} has the label")
             _go_together(identity_of, label, identity, f"{where}: label {label} stands for the identity")
         before = line_of.setdefault(name, number)
@@ -70,7 +107,7 @@ def read_list(source: str, folder: str, must_exist: bool = True) -> ImageList:
     if twice:
         more = f" ({len(twice)} such lines)" if len(twice) > 1 else ""
         raise InputError(f"{twice[0]}{more}: list each image once, under one label")
-    images = ImageList(source, folder, names, np.array(labels, np.int64))
+    images = ImageList(source, folder, names, np.array(labels, np.int64), corrected)
     if must_exist:
         _check_exist(images)
     return images
@@ -92,6 +129,26 @@ def _check_exist(images: ImageList) -> None:
                 f"{images.source} names the image {name}, but there is no {images.path(number)}: check IMAGEPATH, or "
                 "remove the line"
             )
+
+
+def list_line(name: str, label: int, shows: str | None = None) -> str:
+    """The line of a list file for an image. shows: its identity, if its name says another.
+
+    A name that begins with a space is written after `./`.
+    """
+    line = f"{'./' if name[0].isspace() else ''}{name} {label}"
+    return f"{line}\n" if shows is None else f"{line} # shows {json.dumps(shows, ensure_ascii=False)}\n"
+
+
+def _shows(line: str, where: str) -> tuple[str, str | None]:
+    """A line without the identity that follows its label, and that identity, None if there is none."""
+    match = SHOWS.fullmatch(line)
+    if not match:
+        return line, None
+    try:
+        return match[1], json.loads(match[2])
+    except ValueError:
+        raise InputError(f"{where}: {match[2]} after `# shows` is not JSON text: write \"PERSON\"") from None
 
 
 def _parse(line: str, where: str) -> tuple[str, int]:
@@ -139,19 +196,24 @@ def identity_of(name: str) -> str:
     return identity if at else name.partition("/")[0] if "/" in name else ""
 
 
+def corrections(names: Iterable[str], identities: Iterable[str]) -> dict[str, str]:
+    """The identities that names in a list do not say, by name: ImageList's `corrected`."""
+    return {name: who for name, who in zip(names, identities, strict=True) if who != identity_of(name)}
+
+
 def shared_identities(one: ImageList, other: ImageList) -> list[str]:
     """The names of the identities that are in both lists, sorted."""
-    mine, yours = ({identity_of(name) for name in images.names} for images in (one, other))
+    mine, yours = (set(images.identities()) for images in (one, other))
     return sorted((mine & yours) - {""})
 
 
 def show_one_of(images: ImageList, others: ImageList) -> np.ndarray:
     """Which images are in another list, or show an identity of it, (N,) bool. Compares paths and identities' names."""
-    names = {identity_of(name) for name in others.names} - {""}
+    names = set(others.identities()) - {""}
     paths = {os.path.abspath(others.path(number)) for number in range(len(others.names))}
     return np.array([
-        identity_of(name) in names or os.path.abspath(images.path(number)) in paths
-        for number, name in enumerate(images.names)
+        identity in names or os.path.abspath(images.path(number)) in paths
+        for number, identity in enumerate(images.identities())
     ], bool)  # fmt: skip
 
 

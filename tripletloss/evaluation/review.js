@@ -22,7 +22,6 @@ function go(number) {
   rows[at].scrollIntoView({ block: "center" });
 }
 function choose(number, choice) {
-  if (choice === "other" && !data.suspects[number].movable) return;
   chosen[data.suspects[number].image] = choice;
   try { localStorage.setItem(key, JSON.stringify(chosen)); } catch { document.getElementById("lost").hidden = false; }
   show();
@@ -35,7 +34,7 @@ rows.forEach((row, number) => {
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
   const choice = { 1: "right", 2: "other", 3: "drop" }[event.key];
-  if (choice) { choose(at, choice); if (chosen[data.suspects[at].image] === choice) go(at + 1); }
+  if (choice) { choose(at, choice); go(at + 1); }
   else if (event.key === "ArrowDown" || event.key === "ArrowRight") go(at + 1);
   else if (event.key === "ArrowUp" || event.key === "ArrowLeft") go(at - 1);
   else return;

@@ -37,7 +37,7 @@ def thumbnail(path: str) -> str:
 def write(
     path: str, images: ImageList, found: Suspicion, chosen: np.ndarray, who: Mapping[int, str]
 ) -> None:  # fmt: skip
-    """Write the page. chosen: the suspects' numbers, (K,); who: of suspects.identities_of(). Raises InputError."""
+    """Write the page. chosen: the suspects' numbers, (K,); who: of identities_of_labels(). Raises InputError."""
     rows = []
     for i in chosen.tolist():
         mine, other = int(images.labels[i]), int(found.nearest[i])
@@ -46,7 +46,7 @@ def write(
         ]
         rows.append({
             "image": images.names[i], "other": other, "score": float(found.score[i]),
-            "picture": thumbnail(images.path(i)), "movable": "@" not in images.names[i],
+            "picture": thumbnail(images.path(i)),
             "groups": [(f"{label} {who[label]}".rstrip(), [(images.names[j], thumbnail(images.path(j))) for j in group])
                        for label, group in zip((mine, other), groups, strict=True)],
         })  # fmt: skip
@@ -62,7 +62,7 @@ def write(
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         data={"list": images.source, "sha256": digest(images.source),
-              "suspects": [{name: row[name] for name in ("image", "other", "movable")} for row in rows]},
+              "suspects": [{name: row[name] for name in ("image", "other")} for row in rows]},
     )  # fmt: skip
     try:
         write_whole(path, text.encode("utf-8", "replace"))

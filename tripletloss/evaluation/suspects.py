@@ -12,7 +12,7 @@ from tripletloss.base.files import whole_files
 from tripletloss.core.distances import distance_blocks
 from tripletloss.data import montage
 from tripletloss.data.images import read_image
-from tripletloss.data.lists import ImageList, identity_of
+from tripletloss.data.lists import ImageList
 
 NEIGHBOURS = 3  # of an identity, with which an image is compared, since one may itself be mislabelled
 
@@ -77,13 +77,8 @@ def rank(found: Suspicion) -> np.ndarray:
     return np.argsort(-found.score, kind="stable")
 
 
-def identities_of(images: ImageList) -> dict[int, str]:
-    """The name of each label's identity, '' if the list does not say."""
-    return {label: identity_of(name) for name, label in zip(images.names, images.labels.tolist(), strict=True)}
-
-
 def record(images: ImageList, found: Suspicion, who: Mapping[int, str], image: int) -> dict[str, Any]:
-    """What is known of an image, by the names that OUT.csv gives its columns. who: of identities_of()."""
+    """What is known of an image, by the names that OUT.csv gives its columns. who: of identities_of_labels()."""
     mine, other = int(images.labels[image]), int(found.nearest[image])
     return {
         "image": images.names[image], "label": mine, "identity": who[mine], "nearest_other_label": other,
@@ -97,7 +92,7 @@ def write(
 ) -> None:  # fmt: skip
     """Write OUT.csv, a table of all images, and OUT.jpg, a contact sheet of the first `top`. Raises InputError.
 
-    order: of rank(); who: of identities_of().
+    order: of rank(); who: of identities_of_labels().
     """
     rows = []
     for i in order[:top]:

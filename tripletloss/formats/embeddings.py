@@ -2,7 +2,8 @@
 
 An HDF5 file has the datasets `embeddings` (N x D float32), `labels` (N) and `names` (N, relative to the attribute
 `folder`). Its attributes say what the embeddings were made from: `list`, `weights`, `weights_sha256`, `feature`,
-`mirrored`. A .npz file has arrays of all these names; a .csv file has one row per image: name, label and D numbers.
+`mirrored`. If the list corrects identities that the names say, `identities` (N) says them all. A
+.npz file has arrays of all these names; a .csv file has one row per image: name, label and D numbers.
 
 Only HDF5 files are read again. The HDF5 library ends the process if it cannot write, so it only lays out the file, in a
 child process; the numbers are then written, batch by batch, into the space that it reserved for them.
@@ -21,7 +22,7 @@ from tripletloss.base.errors import InputError
 from tripletloss.base.files import whole_file
 from tripletloss.base.process import read_hdf5, try_in_child
 from tripletloss.core.distances import first_not_finite
-from tripletloss.data.lists import ImageList
+from tripletloss.data.lists import ImageList, corrections
 
 FRAME = 2**16  # bytes, more than HDF5 needs besides the numbers and names
 About = Mapping[str, str | bool]
@@ -68,15 +69,20 @@ def write(path: str, images: ImageList, about: About, batches: Iterator[np.ndarr
 def _write_h5(
     path: str, images: ImageList, about: About, shape: tuple[int, int], batches: Iterable[np.ndarray]
 ) -> None:  # fmt: skip
-    names = sum(len(name.encode()) for name in images.names)
+    names = sum(len(text.encode()) + 40 for text in [*images.names, *_identities(images).get("identities", [])])
     with open(path, "xb") as file:  # if there is no room, the system says so here, before HDF5 meets it
-        os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1] + names + 40 * shape[0] + FRAME)
+        os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1] + names + FRAME)
     place = try_in_child(lambda: _lay_out_h5(path, images, about, shape), f"{path} cannot be laid out")
     with open(path, "r+b") as file:
         os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
         file.seek(place)
         for rows in batches:
             file.write(rows.astype("<f4").tobytes())
+
+
+def _identities(images: ImageList) -> dict[str, list[str]]:
+    """The identities of a list that corrects what its names say, as an entry of a file."""
+    return {"identities": images.identities()} if images.corrected else {}
 
 
 def _lay_out_h5(path: str, images: ImageList, about: About, shape: tuple[int, int]) -> int:
@@ -88,7 +94,8 @@ def _lay_out_h5(path: str, images: ImageList, about: About, shape: tuple[int, in
         space = h5py.h5s.create_simple(shape)
         rows = h5py.h5d.create(file.id, b"embeddings", h5py.h5t.IEEE_F32LE, space, at_once)
         file["labels"] = images.labels
-        file.create_dataset("names", data=images.names, dtype=h5py.string_dtype())
+        for name, texts in {"names": images.names, **_identities(images)}.items():
+            file.create_dataset(name, data=texts, dtype=h5py.string_dtype())
         file.attrs.update(about)
         file.flush()
         return rows.get_offset()
@@ -97,7 +104,7 @@ def _lay_out_h5(path: str, images: ImageList, about: About, shape: tuple[int, in
 def _write_npz(
     path: str, images: ImageList, about: About, shape: tuple[int, int], batches: Iterable[np.ndarray]
 ) -> None:  # fmt: skip
-    others = {"labels": images.labels, "names": np.array(images.names), **about}
+    others = {"labels": images.labels, "names": np.array(images.names), **_identities(images), **about}
     with zipfile.ZipFile(path, "x") as archive:
         for name, value in others.items():
             with archive.open(f"{name}.npy", "w") as file:
@@ -151,14 +158,17 @@ def _load(path: str) -> Embeddings:
         with h5py.File(path, "r") as file:
             rows, labels = file["embeddings"][...], file["labels"][...]
             names = [name.decode() for name in file["names"][...]]
+            said = [who.decode() for who in file["identities"][...]] if "identities" in file else None
             about = {name: file.attrs[name] for name in ("list", "folder", "feature", "weights", "weights_sha256")}
             mirrored = bool(file.attrs["mirrored"])
     except (OSError, KeyError, AttributeError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise InputError(f"{path} cannot be read as embeddings ({error}): make it with tripletloss.extract") from None
-    if rows.ndim != 2 or labels.shape != (len(rows),) or len(names) != len(rows):
+    if rows.ndim != 2 or labels.shape != (len(rows),) or {len(names), len(said or names)} != {len(rows)}:
         raise InputError(f"{path} is damaged: embeddings, labels and names do not fit together; make it again")
     broken = first_not_finite(rows)
     if broken is not None:
         raise InputError(f"{path} is damaged: the embedding of {names[broken]} holds NaN or infinity; make it again")
     images = ImageList(about.pop("list"), about.pop("folder"), names, labels.astype(np.int64))
+    if said:
+        images = images._replace(corrected=corrections(names, said))
     return Embeddings(rows.astype(np.float32, copy=False), images, **about, mirrored=mirrored)

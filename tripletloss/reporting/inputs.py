@@ -7,7 +7,7 @@ import numpy as np
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import short
 from tripletloss.data.images import Augmentation
-from tripletloss.data.lists import ImageList, identity_of, read_list
+from tripletloss.data.lists import ImageList, read_list
 from tripletloss.data.loader import BatchMaker
 from tripletloss.layers import DataLayer
 from tripletloss.reporting import pictures
@@ -61,7 +61,7 @@ def batch_of(stages: Sequence[Stage], thumbnails: Thumbnails) -> Batch | str:
 
 def _file(images: ImageList, number: int, thumbnails: Thumbnails) -> Picture:
     name = images.names[number]
-    identity = identity_of(name) or f"label {images.labels[number]}"
+    identity = images.identity(number) or f"label {images.labels[number]}"
     return Picture(thumbnails.of(images.path(number)), name, identity)
 
 

@@ -17,7 +17,7 @@ from tripletloss.core.pairs import (
     pairs_of,
 )
 from tripletloss.core.verification import Verification, verification_of_pairs
-from tripletloss.data.lists import ImageList, identity_of
+from tripletloss.data.lists import ImageList
 from tripletloss.evaluation import grouping, suspects
 from tripletloss.evaluation.report import few_images
 from tripletloss.reporting import charts
@@ -106,13 +106,13 @@ class _Album:
 
     def __init__(self, images: ImageList, thumbnails: Thumbnails) -> None:
         self.images, self.thumbnails = images, thumbnails
-        named = suspects.identities_of(images)
+        named = images.identities_of_labels()
         self.who = {label: name or f"label {label}" for label, name in named.items()}
 
     def picture(self, number: int, odd: bool = False) -> Picture:
         """The picture of an image."""
         path, name = self.images.path(number), self.images.names[number]
-        identity = identity_of(name) or self.who[int(self.images.labels[number])]
+        identity = self.images.identity(number) or self.who[int(self.images.labels[number])]
         return Picture(self.thumbnails.of(path), name, identity, odd)
 
     def pairs(self, found: HardPairs) -> list[Pair]:

@@ -179,7 +179,7 @@ def _measured(stages: Sequence[Stage], kept: Kept | None, thumbnails: Thumbnails
         if not stages[-1].settings["HELD_OUT_LIST"]:
             return "There is nothing to show without a HELD_OUT_LIST."
         return "This comes at the end of the run; python -m tripletloss.report makes it from the snapshots so far."
-    images = ImageList(kept.about["list"], stages[-1].settings["IMAGEPATH"], kept.names, kept.labels)
+    images = ImageList(kept.about["list"], stages[-1].settings["IMAGEPATH"], kept.names, kept.labels, kept.corrected)
     named = {"before": kept.rows.get("start"), "after": kept.rows["best"]}
     if kept.about["start"] == kept.about["best"]:
         named = {"the weights that the run began with": kept.rows["best"]}

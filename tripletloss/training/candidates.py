@@ -15,7 +15,6 @@ from caffe.proto import caffe_pb2
 
 from tripletloss.base.errors import InputError
 from tripletloss.base.workers import serve
-from tripletloss.data.lists import ImageList
 from tripletloss.formats.caffemodel import read_prototxt
 from tripletloss.layers.settings import SettingsLayer
 from tripletloss.net.definition import copy_of, read_net, write_prototxt
@@ -64,9 +63,9 @@ def part_of(plan: Plan, which: np.ndarray, folder: str) -> Plan:
     """
     s, images = plan.settings, plan.images.only(which)
     features = np.load(s["FEATURES"], mmap_mode="r")
-    part = ImageList(os.path.join(folder, "list.txt"), images.folder, images.names, images.labels)
+    part = images._replace(source=os.path.join(folder, "list.txt"))
     with open(part.source, "w", encoding="utf-8") as file:
-        file.writelines(f"{name} {label}\n" for name, label in zip(images.names, images.labels, strict=True))
+        file.write(part.text())
     np.save(os.path.join(folder, "features.npy"), features[:, which])
     size = s["BATCH_SIZE"]
     if s["BATCHES"] == "identities":

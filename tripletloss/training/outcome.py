@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -165,6 +165,7 @@ class Kept(NamedTuple):
     rows: dict[str, np.ndarray]  # 'best', and 'start' if there is one: (N, D), of the held-out images
     names: list[str]  # N, of the images
     labels: np.ndarray  # (N,)
+    corrected: Mapping[str, str] = {}  # of the list, see ImageList
 
 
 def kept(found: Outcome, held_out: ImageList, export: str, comparison: dict[str, Any] | None) -> Kept:
@@ -183,14 +184,14 @@ def kept(found: Outcome, held_out: ImageList, export: str, comparison: dict[str,
     rows = {"best": found.found[found.best].rows}
     if found.start is not None:
         rows["start"] = found.found[found.start].rows
-    return Kept(about, rows, held_out.names, held_out.labels)
+    return Kept(about, rows, held_out.names, held_out.labels, held_out.corrected)
 
 
 def save(folder: str, this: Kept) -> None:
     """Write outcome.json and outcome.npz into a run's folder. Raises OSError."""
     memory = io.BytesIO()
     np.savez(memory, names=np.array(this.names), labels=this.labels, **this.rows)  # type: ignore[arg-type]
-    text = json.dumps(this.about, indent=1)
+    text = json.dumps({**this.about, "corrected": this.corrected}, indent=1)
     write_all({_path(folder, "npz"): memory.getvalue(), _path(folder, "json"): text.encode()})
 
 
@@ -201,7 +202,7 @@ def load(folder: str) -> Kept | None:
             about = json.load(file)
         with np.load(_path(folder, "npz")) as arrays:
             rows = {name: arrays[name] for name in ("best", "start") if name in arrays}
-            return Kept(about, rows, arrays["names"].tolist(), arrays["labels"])
+            return Kept(about, rows, arrays["names"].tolist(), arrays["labels"], about.pop("corrected", {}))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
