@@ -179,6 +179,19 @@ def test_batch_hard_selection_for_convolutions_is_advised_against(project, setti
     assert (f"{advice}, where the loss is MARGIN / 2 = 0.2: set SELECTION to 'semi-hard'" in result.stdout) == warns
 
 
+@pytest.mark.parametrize(
+    ("settings", "warns"),
+    [({"FREEZE": ""}, True), ({"FREEZE": {"triplet": "fc7"}}, False), ({"FREEZE": "", "WEIGHTS": {"triplet": ""}}, False)],
+)
+def test_few_identities_are_advised_against_where_convolutions_with_weights_learn_from_triplets(softmax, settings, warns):
+    given = {"STAGES": ["triplet"], "WEIGHTS": "run/softmax_iter_4.caffemodel", "RUN_FOLDER": "again", "SELECTION": "semi-hard"}
+    write_config(softmax, MAX_ITERS=2, **{**given, **settings})
+    result = run_train(softmax)
+    assert result.returncode == 0, result.stderr
+    said = "6 identities are few for conv1 and what is above it to learn from triplets"
+    assert (f"advice     {said}" in result.stdout) == warns, result.stdout
+
+
 def test_a_label_for_which_the_classifier_is_too_large_is_blamed(project):
     replace(project / "list.txt", ".jpg 4", ".jpg 16777215")
     replace(project / "net.prototxt", "num_output: 6 ", "")

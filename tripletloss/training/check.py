@@ -32,6 +32,7 @@ from tripletloss.training.plan import Plan
 from tripletloss.training.record import clock
 
 TRIED_ITERATIONS = 3
+FEW_FOR_CONVOLUTIONS = 100  # identities; benchmarks/whole_net.py measures what they are worth
 Advice = tuple[list[str], list[str]]  # lines that inform, and sentences that advise
 
 
@@ -109,21 +110,32 @@ def wiring_advice(net: caffe_pb2.NetParameter, params: Shapes) -> Advice:
     return lines, advice
 
 
-def selection_advice(plan: Plan, net: caffe_pb2.NetParameter) -> Advice:
-    """Advice against batch-hard selection for convolutions. net: of the stage.
+def convolution_advice(plan: Plan, net: caffe_pb2.NetParameter) -> Advice:
+    """Advice about convolutions that learn from triplets. net: of the stage.
 
-    The gradient of a squared distance grows with it, so the farthest positives are pulled more than the nearest
-    negatives are pushed, until all embeddings are in one point. FaceNet (section 3.2) avoids it by semi-hard selection;
-    Hermans et al. (2017) by distances that are not squared. A projection above frozen layers hardly does it.
+    The gradient of a squared distance grows with it, so with batch-hard selection the farthest positives are pulled
+    more than the nearest negatives are pushed, until all embeddings are in one point. FaceNet (section 3.2) avoids it
+    by semi-hard selection; Hermans et al. (2017) by distances that are not squared. A projection above frozen layers
+    hardly does it.
     """
-    s = plan.settings
+    s, advice = plan.settings, list[str]()
     learning = [layer for layer in net.layer if layer.type == "Convolution" and layer.name not in plan.frozen]
-    if plan.stage != "triplet" or s["SELECTION"] != "batch-hard" or not learning:
+    if plan.stage != "triplet" or not learning:
         return [], []
-    return [], [
-        f"with batch-hard selection, {learning[0].name} and what is above it are likely to move all embeddings to one "
-        f"point, where the loss is MARGIN / 2 = {s['MARGIN'] / 2:g}: set SELECTION to 'semi-hard', and MARGIN to 0.2"
-    ]
+    if s["SELECTION"] == "batch-hard":
+        advice.append(
+            f"with batch-hard selection, {learning[0].name} and what is above it are likely to move all embeddings to "
+            f"one point, where the loss is MARGIN / 2 = {s['MARGIN'] / 2:g}: set SELECTION to 'semi-hard', and MARGIN "
+            "to 0.2"
+        )
+    identities = len(np.unique(plan.images.labels))
+    if plan.weights and identities < FEW_FOR_CONVOLUTIONS:
+        advice.append(
+            f"{identities} identities are few for {learning[0].name} and what is above it to learn from triplets: with "
+            "30, the shipped weights became worse for other people. Let only the projection learn: set FREEZE, "
+            "WEIGHT_DECAY and LEARNING_RATE of the triplet stage as they are in the project's config.py"
+        )
+    return [], advice
 
 
 class Trial(NamedTuple):
@@ -206,7 +218,7 @@ def look_before(plan: Plan) -> list[str]:
         settings_advice(plan),
         images_advice(plan, look_at(plan.images, sample(plan.images)), held_out),
         wiring_advice(net, plan.shapes),
-        selection_advice(plan, net),
+        convolution_advice(plan, net),
     ]
     return _joined(parts)
 
@@ -221,7 +233,7 @@ def look_closely(plan: Plan, snapshot: bool, folder: str) -> list[str]:
     held_out = look_at(plan.held_out, np.arange(len(plan.held_out.names)), show=True) if plan.held_out else None
     parts = [
         settings_advice(plan, folder), images_advice(plan, look, held_out),
-        wiring_advice(net, plan.shapes), selection_advice(plan, net),
+        wiring_advice(net, plan.shapes), convolution_advice(plan, net),
         trial_advice(plan, try_stage(plan, net, snapshot)),
     ]  # fmt: skip
     return _joined(parts)
