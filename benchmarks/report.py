@@ -25,8 +25,8 @@ IMAGES = 10_000
 
 def enlarge(source, folder):
     """Copy what a page needs of the run in `source` into a new folder, with IMAGES held-out images."""
-    weights = shutil.ignore_patterns("*.caffemodel*", "*.solverstate*", "*_tensorboard", "*_caffe.log", "*.png", "*.html")
-    shutil.copytree(source, folder, ignore=weights)
+    large = "*.caffemodel*", "*.solverstate*", "*_tensorboard", "*_caffe.log", "*.png", "*.html"
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*large))
     kept, path = outcome.load(source), os.path.join(folder, "triplet_settings.json")
     with open(path) as file:
         settings = json.load(file)
