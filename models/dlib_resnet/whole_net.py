@@ -1,4 +1,4 @@
-"""dlib's face network, all of it finetuned by triplets on faces of your own. It takes minutes, and gains most.
+"""dlib's face network, all of it finetuned by triplets on faces of your own. It takes minutes.
 
 `make dlib-model` fetches the weights. `tripletloss.dataset FACES` writes lists for FACES cut by `tripletloss.detect
 --for dlib_resnet`: name them in a copy of this file. The project's own config.py explains the settings, and
