@@ -34,7 +34,7 @@ def arguments():
     pytest.importorskip("caffe")
     found = {}
 
-    def stop(parser, *_):
+    def stop(parser, *_, **__):
         raise Built(parser)
 
     with pytest.MonkeyPatch.context() as patch:
