@@ -50,7 +50,7 @@ WAYS = {  # of training the whole net: config file and what changes in it
     "softmax": (CONFIG, {"STAGES": ["softmax", "triplet"]}),
     "triplets": (os.path.join(os.path.dirname(CONFIG), "whole_net.py"), {"FEATURE_CACHE": ""}),
 }
-# The softmax stage's classifier learns alone first. Under a fresh one, the net's descriptors would collapse.
+# The softmax stage's classifier learns alone first, so that the net does not learn from a random one.
 CLASSIFIER = {"BATCH_SIZE": {"softmax": 120}, "MAX_ITERS": {"softmax": 600}, "LEARNING_RATE": {"softmax": 1.0}}
 FAR = 1e-2
 

@@ -33,6 +33,6 @@ MARGIN = 0.2
 
 MAX_ITERS = {'triplet': 60}
 SNAPSHOT_ITERS = 60
-LEARNING_RATE = {'triplet': 0.001}      # embeddings collapse with more
+LEARNING_RATE = {'triplet': 0.001}
 WEIGHT_DECAY = {'triplet': 0.0005}
 SEED = 1
