@@ -30,6 +30,12 @@ deploy      without Caffe, from base, core, config, data and formats: ONNX expor
 tests/test_rooms.py keeps these arrows.
 """
 
+import os
+
+# The threads of NumPy's OpenBLAS and Caffe's sleep as soon as they wait. By default they spin for up to 25 ms, and take
+# the cores from the threads that then work. OpenBLAS reads this when it is loaded: before NumPy and Caffe.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+
 from tripletloss.base.command import VERSION, answer_ctrl_c
 
 __version__ = VERSION

@@ -352,6 +352,21 @@ def test_the_shipped_weights_give_the_embeddings_of_caffes_own_layers(monkeypatc
     assert not np.array_equal(*found)
 
 
+@pytest.mark.parametrize(("given", "told"), [({}, "4"), ({"OPENBLAS_THREAD_TIMEOUT": "20"}, "20")])
+def test_openblas_is_told_to_let_its_threads_sleep_before_numpy_loads_it(given, told):
+    code = """if True:
+        import os, sys
+        class Watch:
+            def find_spec(self, name, *_):
+                if name == "numpy":
+                    print(os.environ.get("OPENBLAS_THREAD_TIMEOUT"))
+        sys.meta_path.insert(0, Watch())
+        import tripletloss.evaluate"""
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_THREAD_TIMEOUT"} | given
+    output = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert output.stdout.split() == [told], output.stderr
+
+
 def test_a_forked_child_runs_nets_after_its_parent_did(tmp_path):
     """libgomp's threads are not in the child; without care, it waits for them forever."""
     (tmp_path / "net.prototxt").write_text(convolution((4, 32, 64, 64), 32, 3, "pad: 1"))  # worth threads
