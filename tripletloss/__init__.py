@@ -32,7 +32,7 @@ tests/test_rooms.py keeps these arrows.
 
 import os
 
-# The threads of NumPy's OpenBLAS and Caffe's sleep as soon as they wait. By default they spin for up to 25 ms, and take
+# The threads of NumPy's OpenBLAS and Caffe's sleep as soon as they wait. By default they spin for a while, and take
 # the cores from the threads that then work. OpenBLAS reads this when it is loaded: before NumPy and Caffe.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 

@@ -132,8 +132,8 @@ def convolution_advice(plan: Plan, net: caffe_pb2.NetParameter) -> Advice:
     if plan.weights and identities < FEW_FOR_CONVOLUTIONS:
         advice.append(
             f"{identities} identities are few for {learning[0].name} and what is above it to learn from triplets: with "
-            "30, the shipped weights became worse for other people. Let only the projection learn: set FREEZE, "
-            "WEIGHT_DECAY and LEARNING_RATE of the triplet stage as they are in the project's config.py"
+            "30, face997 became worse for other people. Let only the projection learn: set FREEZE, WEIGHT_DECAY and "
+            "LEARNING_RATE of the triplet stage as they are in the config.py beside the net"
         )
     return [], advice
 
