@@ -23,9 +23,11 @@ typedef dnnl::convolution_backward_weights BackwardWeights;
 const int kWinogradTiles = 48;
 const int kWinogradTilesOfWeights = 24;  // in the gradient of the weights
 const int kWinogradChannels = 16;
-// With fewer products of two numbers, waking other threads costs more than
-// they save.
-const int64_t kProductsWorthThreads = 16 << 20;
+// With fewer outputs in a channel, of all images, oneDNN's reordering of the
+// weights costs more than it saves.
+const int64_t kOutputsWorthReordering = 32;
+// With fewer products of two numbers, other threads cost more than they save.
+const int64_t kProductsWorthThreads = 4 << 20;
 
 /// What a convolution's passes depend on, besides the layer's parameters.
 struct Shape {
@@ -70,8 +72,8 @@ bool IsFast(const Descriptor& descriptor) {
  * @brief Convolution by oneDNN: Winograd's algorithm for large batches of
  *        3 x 3 kernels, vectorised loops otherwise.
  *
- * What oneDNN does not cover is left to Caffe's own: other than two spatial
- * axes, im2col by force, and shapes for which oneDNN has only its reference.
+ * The rest is left to Caffe's own: other than two spatial axes, im2col by
+ * force, few outputs, and shapes for which oneDNN has only its reference.
  */
 class OneDnnConvolutionLayer : public ConvolutionLayer<float> {
  public:
@@ -153,7 +155,8 @@ int OneDnnConvolutionLayer::Threads() const {
 
 bool OneDnnConvolutionLayer::Prepare(Maker make, int winograd_tiles,
     Plan* plan) {
-  if (num_spatial_axes_ != 2 || force_nd_im2col_ || num_ == 0) {
+  if (num_spatial_axes_ != 2 || force_nd_im2col_ ||
+      int64_t(num_) * out_spatial_dim_ < kOutputsWorthReordering) {
     return false;
   }
   const Shape shape =

@@ -119,6 +119,13 @@ def test_convolution_of_any_shape_is_caffes(build, seed):
     assert not all(same_bits)  # oneDNN was at work
 
 
+@pytest.mark.parametrize(("shape", "own"), [((1, 64, 4, 7), True), ((1, 64, 4, 8), False), ((2, 64, 4, 4), False)])
+def test_weights_are_not_reordered_for_few_outputs(build, shape, own):
+    text = convolution(shape, 48, 3, "pad: 1")
+    found, wanted = (run(build(text, fast)) for fast in (True, False))
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted) is own
+
+
 @pytest.mark.parametrize(("shape", "out", "kernel", "more"), [
     ((2, 3, 7, 6), 4, 3, "stride: 2 pad: 1"),
     ((3, 32, 16, 16), 16, 3, "pad: 1"),  # Winograd's, on AVX-512
@@ -365,6 +372,19 @@ def test_openblas_is_told_to_let_its_threads_sleep_before_numpy_loads_it(given, 
     environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_THREAD_TIMEOUT"} | given
     output = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert output.stdout.split() == [told], output.stderr
+
+
+@pytest.mark.parametrize(("given", "told"), [
+    ({}, ["passive", "1000", "4"]),
+    ({"GOMP_SPINCOUNT": "0", "OPENBLAS_THREAD_TIMEOUT": "20"}, ["passive", "0", "20"]),
+    ({"OMP_WAIT_POLICY": "active"}, ["active", "None", "4"]),
+])
+def test_threads_of_caffe_alone_wait_as_told_or_spin_for_microseconds(given, told):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OPENBLAS_THREAD_TIMEOUT")
+    code = f"import os, caffe; print(*map(os.environ.get, {names}))"
+    environment = {name: value for name, value in os.environ.items() if name not in names} | given
+    output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert output.stdout.split() == told, output.stderr
 
 
 def test_a_forked_child_runs_nets_after_its_parent_did(tmp_path):

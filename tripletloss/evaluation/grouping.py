@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.cluster import DBSCAN
 
 from tripletloss.base.errors import InputError
 from tripletloss.base.files import whole_folder
@@ -91,6 +90,8 @@ def group(rows: np.ndarray, method: str, threshold: float) -> np.ndarray:
     """
     if method == "average":
         return clustering.cluster(rows, threshold)
+    from sklearn.cluster import DBSCAN  # takes half a second, and train.py imports this module
+
     reach = np.nextafter(np.sqrt(threshold) + rounding_of(rows), np.inf)  # as in clustering.cluster
     found = DBSCAN(eps=reach, min_samples=2).fit_predict(rows)
     alone = np.flatnonzero(found < 0)

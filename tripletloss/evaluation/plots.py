@@ -1,13 +1,16 @@
 """Plots as PNG files: ROC curves, distance histograms, t-SNE maps, the curves of a run. They need no display."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from tripletloss.base.files import whole_file
 from tripletloss.core.verification import Roc
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BLUE, RED, GREEN = "#3465a4", "#cc4125", "#4e9a06"
 MOST_POINTS = 2000  # of a curve
@@ -15,7 +18,7 @@ MOST_POINTS = 2000  # of a curve
 
 def roc(path: str, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """Draw ROC curves over the logarithm of the FAR. curves: name -> (squared distances (P,), same (P,) bool)."""
-    figure = Figure(figsize=(6, 4.5))
+    figure = _figure(6, 4.5)
     axes = figure.subplots()
     lowest = min(1 / max((~same).sum(), 1) for _, same in curves.values())
     for name, (distances, same) in curves.items():
@@ -32,7 +35,7 @@ def roc(path: str, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
 
 def distances(path: str, values: np.ndarray, same: np.ndarray) -> None:
     """Draw histograms of squared distances, of same pairs and of different ones. values: (P,); same: (P,) bool."""
-    figure = Figure(figsize=(6, 4.5))
+    figure = _figure(6, 4.5)
     axes = figure.subplots()
     bins = np.linspace(0, float(np.quantile(values, 0.9999)) or 1, 81)
     for mask, label, colour in ((same, "same identity", BLUE), (~same, "different identities", RED)):
@@ -54,7 +57,7 @@ def tsne(path: str, embeddings: np.ndarray, labels: np.ndarray, most: int = 20, 
     rows = np.flatnonzero(np.isin(labels, shown))
     perplexity = min(30.0, max(1.0, (len(rows) - 1) / 3))
     points = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(embeddings[rows])
-    figure = Figure(figsize=(6, 6))
+    figure = _figure(6, 6)
     axes = figure.subplots()
     colours = matplotlib.colormaps["tab20"]
     for number, name in enumerate(shown):
@@ -80,7 +83,7 @@ def curves(
     if len(held_out):
         panels.append(("held out", []))
     rows = -(-len(panels) // 2)
-    figure = Figure(figsize=(10, 2.8 * rows))
+    figure = _figure(10, 2.8 * rows)
     grid = figure.subplots(rows, 2, squeeze=False, sharex=True)
     iterations = np.asarray(table["iteration"])
     for axes, (label, columns) in zip(grid.flat, panels, strict=False):
@@ -107,7 +110,14 @@ def curves(
     _save(figure, path)
 
 
-def _save(figure: Figure, path: str) -> None:
+def _figure(width: float, height: float) -> "Figure":
+    """An empty figure. width, height: in inches."""
+    from matplotlib.figure import Figure  # slow to import, and most commands draw nothing
+
+    return Figure(figsize=(width, height))
+
+
+def _save(figure: "Figure", path: str) -> None:
     """Write a figure as a PNG file, which gets its name once it is whole. Raises OSError."""
     figure.tight_layout()
     with whole_file(path) as part:

@@ -4,15 +4,16 @@ import contextlib
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from tripletloss.core.verification import Roc
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # matplotlib draws with these colours, and the SVG gets the style sheet's in their places.
 INK, LINE, FIRST, SECOND, THIRD = "#010101", "#020202", "#030303", "#040404", "#050505"
@@ -32,8 +33,10 @@ NUMBERED = re.compile(r' id="[A-Za-z0-9]+_\d+"')
 
 
 @contextlib.contextmanager
-def _chart(said: str, found: list[Markup]) -> Iterator[Axes]:
+def _chart(said: str, found: list[Markup]) -> Iterator["Axes"]:
     """Context manager for a chart's axes, which adds its SVG to `found`. said: what it shows, for those who hear it."""
+    from matplotlib.figure import Figure  # slow to import, and most commands draw nothing
+
     with matplotlib.rc_context(DRAWING):
         figure = Figure(figsize=SIZE)
         axes = figure.add_axes((0.13, 0.17, 0.82, 0.78))
