@@ -47,7 +47,7 @@ def seconds(model, images, processes, threads, layers, folder):
 
 def main():
     """Print the table."""
-    names = list_folder(IMAGES).names
+    images = list_folder(IMAGES)
     cases = list(itertools.product(MODELS, CASES, LAYERS))
     found = {case: [] for case in cases}
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +55,9 @@ def main():
         for count in {FEW, *(many for _, many in MODELS.values())}:
             lists[count] = os.path.join(folder, f"{count}.txt")
             with open(lists[count], "w") as file:
-                file.writelines(f"{name} 0\n" for name in names[:count])
+                file.writelines(
+                    f"{name} {label}\n" for name, label in zip(images.names[:count], images.labels, strict=False)
+                )
         for model, (processes, threads), layers in tqdm(cases * ROUNDS, unit="case"):
             many = MODELS[model][1]
             few_s, many_s = (seconds(model, lists[count], processes, threads, layers, folder) for count in (FEW, many))
