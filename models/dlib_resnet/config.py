@@ -32,7 +32,7 @@ IMAGES_PER_IDENTITY = 4
 SELECTION = 'semi-hard'
 MARGIN = 0.1                # as large as many distances of two people: descriptors lie close together
 
-MAX_ITERS = {'softmax': 60, 'triplet': 300}
+MAX_ITERS = {'softmax': 240, 'triplet': 300}
 SNAPSHOT_ITERS = 100
 LEARNING_RATE = {'softmax': 0.0001, 'triplet': 0.3}
 WEIGHT_DECAY = {'softmax': 0.0005, 'triplet': 0.05}    # 0.02 gains more from 400 people or more

@@ -31,7 +31,7 @@ IMAGES_PER_IDENTITY = 3
 SELECTION = 'semi-hard'
 MARGIN = 0.2
 
-MAX_ITERS = {'triplet': 60}
+MAX_ITERS = {'triplet': 240}
 SNAPSHOT_ITERS = 60
 LEARNING_RATE = {'triplet': 0.001}
 WEIGHT_DECAY = {'triplet': 0.0005}

@@ -79,7 +79,7 @@ def test_a_stage_that_made_it_worse_is_named_with_the_weights_before_it():
     assert worse.endswith("from /run/s, norm2: use those")
     assert following == "next       python -m tripletloss.export /run/s --out mine.onnx"
     best, *worse = describe([candidate("", "w", 0.3), candidate("softmax", "s", 0.9)], "norm2", "", "/run/mine")
-    assert best.startswith("best       /run/w, norm2: ") and "training did not improve on these" in best
+    assert best.startswith("best       /run/w, norm2: ") and "the run began with these weights, and training did not improve on them" in best
     assert len(worse) == 2 and worse[0].startswith("worse      the softmax stage, /run/s, norm2: -")
 
 

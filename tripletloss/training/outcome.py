@@ -138,7 +138,7 @@ def describe(found: Outcome, export: str) -> list[str]:
     if found.gain and found.start is not None:
         line += f", {found.gain} from where the run began, {found.found[found.start]}"
     elif found.start is not None:
-        line += "; training did not improve on these, with which the run began"
+        line += "; the run began with these weights, and training did not improve on them"
     lines = [
         f"worse      the {one.stage} stage, {found.found[one.number]}: {one.change} from {found.found[one.earlier]}: "
         "use those"
