@@ -24,9 +24,9 @@ render       all of the above for one image
 dataset      the folder, list file, manifest and worker processes
 """
 
-from tripletloss.base.command import answer_ctrl_c
+from tripletloss.base.command import begin
 
 # Part of every manifest. Increase it whenever the same seed no longer gives the same images.
 VERSION = 2
 
-answer_ctrl_c()
+begin()

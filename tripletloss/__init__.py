@@ -36,8 +36,8 @@ import os
 # the cores from the threads that then work. OpenBLAS reads this when it is loaded: before NumPy and Caffe.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
-from tripletloss.base.command import VERSION, answer_ctrl_c
+from tripletloss.base.command import VERSION, begin
 
 __version__ = VERSION
 
-answer_ctrl_c()
+begin()

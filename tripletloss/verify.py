@@ -42,18 +42,16 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.threshold is not None and not 0 <= arguments.threshold < float("inf"):
         parser.error("--threshold is a squared distance, 0 or more")
-    return command.run("tripletloss.verify", lambda: run(arguments), failure=FAILED)
+    return command.run(command.VERIFY, lambda: run(arguments), failure=FAILED)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the answer for two photos. Returns SAME, NOT_SAME or CANNOT_TELL. Raises InputError."""
     if arguments.model == DEFAULT_MODEL and not os.path.exists(DEFAULT_MODEL):
         raise InputError(f"{os.path.relpath(DEFAULT_MODEL)} is not there yet: run make onnx, or name a model first")
-    try:  # here, as what goes wrong outside of command.run would end with the status of "two people"
-        from tripletloss.deploy.onnx_model import Model
-        from tripletloss.deploy.verification import Thresholds, distance, thresholds_of
-    except ModuleNotFoundError as error:
-        raise InputError(f"the package {error.name} is missing: run make onnx, and use .venv-onnx/bin/python") from None
+    from tripletloss.deploy.onnx_model import Model  # here, as these are slow to import
+    from tripletloss.deploy.verification import Thresholds, distance, thresholds_of
+
     model, given = Model(arguments.model), arguments.threshold
     thresholds = thresholds_of(model) if given is None else Thresholds(given, "given", given, "given", "")
     found, notes = distance(model, arguments.photos)

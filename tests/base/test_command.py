@@ -111,6 +111,36 @@ sys.exit(command.run("here", work))
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "here: stopped\n")
 
 
+@pytest.mark.parametrize(("command", "name", "status", "advice"), [
+    (["-m", "tripletloss.verify", "ONE.jpg", "OTHER.jpg"], "tripletloss.verify", 2, ".venv-onnx/bin/python, which make onnx sets up"),
+    (["-m", "tripletloss.cluster"], "tripletloss.cluster", 1, ".venv/bin/python, which make caffe sets up"),
+    (["train.py"], "train.py", 1, ".venv/bin/python, which make caffe sets up"),
+    (["-m", "tripletloss"], "tripletloss", 1, ".venv/bin/python, which make caffe sets up"),
+    (["-m", "faces"], "faces", 1, ".venv/bin/python, which make caffe sets up"),
+])  # fmt: skip
+def test_another_python_than_the_projects_is_told_in_one_line_which_to_use(command, name, status, advice):
+    without_packages = [sys.executable, "-S"]
+    done = subprocess.run([*without_packages, *command], cwd=ROOT, capture_output=True, text=True)
+    lacks = done.stderr.split(" has no ")[-1].split(":")[0]
+    assert lacks in ("numpy", "tabulate", "cv2") and done.stdout == ""
+    assert done.stderr == f"{name}: {sys.executable} has no {lacks}: use {advice}\n"
+    assert done.returncode == status
+
+
+def test_what_fails_while_verify_is_imported_is_no_answer(tmp_path):
+    (tmp_path / "numpy.py").write_text("1 / 0")
+    done = subprocess.run(
+        [sys.executable, "-m", "tripletloss.verify", "ONE.jpg", "OTHER.jpg"],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and "ZeroDivisionError" in done.stderr
+
+
+def test_a_program_that_imports_the_project_gets_its_own_exceptions():
+    done = subprocess.run([sys.executable, "-S", "-c", "import tripletloss.config"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "ModuleNotFoundError: No module named 'numpy'" in done.stderr
+
+
 def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
     for person in "ab":
         (tmp_path / person).mkdir()

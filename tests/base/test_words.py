@@ -115,7 +115,7 @@ runpy.run_module("tripletloss.verify", run_name="__main__")
     done = subprocess.run([sys.executable, "-c", without], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == verify.FAILED
     assert done.stderr == (
-        "tripletloss.verify: the package onnxruntime is missing: run make onnx, and use .venv-onnx/bin/python\n"
+        f"tripletloss.verify: {sys.executable} has no onnxruntime: use .venv-onnx/bin/python, which make onnx sets up\n"
     )
     assert command.run("verify", lambda: 1 // 0, failure=verify.FAILED) == verify.FAILED
     assert "ZeroDivisionError" in capsys.readouterr().err

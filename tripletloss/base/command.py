@@ -17,6 +17,7 @@ from typing import Any
 from tripletloss.base.errors import InputError
 
 VERSION = "0.1.0"
+VERIFY = "tripletloss.verify"
 AGAIN_S = 0.05  # seconds
 # The variables in which launchers give each process the number of processes and its rank: Open MPI, MPICH and
 # relatives, MVAPICH, srun.
@@ -53,8 +54,8 @@ def run(name: str, function: Callable[[], int | None], stopped: str = "stopped",
 
     name: the command's name, with which its messages begin. function: returns a status, or None for 0. stopped: the
     message after Ctrl-C, unless the KeyboardInterrupt has its own. failure: the status for bad input, which is an
-    InputError, a file that cannot be read or written, or a name that is not UTF-8. Ctrl-C gives 130. Any other
-    exception is a fault of the program: its traceback is printed, and the status is `failure`, too.
+    InputError, a file that cannot be read or written, a package that is missing, or a name that is not UTF-8. Ctrl-C
+    gives 130. Any other exception is a fault of the program: its traceback is printed, with `failure` as the status.
     """
     if signal.getsignal(signal.SIGINT) is _end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -70,6 +71,8 @@ def run(name: str, function: Callable[[], int | None], stopped: str = "stopped",
         return status
     except InputError as error:
         sentence = str(error)
+    except ModuleNotFoundError as error:
+        sentence = missing(name, error)
     except KeyboardInterrupt as error:
         status, sentence = 130, str(error) or stopped
     except BrokenPipeError:
@@ -127,25 +130,50 @@ def launched() -> tuple[int, int]:
     return 0, 1
 
 
-def answer_ctrl_c() -> None:
-    """If this process is one of the project's commands, make Ctrl-C end it with one line until run() is called.
+def begin() -> None:
+    """If this process is one of the project's commands: until run() is called, Ctrl-C ends it with one line.
 
-    Importing Caffe and other large packages takes seconds. Meanwhile, a KeyboardInterrupt would print a traceback, or
-    be swallowed by a package.
+    So does a package that is missing, as for those who run it with another Python than that of .venv. Importing Caffe
+    and other large packages takes seconds; a KeyboardInterrupt would print a traceback, or be swallowed by a package.
     """
     # While `python -m` looks for its module, sys.argv[0] is "-m".
     is_module = False
     if sys.argv[:1] == ["-m"] and "-m" in sys.orig_argv[:-1]:
         module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
-        is_module = module == "faces" or module.startswith("tripletloss.")
+        is_module = module in ("faces", "tripletloss") or module.startswith("tripletloss.")
     package = os.path.dirname(os.path.abspath(str(sys.modules["tripletloss"].__file__)))
     is_script = os.path.abspath(sys.argv[0]) == os.path.join(os.path.dirname(package), "train.py")
-    if (is_module or is_script) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _end_at_once)
+    if is_module or is_script:
+        sys.excepthook = _end_without_package
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _end_at_once)
+
+
+def _name() -> str:
+    """The name of this process's command."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec:
+        return spec.name.removesuffix(".__main__")
+    at = sys.orig_argv.index("-m") + 1 if sys.argv[:1] == ["-m"] else None  # python -m still looks for the module
+    return sys.orig_argv[at] if at else os.path.basename(sys.argv[0])
 
 
 def _end_at_once(number, frame):
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    name = spec.name.removesuffix(".__main__") if spec else os.path.basename(sys.argv[0])
-    os.write(2, f"{name}: stopped\n".encode())
+    os.write(2, f"{_name()}: stopped\n".encode())
     os._exit(130)
+
+
+def _end_without_package(kind, error, trace):
+    """A sys.excepthook. What goes wrong in `verify` must not have the status of an answer."""
+    name = _name()
+    if issubclass(kind, ModuleNotFoundError):
+        complain(name, missing(name, error))
+    else:
+        sys.__excepthook__(kind, error, trace)
+    os._exit(2 if name == VERIFY else 1)
+
+
+def missing(name: str, error: ModuleNotFoundError) -> str:
+    """The sentence about a package that a command needs and this Python lacks. name: the command's."""
+    target, python = ("onnx", ".venv-onnx") if name == VERIFY else ("caffe", ".venv")
+    return f"{sys.executable} has no {error.name}: use {python}/bin/python, which make {target} sets up"
