@@ -32,8 +32,9 @@ tests/test_rooms.py keeps these arrows.
 
 import os
 
-# The threads of NumPy's OpenBLAS and Caffe's sleep as soon as they wait. By default they spin for a while, and take
-# the cores from the threads that then work. OpenBLAS reads this when it is loaded: before NumPy and Caffe.
+# The threads of OpenBLAS sleep soon after they have nothing to do. By default they spin for a while, and take the cores
+# from the threads that then work. OpenBLAS reads this when it is loaded. Caffe with oneDNN sets it, too, but NumPy has
+# an OpenBLAS of its own, and loads it earlier.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 from tripletloss.base.command import VERSION, begin

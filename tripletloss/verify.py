@@ -7,14 +7,12 @@ squared distance of the two embeddings is compared with the model's thresholds. 
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from tripletloss.base import command
 from tripletloss.base.errors import InputError
 from tripletloss.config import PROJECT
-
-if TYPE_CHECKING:
-    from tripletloss.deploy.verification import Thresholds
+from tripletloss.deploy.onnx_model import Model
+from tripletloss.deploy.verification import Thresholds, distance, thresholds_of
 
 SAME, NOT_SAME, FAILED, CANNOT_TELL = 0, 1, 2, 3  # exit statuses; argparse has 2 for wrong arguments, too
 IN_JSON = {SAME: "same", NOT_SAME: "different", CANNOT_TELL: "cannot tell"}
@@ -49,9 +47,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the answer for two photos. Returns SAME, NOT_SAME or CANNOT_TELL. Raises InputError."""
     if arguments.model == DEFAULT_MODEL and not os.path.exists(DEFAULT_MODEL):
         raise InputError(f"{os.path.relpath(DEFAULT_MODEL)} is not there yet: run make onnx, or name a model first")
-    from tripletloss.deploy.onnx_model import Model  # here, as these are slow to import
-    from tripletloss.deploy.verification import Thresholds, distance, thresholds_of
-
     model, given = Model(arguments.model), arguments.threshold
     thresholds = thresholds_of(model) if given is None else Thresholds(given, "given", given, "given", "")
     found, notes = distance(model, arguments.photos)
@@ -68,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     return status
 
 
-def answer_of(found: float, thresholds: "Thresholds") -> tuple[int, str]:
+def answer_of(found: float, thresholds: Thresholds) -> tuple[int, str]:
     """The exit status and the answer for a squared distance."""
     same, about_same, different, about_different, pairs = thresholds
     on = f"; on {pairs}" if pairs else ""

@@ -112,18 +112,18 @@ sys.exit(command.run("here", work))
 
 
 @pytest.mark.parametrize(("command", "name", "status", "advice"), [
-    (["-m", "tripletloss.verify", "ONE.jpg", "OTHER.jpg"], "tripletloss.verify", 2, ".venv-onnx/bin/python, which make onnx sets up"),
-    (["-m", "tripletloss.cluster"], "tripletloss.cluster", 1, ".venv/bin/python, which make caffe sets up"),
-    (["train.py"], "train.py", 1, ".venv/bin/python, which make caffe sets up"),
-    (["-m", "tripletloss"], "tripletloss", 1, ".venv/bin/python, which make caffe sets up"),
-    (["-m", "faces"], "faces", 1, ".venv/bin/python, which make caffe sets up"),
+    (["-m", "tripletloss.verify", "ONE.jpg", "OTHER.jpg"], "tripletloss.verify", 2, "run make onnx, and use .venv-onnx/bin/python"),
+    (["-m", "tripletloss.cluster"], "tripletloss.cluster", 1, "run make caffe, and use .venv/bin/python"),
+    (["train.py"], "train.py", 1, "run make caffe, and use .venv/bin/python"),
+    (["-m", "tripletloss"], "tripletloss", 1, "run make caffe, and use .venv/bin/python"),
+    (["-m", "faces"], "faces", 1, "run make caffe, and use .venv/bin/python"),
 ])  # fmt: skip
 def test_another_python_than_the_projects_is_told_in_one_line_which_to_use(command, name, status, advice):
     without_packages = [sys.executable, "-S"]
     done = subprocess.run([*without_packages, *command], cwd=ROOT, capture_output=True, text=True)
     lacks = done.stderr.split(" has no ")[-1].split(":")[0]
     assert lacks in ("numpy", "tabulate", "cv2") and done.stdout == ""
-    assert done.stderr == f"{name}: {sys.executable} has no {lacks}: use {advice}\n"
+    assert done.stderr == f"{name}: {sys.executable} has no {lacks}: {advice}\n"
     assert done.returncode == status
 
 

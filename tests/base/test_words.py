@@ -1,6 +1,7 @@
 """Every command has the same words for the same argument, and the exit statuses of docs/commands.md."""
 
 import importlib
+import os
 import re
 import signal
 import subprocess
@@ -104,18 +105,16 @@ def test_exit_statuses_are_those_of_the_document(tmp_path):
     assert list(table) == ["0", "1", "2", "3", stopped]
 
 
-def test_a_fault_in_verify_is_not_the_answer_two_people(capsys):
+def test_a_fault_in_verify_is_not_the_answer_two_people(tmp_path, capsys):
+    (tmp_path / "onnxruntime.py").write_text("raise ModuleNotFoundError(name='onnxruntime')")
     photo = str(PHOTOS / "face2033@00.jpg")
-    without = f"""
-import runpy, sys
-sys.modules["onnxruntime"] = None
-sys.argv = ["verify", "some.onnx", {photo!r}, {photo!r}]
-runpy.run_module("tripletloss.verify", run_name="__main__")
-"""
-    done = subprocess.run([sys.executable, "-c", without], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tripletloss.verify", "some.onnx", photo, photo],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
     assert done.returncode == verify.FAILED
     assert done.stderr == (
-        f"tripletloss.verify: {sys.executable} has no onnxruntime: use .venv-onnx/bin/python, which make onnx sets up\n"
+        f"tripletloss.verify: {sys.executable} has no onnxruntime: run make onnx, and use .venv-onnx/bin/python\n"
     )
     assert command.run("verify", lambda: 1 // 0, failure=verify.FAILED) == verify.FAILED
     assert "ZeroDivisionError" in capsys.readouterr().err

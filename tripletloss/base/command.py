@@ -133,8 +133,8 @@ def launched() -> tuple[int, int]:
 def begin() -> None:
     """If this process is one of the project's commands: until run() is called, Ctrl-C ends it with one line.
 
-    So does a package that is missing, as for those who run it with another Python than that of .venv. Importing Caffe
-    and other large packages takes seconds; a KeyboardInterrupt would print a traceback, or be swallowed by a package.
+    Importing Caffe and other large packages takes seconds. Meanwhile, a KeyboardInterrupt would print a traceback, or
+    be swallowed by a package. A package that is missing is said in one line, too: another Python than .venv's has none.
     """
     # While `python -m` looks for its module, sys.argv[0] is "-m".
     is_module = False
@@ -176,4 +176,4 @@ def _end_without_package(kind, error, trace):
 def missing(name: str, error: ModuleNotFoundError) -> str:
     """The sentence about a package that a command needs and this Python lacks. name: the command's."""
     target, python = ("onnx", ".venv-onnx") if name == VERIFY else ("caffe", ".venv")
-    return f"{sys.executable} has no {error.name}: use {python}/bin/python, which make {target} sets up"
+    return f"{sys.executable} has no {error.name}: run make {target}, and use {python}/bin/python"
